@@ -1,0 +1,17 @@
+"""One visual question with its reference answer: what every loader yields and every scorer reads."""
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisualQuestion:
+    """A picture, a prompt and the reference answers, under an id that never changes between runs."""
+
+    sample_id: str
+    dataset: str
+    picture: Image.Image = field(repr=False, compare=False)
+    prompt: str
+    references: tuple[str, ...]
+    metadata: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])

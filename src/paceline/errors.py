@@ -1,0 +1,83 @@
+"""Every error that a user can meet: what is wrong, what was expected, how to mend it, and the values as attributes."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class PacelineError(Exception):
+    """A mistake that the user can mend; the command line prints it as one sentence and exits with 2."""
+
+
+class UnknownChoiceError(PacelineError, ValueError):
+    """A name outside a closed list; names the closest one that exists."""
+
+    def __init__(self, kind: str, value: object, expected: Sequence[str]) -> None:
+        self.kind, self.value, self.expected = kind, value, tuple(expected)
+        close = get_close_matches(str(value), self.expected, n=1)
+        listed = " or ".join([", ".join(self.expected[:-1]), self.expected[-1]]) if len(expected) > 1 else expected[0]
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        super().__init__(f"{kind} {value!r} is unknown; expected {listed}{hint}")
+
+
+class InvalidValueError(PacelineError, ValueError):
+    """A value outside its range; `expected` says the range in words."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        self.name, self.value, self.expected = name, value, expected
+        super().__init__(f"{name} is {value!r}; expected {expected}")
+
+
+class ModelError(PacelineError):
+    """A model that Paceline cannot measure or steer, with the part that is missing."""
+
+
+class PictureError(PacelineError, ValueError):
+    """A picture that cannot be read or that no tier can carry."""
+
+
+class ProfileDataError(PacelineError, ValueError):
+    """A profile file that cannot be trusted: names the file, the field, what was expected and how to mend it."""
+
+    def __init__(
+        self, path: Path | str, problem: str, *, expected: str, mend: str, field: str | None = None, sample: str | None = None
+    ) -> None:
+        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
+        self.field, self.sample = field, sample
+        where = "".join([f", sample {sample!r}" if sample else "", f", field {field!r}" if field else ""])
+        super().__init__(f"{path}{where}: {problem}; expected {expected}; {mend}")
+
+
+class ProfileConflictError(PacelineError):
+    """Two measurements of one sample under one configuration, or one store asked to hold two different runs."""
+
+
+class OutputPathError(PacelineError):
+    """An output path that cannot be written; nothing was written."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path, self.reason = Path(path), reason
+        super().__init__(f"cannot write to {path}: {reason}; choose another path or mend its permissions")
+
+
+class TableError(PacelineError):
+    """A lookup table that cannot be read, or that answers another question than the one asked."""
+
+
+class BudgetTooSmallError(PacelineError):
+    """No configuration fits the budget and the caller asked for strictness."""
+
+    def __init__(self, budget_ms: float, fastest_ms: float) -> None:
+        self.budget_ms, self.fastest_ms = budget_ms, fastest_ms
+        super().__init__(
+            f"no configuration keeps a budget of {budget_ms:g} ms: the fastest takes {fastest_ms:.1f} ms; "
+            f"ask for at least that, or leave strictness off to get the nearest configuration, marked"
+        )
+
+
+class MissingExtraError(PacelineError, ImportError):
+    """An optional dependency that is not installed, with the command that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{package} is not installed; run: pip install 'paceline[{extra}]'")

@@ -1,0 +1,205 @@
+"""The records that both halves exchange: knobs, budgets, stage times, samples, decisions, provenance.
+
+All times are milliseconds. A record that exists is valid: values are checked once, when it is built.
+"""
+
+import math
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
+
+from paceline.errors import InvalidValueError, UnknownChoiceError
+
+TIERS = ("low", "medium", "high")
+LATENCY_KINDS = ("prefill", "total")
+SCHEMA_VERSION = 1
+
+LatencyKind = Literal["prefill", "total"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobConfig:
+    """One value of each knob; None where the model has no such knob."""
+
+    tier: str | None
+    top_k: int | None
+    num_active_blocks: int | None
+
+    def __post_init__(self) -> None:
+        if self.tier is not None and self.tier not in TIERS:
+            raise UnknownChoiceError("tier", self.tier, TIERS)
+        for name, value in (("top_k", self.top_k), ("num_active_blocks", self.num_active_blocks)):
+            if value is not None and (isinstance(value, bool) or value < 1):
+                raise InvalidValueError(name, value, "a whole number of at least 1, or None for a model without it")
+
+    @property
+    def key(self) -> str:
+        """`<tier>_<top_k>_<blocks>`, as table files name a configuration; a missing knob reads `none`."""
+        return "_".join("none" if v is None else str(v) for v in (self.tier, self.top_k, self.num_active_blocks))
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Order by how much of the model runs: tier index, blocks, experts; a missing knob counts 0."""
+        tier = 0 if self.tier is None else TIERS.index(self.tier)
+        return tier, self.num_active_blocks or 0, self.top_k or 0
+
+    @staticmethod
+    def from_key(key: str) -> "KnobConfig":
+        """Read `<tier>_<top_k>_<blocks>` back; raises InvalidValueError when it is not that."""
+        parts = key.split("_")
+        if len(parts) != 3:
+            raise InvalidValueError("configuration key", key, "'<tier>_<top_k>_<blocks>', for example 'low_8_16'")
+        tier, top_k, blocks = (None if part == "none" else part for part in parts)
+        try:
+            return KnobConfig(
+                tier=tier, top_k=top_k and int(top_k), num_active_blocks=blocks and int(blocks)
+            )  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            raise InvalidValueError("configuration key", key, f"'<tier>_<top_k>_<blocks>' ({error})") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobGrid:
+    """The values of each knob that a profile covers; (None,) for a knob the model lacks."""
+
+    tiers: tuple[str | None, ...]
+    top_ks: tuple[int | None, ...]
+    block_counts: tuple[int | None, ...]
+
+    def __post_init__(self) -> None:
+        for name, values in (("tiers", self.tiers), ("top_ks", self.top_ks), ("block_counts", self.block_counts)):
+            if not values or len(set(values)) != len(values):
+                raise InvalidValueError(name, values, "at least one value and none twice")
+        self.configurations()
+
+    def configurations(self) -> list[KnobConfig]:
+        """Return every combination, in the grid's own order."""
+        combined = product(self.tiers, self.top_ks, self.block_counts)
+        return [KnobConfig(tier=tier, top_k=top_k, num_active_blocks=blocks) for tier, top_k, blocks in combined]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyBudget:
+    """The milliseconds promised to one request, of one latency kind."""
+
+    ms: float
+    kind: LatencyKind = "prefill"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.ms) and self.ms > 0):
+            raise InvalidValueError("latency budget", self.ms, "a number of milliseconds above 0, for example 200")
+        if self.kind not in LATENCY_KINDS:
+            raise UnknownChoiceError("latency kind", self.kind, LATENCY_KINDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """One request, measured in one pass: every stage directly, and every gap between them."""
+
+    preprocess_ms: float
+    before_vision_ms: float
+    vision_ms: float
+    vision_to_decoder_ms: float
+    llm_prefill_ms: float
+    first_token_to_decode_ms: float
+    decode_ms: float
+    after_last_step_ms: float
+    total_ms: float
+    output_tokens: int
+    decode_step_ms: tuple[float, ...] = ()
+
+    @property
+    def prefill_ms(self) -> float:
+        """Vision plus LLM prefill: the latency that a budget of kind `prefill` promises."""
+        return self.vision_ms + self.llm_prefill_ms
+
+    @property
+    def other_ms(self) -> float:
+        """The unattributed rest: the sum of the measured gaps, not a difference."""
+        return (
+            self.before_vision_ms + self.vision_to_decoder_ms + self.first_token_to_decode_ms + self.after_last_step_ms
+        )
+
+    @property
+    def decode_steps(self) -> int:
+        """Output tokens that came from decode; the first comes from prefill."""
+        return self.output_tokens - 1
+
+    @property
+    def decode_per_token_ms(self) -> float | None:
+        """Decode time a step; None, not 0, when the answer was one token long."""
+        return self.decode_ms / self.decode_steps if self.decode_steps > 0 else None
+
+    @property
+    def closure(self) -> float:
+        """|stages + gaps - total| / total: the marks against the host clock around the call."""
+        return abs(self.prefill_ms + self.decode_ms + self.other_ms - self.total_ms) / self.total_ms
+
+    def latency_ms(self, kind: LatencyKind) -> float:
+        """Return the latency of one kind: `prefill` or `total`."""
+        return self.prefill_ms if kind == "prefill" else self.total_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSample:
+    """One sample under one configuration, with the field names that profile files fix; times in milliseconds."""
+
+    dataset: str
+    sample_id: str
+    tier: str | None
+    top_k: int | None
+    num_active_blocks: int | None
+    target_vision_tokens: int | None
+    actual_vision_tokens: int
+    actual_text_tokens: int
+    output_tokens: int
+    accuracy: float
+    pred: str
+    metadata: dict[str, str | int | float | bool | None] = field(
+        default_factory=dict[str, "str | int | float | bool | None"]
+    )
+    T_vision_total: float
+    T_LLM_prefill: float
+    T_LLM_decode: float
+    T_decode_per_token: float | None
+    T_total: float
+    T_preprocess: float | None = None
+    T_other: float | None = None
+
+    @property
+    def config(self) -> KnobConfig:
+        """The configuration that this sample ran under."""
+        return KnobConfig(tier=self.tier, top_k=self.top_k, num_active_blocks=self.num_active_blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a profile's numbers come from; stays with them in every file."""
+
+    model: str
+    revision: str | None
+    dtype: str
+    device: str
+    driver: str | None
+    clock: str
+    versions: dict[str, str]
+    commit: str | None
+    seed: int
+    grid: KnobGrid
+    block_ranking: tuple[int, ...]
+    datasets: dict[str, str]
+    created: str
+    settings: dict[str, str | int | float | bool | None]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The configuration a controller takes for one request, and what it expects of it."""
+
+    config: KnobConfig
+    budget_ms: float
+    accuracy: float
+    latency_ms: float
+    num_samples: int
+    within_budget: bool
