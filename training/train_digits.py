@@ -392,7 +392,13 @@ def train_model(model, processor, tokenizer, *, steps: int, seed: int, checkpoin
         rights.append(right.item())
         if (step + 1) % 25 == 0:
             report(
-                "model", step + 1, steps, first, started, loss=np.mean(losses[-25:]), answers_right=np.mean(rights[-25:])
+                "model",
+                step + 1,
+                steps,
+                first,
+                started,
+                loss=np.mean(losses[-25:]),
+                answers_right=np.mean(rights[-25:]),
             )
         if (step + 1) % 100 == 0 or step + 1 == steps:
             checkpoint.save(step + 1, parts)
@@ -421,7 +427,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the finished model")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--tower-steps", type=int, default=1400)
+    parser.add_argument("--tower-steps", type=int, default=2200)
     parser.add_argument("--model-steps", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=3407)
     arguments = parser.parse_args()

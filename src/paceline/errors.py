@@ -40,7 +40,14 @@ class ProfileDataError(PacelineError, ValueError):
     """A profile file that cannot be trusted: names the file, the field, what was expected and how to mend it."""
 
     def __init__(
-        self, path: Path | str, problem: str, *, expected: str, mend: str, field: str | None = None, sample: str | None = None
+        self,
+        path: Path | str,
+        problem: str,
+        *,
+        expected: str,
+        mend: str,
+        field: str | None = None,
+        sample: str | None = None,
     ) -> None:
         self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
         self.field, self.sample = field, sample
@@ -81,3 +88,7 @@ class MissingExtraError(PacelineError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         self.package, self.extra = package, extra
         super().__init__(f"{package} is not installed; run: pip install 'paceline[{extra}]'")
+
+
+class PacelineWarning(UserWarning):
+    """An answer that was given although it is not the one hoped for, such as a budget that nothing keeps."""

@@ -15,6 +15,7 @@ LATENCY_KINDS = ("prefill", "total")
 SCHEMA_VERSION = 1
 
 LatencyKind = Literal["prefill", "total"]
+MetadataValue = str | int | float | bool | None | list[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +52,7 @@ class KnobConfig:
             raise InvalidValueError("configuration key", key, "'<tier>_<top_k>_<blocks>', for example 'low_8_16'")
         tier, top_k, blocks = (None if part == "none" else part for part in parts)
         try:
-            return KnobConfig(
-                tier=tier, top_k=top_k and int(top_k), num_active_blocks=blocks and int(blocks)
-            )  # pyright: ignore[reportArgumentType]
+            return KnobConfig(tier=tier, top_k=top_k and int(top_k), num_active_blocks=blocks and int(blocks))  # pyright: ignore[reportArgumentType]
         except ValueError as error:
             raise InvalidValueError("configuration key", key, f"'<tier>_<top_k>_<blocks>' ({error})") from error
 
@@ -155,9 +154,7 @@ class ProfileSample:
     output_tokens: int
     accuracy: float
     pred: str
-    metadata: dict[str, str | int | float | bool | None] = field(
-        default_factory=dict[str, "str | int | float | bool | None"]
-    )
+    metadata: dict[str, MetadataValue] = field(default_factory=dict[str, "MetadataValue"])
     T_vision_total: float
     T_LLM_prefill: float
     T_LLM_decode: float
@@ -195,10 +192,12 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The configuration a controller takes for one request, and what it expects of it."""
+    """The configuration a controller takes and what it expects of it.
+
+    The budget stays with the request: a decision is built once for every budget that leads to it, and handed out again.
+    """
 
     config: KnobConfig
-    budget_ms: float
     accuracy: float
     latency_ms: float
     num_samples: int

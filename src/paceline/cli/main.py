@@ -1,6 +1,11 @@
-"""The `paceline` command: registers the command groups and turns errors into sentences and exit codes."""
+"""The `paceline` command: loads the command asked for and turns errors into sentences and exit codes.
+
+Only the module of the command asked for is imported: `paceline budgets` need not wait for torch.
+"""
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 from rich.markup import escape
@@ -8,19 +13,55 @@ from rich.markup import escape
 from paceline.cli.printing import LOG
 from paceline.errors import PacelineError
 
-app = typer.Typer(
-    name="paceline",
-    help="Run (multimodal) LLMs to a latency budget.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+COMMANDS = {  # name: (module, first line of its help)
+    "demo": (
+        "demo",
+        "Profile the embedded model, build its lookup table and answer held-out questions under five budgets.",
+    ),
+    "profile": ("profile", "Measure every stage of generate(), and the accuracy, under every configuration of a grid."),
+    "verify": (
+        "verify",
+        "Check knobs, key-value cache, restoration, stage times and the hooks' own cost; exit code 1 when one fails.",
+    ),
+    "budgets": ("budgets", "Percentiles, Pareto fronts and recommended latency budgets of a profile."),
+    "table": ("table", "Build and show lookup tables."),
+    "run": (
+        "run",
+        "Answer one question about one picture under the most accurate configuration that keeps the budget.",
+    ),
+    "import": ("interchange", "Copy a core-exp directory into a native store."),
+    "export": ("interchange", "Write a profile in the core-exp JSON layout."),
+    "merge": ("interchange", "Join the parts that several ranks or machines measured."),
+}
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """Return the command line with the command asked for, or with every name and help line when none is."""
+    app = typer.Typer(
+        name="paceline",
+        help="Run (multimodal) LLMs to a latency budget.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_no_options)  # keeps a single command a command, not the whole line
+    asked = arguments[0] if arguments else ""
+    if asked in COMMANDS:
+        import_module(f"paceline.cli.{COMMANDS[asked][0]}").register(app)
+    else:
+        for name, (_module, line) in COMMANDS.items():
+            app.command(name, help=line)(_no_options)
+    return app
+
+
+def _no_options() -> None:
+    """Do nothing: the group itself takes no options."""
 
 
 def main() -> None:
     """Run the command line: exit code 0 when done, 2 for the user's mistake, 1 for ours."""
     try:
-        app()
+        app_for(sys.argv[1:])()
     except PacelineError as error:
         LOG.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

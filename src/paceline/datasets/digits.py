@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from paceline.datasets.question import VisualQuestion
 from paceline.errors import UnknownChoiceError
+from paceline.records import MetadataValue
 
 DIGIT_SETS = ("digits_read", "digits_count", "digits_exist")
 SPLITS = {"train": slice(0, 1400), "validation": slice(1400, 1600), "test": slice(1600, 1797)}
@@ -113,7 +114,10 @@ def digit_questions(dataset: str, *, split: str, count: int, seed: int = 0) -> l
         random = np.random.default_rng([seed, DIGIT_SETS.index(dataset), split_index, index])
         scene = compose_scene(scans, random)
         prompt, answer = ask(dataset, scene, random)
-        metadata = {"digits": len(scene.digits), "side_px": round(float(np.mean([d.side for d in scene.placed])), 1)}
+        metadata: dict[str, MetadataValue] = {
+            "digits": len(scene.digits),
+            "side_px": round(float(np.mean([d.side for d in scene.placed])), 1),
+        }
         questions.append(
             VisualQuestion(
                 sample_id=f"{dataset}-{split}-{seed}-{index:05d}",

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from paceline.records import MetadataValue
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisualQuestion:
@@ -14,4 +16,4 @@ class VisualQuestion:
     picture: Image.Image = field(repr=False, compare=False)
     prompt: str
     references: tuple[str, ...]
-    metadata: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+    metadata: dict[str, MetadataValue] = field(default_factory=dict[str, "MetadataValue"])

@@ -1,0 +1,319 @@
+"""What budgets a profile supports: latency percentiles, accuracy-latency fronts per dataset, recommended ranges.
+
+Takes the samples frame of a profile; every figure is computed from the samples, none is stored. Deviations are of the
+population form (divided by n), as in table files.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.profiles.fields import CONFIGURATION, dataset_name
+from paceline.records import KnobConfig
+
+LATENCIES = {
+    "prefill": pl.col("T_vision_total") + pl.col("T_LLM_prefill"),
+    "llm-prefill": pl.col("T_LLM_prefill"),
+    "total": pl.col("T_total"),
+}
+PERCENTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "max": 100}
+RANGE_STEP_MS = 10
+BUDGET_STEP_MS = 50
+LINSPACE_POINTS = 10
+NANOSECOND_DIGITS = 6  # sums of floats miss whole milliseconds by less than this many decimals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyPercentiles:
+    """The distribution of one latency over samples, in milliseconds, linear between neighbouring values."""
+
+    min: float
+    p5: float
+    p25: float
+    median: float
+    p75: float
+    p95: float
+    max: float
+    mean: float
+    std: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigPoint:
+    """One configuration's mean accuracy and mean latency over its samples."""
+
+    config: KnobConfig
+    accuracy: float
+    latency_ms: float
+    accuracy_std: float
+    latency_std_ms: float
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFront:
+    """Every configuration of one dataset, and those on its accuracy-latency front, both fastest first."""
+
+    points: tuple[ConfigPoint, ...]
+    front: tuple[ConfigPoint, ...]
+
+    @property
+    def fastest(self) -> ConfigPoint:
+        """The front's cheapest point."""
+        return self.front[0]
+
+    @property
+    def most_accurate(self) -> ConfigPoint:
+        """The front's slowest point, which no configuration beats in accuracy."""
+        return self.front[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontsAcross:
+    """How the fronts of datasets compare; `jaccard` is the mean over pairs of datasets, None where there is one."""
+
+    min_ms: float
+    max_ms: float
+    mean_min_ms: float
+    mean_max_ms: float
+    median_min_ms: float
+    median_max_ms: float
+    jaccard: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendedBudgets:
+    """Budget ranges worth serving, and sample budgets within the range of the fronts, all in milliseconds."""
+
+    percentile_range_ms: tuple[int, int]
+    safer_upper_ms: int
+    front_range_ms: tuple[int, int]
+    budgets_ms: tuple[int, ...]
+    linspace_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetAnalysis:
+    """All that a profile says of budgets of one latency kind."""
+
+    latency_kind: str
+    percentiles: LatencyPercentiles
+    datasets: Mapping[str, DatasetFront]
+    across: FrontsAcross
+    recommended: RecommendedBudgets
+
+    @property
+    def on_no_front(self) -> tuple[KnobConfig, ...]:
+        """The configurations that are on no dataset's front: measured, and worth taking nowhere; smallest first."""
+        measured = {point.config for dataset in self.datasets.values() for point in dataset.points}
+        useful = {point.config for dataset in self.datasets.values() for point in dataset.front}
+        return tuple(sorted(measured - useful, key=lambda config: config.size))
+
+
+def analyze_budgets(
+    samples: pl.DataFrame, *, latency_kind: str = "prefill", datasets: Sequence[str] | None = None
+) -> BudgetAnalysis:
+    """Return percentiles, fronts and recommended budgets of a profile's samples, all of one latency kind."""
+    samples = of_datasets(samples, datasets)
+    fronts = {
+        name: DatasetFront(points=points, front=pareto_front(points))
+        for name, points in dataset_points(samples, latency_kind).items()
+    }
+    percentiles = latency_percentiles(samples, latency_kind)
+    across = compare_fronts([each.front for each in fronts.values()])
+    return BudgetAnalysis(
+        latency_kind=latency_kind,
+        percentiles=percentiles,
+        datasets=fronts,
+        across=across,
+        recommended=recommend_budgets(percentiles.p5, percentiles.p95, across.min_ms, across.max_ms),
+    )
+
+
+def latency_of(kind: str) -> pl.Expr:
+    """Return the expression for a latency kind over the columns of a samples frame: prefill, llm-prefill or total."""
+    if kind not in LATENCIES:
+        raise UnknownChoiceError("latency kind", kind, tuple(LATENCIES))
+    return LATENCIES[kind]
+
+
+def analyzed_columns(kind: str) -> list[str]:
+    """Return the columns of a samples frame that an analysis of one latency kind reads."""
+    return ["dataset", *CONFIGURATION, "accuracy", *latency_of(kind).meta.root_names()]
+
+
+def of_datasets(samples: pl.DataFrame, datasets: Sequence[str] | None) -> pl.DataFrame:
+    """Return the samples of the named datasets (`-` and `_` alike), all for None; raises when one is not there."""
+    if samples.is_empty():
+        raise InvalidValueError("profile", "empty", "at least one sample; measure one with `paceline profile`")
+    if datasets is None:
+        return samples
+    present = dataset_names(samples)
+    wanted = [dataset_name(name) for name in datasets]
+    for name in wanted:
+        if name not in present:
+            raise UnknownChoiceError("dataset", name, present)
+    return samples.filter(pl.col("dataset").cast(pl.String).is_in(wanted))
+
+
+def dataset_names(samples: pl.DataFrame) -> list[str]:
+    """Return the datasets that have samples, in order of name."""
+    return sorted(samples["dataset"].unique().cast(pl.String).to_list())
+
+
+def latency_percentiles(samples: pl.DataFrame, kind: str) -> LatencyPercentiles:
+    """Return the percentiles of a latency kind over all samples."""
+    latencies = samples.select(latency_of(kind)).to_series().sort()
+    cuts = {name: _number(latencies.quantile(cut / 100, "linear")) for name, cut in PERCENTILES.items()}
+    mean, std = _number(latencies.mean()), _number(latencies.std(ddof=0))
+    return LatencyPercentiles(**cuts, mean=mean, std=std, n=len(latencies))
+
+
+def dataset_points(samples: pl.DataFrame, kind: str) -> dict[str, tuple[ConfigPoint, ...]]:
+    """Return each dataset's configurations with mean accuracy and mean latency, fastest first."""
+    # the latency becomes a column first: summed inside the groups it costs three times as much
+    frame = samples.lazy().select("dataset", *CONFIGURATION, "accuracy", latency_ms=latency_of(kind))
+    rows = frame.group_by("dataset", *CONFIGURATION).agg(
+        pl.col("accuracy", "latency_ms").mean(),
+        accuracy_std=pl.col("accuracy").std(ddof=0),
+        latency_std_ms=pl.col("latency_ms").std(ddof=0),
+        num_samples=pl.len(),
+    )
+    found: dict[str, list[ConfigPoint]] = {name: [] for name in dataset_names(samples)}
+    for row in rows.collect().iter_rows(named=True):
+        config = KnobConfig(**{name: row.pop(name) for name in CONFIGURATION})
+        found[row.pop("dataset")].append(ConfigPoint(config=config, **row))
+    return {name: tuple(sorted(points, key=_fastest_first)) for name, points in found.items()}
+
+
+def pareto_front(points: Sequence[ConfigPoint]) -> tuple[ConfigPoint, ...]:
+    """Return, fastest first, the points that no other beats: as accurate and as fast, one of them strictly."""
+    front: list[ConfigPoint] = []
+    for point in sorted(points, key=_fastest_first):
+        last = front[-1] if front else None
+        if last is None or point.accuracy > last.accuracy or _equal(point, last):
+            front.append(point)
+    return tuple(front)
+
+
+def compare_fronts(fronts: Sequence[Sequence[ConfigPoint]]) -> FrontsAcross:
+    """Return what the fronts of at least one dataset have in common; each must be fastest first."""
+    smallest = [front[0].latency_ms for front in fronts]
+    largest = [front[-1].latency_ms for front in fronts]
+    return FrontsAcross(
+        min_ms=min(smallest),
+        max_ms=max(largest),
+        mean_min_ms=fmean(smallest),
+        mean_max_ms=fmean(largest),
+        median_min_ms=median(smallest),
+        median_max_ms=median(largest),
+        jaccard=mean_jaccard([{point.config for point in front} for front in fronts]),
+    )
+
+
+def mean_jaccard(sets: Sequence[set[KnobConfig]]) -> float | None:
+    """Return |A ∩ B| / |A ∪ B| averaged over the pairs of non-empty sets; None when there is no pair."""
+    pairs = [len(one & other) / len(one | other) for one, other in combinations(sets, 2)]
+    return fmean(pairs) if pairs else None
+
+
+def recommend_budgets(p5_ms: float, p95_ms: float, front_min_ms: float, front_max_ms: float) -> RecommendedBudgets:
+    """Return the recommended ranges from two percentiles and from the smallest and largest front latency."""
+    percentile_high = _round_up(p95_ms, RANGE_STEP_MS)
+    low, high = _round_up(front_min_ms, RANGE_STEP_MS), _round_up(front_max_ms, RANGE_STEP_MS)
+    between = range(_round_up(low + 1, BUDGET_STEP_MS), high, BUDGET_STEP_MS)
+    return RecommendedBudgets(
+        percentile_range_ms=(
+            math.floor(round(p5_ms, NANOSECOND_DIGITS) / RANGE_STEP_MS) * RANGE_STEP_MS,
+            percentile_high,
+        ),
+        safer_upper_ms=_round_up(percentile_high, BUDGET_STEP_MS),
+        front_range_ms=(low, high),
+        budgets_ms=tuple(dict.fromkeys([low, *between, high])),
+        linspace_ms=tuple(float(budget) for budget in np.linspace(low, high, LINSPACE_POINTS)),
+    )
+
+
+def uniform_budgets(range_ms: tuple[float, float], random: Generator, count: int) -> NDArray[np.float64]:
+    """Draw `count` budgets in milliseconds, uniform over a range whose low end is above 0."""
+    low, high = range_ms
+    if not 0 < low <= high < math.inf:
+        raise InvalidValueError("budget range", range_ms, "two numbers of milliseconds, 0 < low <= high")
+    return random.uniform(low, high, size=count)
+
+
+def listed_budgets(budgets_ms: Sequence[float], random: Generator, count: int) -> NDArray[np.float64]:
+    """Draw `count` budgets in milliseconds from a list, each with the same chance."""
+    if not budgets_ms or not all(0 < budget < math.inf for budget in budgets_ms):
+        raise InvalidValueError("budgets", budgets_ms, "at least one number of milliseconds, all above 0")
+    return random.choice(np.asarray(budgets_ms, dtype=np.float64), size=count)
+
+
+def soft_penalty_ms(
+    *, prefill_ms: float, budget_ms: float, decode_ms: float, decode_target_ms: float, alpha: float = 0.15
+) -> float:
+    """Return what prefill exceeds its budget by, plus `alpha` (0.1 to 0.2) times what decode exceeds its target by."""
+    if not 0.1 <= alpha <= 0.2:
+        raise InvalidValueError("alpha", alpha, "a number from 0.1 to 0.2")
+    return max(0.0, prefill_ms - budget_ms) + alpha * max(0.0, decode_ms - decode_target_ms)
+
+
+def budgets_document(analysis: BudgetAnalysis) -> dict[str, Any]:
+    """Return the analysis as the JSON document of `paceline budgets`."""
+    shown, recommended, across = analysis.percentiles, analysis.recommended, analysis.across
+    return {
+        "latency_kind": analysis.latency_kind,
+        "n": shown.n,
+        "percentiles_ms": {name: getattr(shown, name) for name in (*PERCENTILES, "mean", "std")},
+        "datasets": {name: _front_document(each) for name, each in analysis.datasets.items()},
+        "across": {name: getattr(across, name) for name in FrontsAcross.__slots__},
+        "recommended": {
+            "percentile_range_ms": list(recommended.percentile_range_ms),
+            "safer_upper_ms": recommended.safer_upper_ms,
+            "front_range_ms": list(recommended.front_range_ms),
+            "budgets_ms": list(recommended.budgets_ms),
+            "linspace_ms": list(recommended.linspace_ms),
+        },
+        "on_no_front": [config.key for config in analysis.on_no_front],
+    }
+
+
+def _front_document(dataset: DatasetFront) -> dict[str, Any]:
+    return {
+        "front": [_point_document(point) for point in dataset.front],
+        "front_points": len(dataset.front),
+        "most_accurate": _point_document(dataset.most_accurate),
+        "fastest": _point_document(dataset.fastest),
+    }
+
+
+def _point_document(point: ConfigPoint) -> dict[str, str | int | float | None]:
+    knobs = {name: getattr(point.config, name) for name in CONFIGURATION}
+    return {**knobs, "accuracy": point.accuracy, "latency_ms": point.latency_ms}
+
+
+def _fastest_first(point: ConfigPoint) -> tuple[float, float, tuple[int, int, int]]:
+    return point.latency_ms, -point.accuracy, point.config.size
+
+
+def _equal(one: ConfigPoint, other: ConfigPoint) -> bool:
+    return one.accuracy == other.accuracy and one.latency_ms == other.latency_ms
+
+
+def _round_up(value_ms: float, step_ms: int) -> int:
+    return math.ceil(round(value_ms, NANOSECOND_DIGITS) / step_ms) * step_ms
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, float), "polars reduces a Float64 column that is not empty to a float"
+    return value

@@ -1,0 +1,85 @@
+"""`paceline import`, `export` and `merge`: profiles in and out of the native store."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+from rich.markup import escape
+
+from paceline.cli.list_flags import ListFlagCommand, split_list
+from paceline.cli.printing import LOG, JsonFlag, print_json, print_table
+from paceline.cli.profile_arguments import DatasetsOption, SkipBadFlag
+from paceline.profiles import CONFIGURATION, LeftOut, import_profile, merge_profiles, read_profile, write_core_exp
+
+OutFlag = Annotated[Path, typer.Option("--out", "-o", help="A new directory; an existing one is never overwritten.")]
+EXTRA_FIGURES = {"files": "files", "joined": "rows joined with the same measurement in another part"}
+
+
+def import_command(
+    source: Annotated[Path, typer.Argument(help="A core-exp directory, or a Parquet file of samples.")],
+    out: OutFlag,
+    datasets: DatasetsOption = None,
+    skip_bad: SkipBadFlag = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Copy a core-exp directory into a native profile store."""
+    profile = import_profile(source, out, datasets=split_list(datasets), skip_bad=skip_bad)
+    _print(f"Imported into {out}", _summary(out, profile.samples, profile.left_out), json_output)
+
+
+def export_command(
+    source: Annotated[Path, typer.Argument(help="Any profile: a store, a core-exp directory, a Parquet file.")],
+    out: OutFlag,
+    datasets: DatasetsOption = None,
+    skip_bad: SkipBadFlag = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Write a profile as a core-exp directory, one JSON file a dataset and configuration."""
+    profile = read_profile(source, datasets=split_list(datasets), skip_bad=skip_bad)
+    files = write_core_exp(profile.samples, out)
+    _print(f"Exported to {out}", {**_summary(out, profile.samples, profile.left_out), "files": files}, json_output)
+
+
+def merge_command(
+    parts: Annotated[list[Path], typer.Argument(help="The profiles to join, of any layout.")],
+    out: OutFlag,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Join parts of different models or devices all the same.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Join the parts of several ranks or machines into one store; conflicting samples are refused."""
+    merged = merge_profiles(parts, out, allow_mixed=allow_mixed)
+    summary = {**_summary(out, merged.samples, merged.left_out), "parts": len(parts), "joined": merged.joined}
+    _print(f"Merged {len(parts)} parts into {out}", summary, json_output)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("import", cls=ListFlagCommand)(import_command)
+    app.command("export", cls=ListFlagCommand)(export_command)
+    app.command("merge")(merge_command)
+
+
+def _summary(out: Path, samples: pl.DataFrame, left_out: tuple[LeftOut, ...]) -> dict[str, Any]:
+    counted = samples.group_by("dataset").agg(samples=pl.len(), configurations=pl.struct(CONFIGURATION).n_unique())
+    rows = sorted(counted.cast({"dataset": pl.String}).iter_rows())
+    return {
+        "out": str(out),
+        "samples": samples.height,
+        "datasets": {name: {"samples": count, "configurations": configs} for name, count, configs in rows},
+        "left_out": [{"path": str(each.path), "sample": each.sample, "reason": each.reason} for each in left_out],
+    }
+
+
+def _print(title: str, summary: dict[str, Any], json_output: bool) -> None:
+    for each in summary["left_out"]:
+        LOG.print(f"[yellow]left out:[/] {escape(each['reason'])}", highlight=False, soft_wrap=True)
+    if json_output:
+        print_json(summary)
+        return
+    rows = [(name, f"{row['samples']:,}", row["configurations"]) for name, row in summary["datasets"].items()]
+    print_table(title, ("dataset", "samples", "configurations"), rows)
+    extra = [f"{summary[name]:,} {words}" for name, words in EXTRA_FIGURES.items() if summary.get(name)]
+    typer.echo(", ".join([f"{summary['samples']:,} samples", *extra]))

@@ -1,0 +1,114 @@
+"""`paceline profile`: measure a model over a grid of configurations."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paceline.cli.flags import (
+    BlocksFlag,
+    DeviceFlag,
+    DtypeFlag,
+    RevisionFlag,
+    TiersFlag,
+    TopKFlag,
+    names,
+    whole_numbers,
+)
+from paceline.cli.list_flags import ListFlagCommand
+from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, progress_bar
+from paceline.datasets import DIGIT_SETS
+from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
+from paceline.measure.strategies import STRATEGIES
+from paceline.models.loading import load_model
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="digits (ships with the package), a local folder or a hub id.")],
+    out: Annotated[Path, typer.Option(help="Directory of the profile; an unfinished one is gone on with.")],
+    datasets: Annotated[list[str] | None, typer.Option(help="Question sets.", show_default="the digit sets")] = None,
+    samples: Annotated[int, typer.Option(help="Questions of each dataset.")] = 25,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    tiers: TiersFlag = None,
+    top_k: TopKFlag = None,
+    blocks: BlocksFlag = None,
+    strategy: Annotated[str, typer.Option(help=f"Which configurations of the grid: {', '.join(STRATEGIES)}.")] = "full",
+    num_configs: Annotated[int | None, typer.Option(help="How many configurations the lhs strategy takes.")] = None,
+    seed: Annotated[int, typer.Option(help="Order of measurement, questions and sampled strategies.")] = 3407,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
+    warmup: Annotated[int, typer.Option(help="Runs of each configuration before the first is kept.")] = 2,
+    sentinel_every: Annotated[int, typer.Option(help="Samples between two measurements of the drift sentinel.")] = 50,
+    per_step: Annotated[bool, typer.Option("--per-step", help="Keep the time of every decode step too.")] = False,
+    device: DeviceFlag = "auto",
+    dtype: DtypeFlag = "auto",
+    revision: RevisionFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure every stage of generate(), and the accuracy, under every configuration of a grid.
+
+    Killed at any moment, it loses the sample in flight; the same command goes on where it stopped. Under torchrun every
+    rank measures its share into its own journal; join them with `paceline merge`.
+    """
+    plan = ProfilePlan(
+        datasets=names(datasets) or DIGIT_SETS,
+        samples=samples,
+        split=split,
+        tiers=names(tiers),
+        top_ks=whole_numbers("--top-k", top_k),
+        block_counts=whole_numbers("--blocks", blocks),
+        strategy=strategy,
+        num_configs=num_configs,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        warmup_runs=warmup,
+        sentinel_every=sentinel_every,
+        per_step=per_step,
+    )
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:
+        run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, on_progress=move)
+    if as_json:
+        print_json(_document(run))
+    else:
+        _print_run(run)
+
+
+def _document(run: ProfileRun) -> dict[str, object]:
+    return {
+        "out": str(run.out),
+        "configs": len(run.configurations),
+        "block_ranking": list(run.block_ranking),
+        "samples_added": run.samples_added,
+        "samples_total": run.samples_total,
+        "torn_bytes": run.torn_bytes,
+        "parquet": None if run.parquet is None else str(run.parquet),
+    }
+
+
+def _print_run(run: ProfileRun) -> None:
+    if run.torn_bytes:
+        LOG.print(
+            f"the last run was cut off: {run.torn_bytes} bytes of an unfinished sample were dropped and measured anew"
+        )
+    knobs = (
+        ("tier", run.grid.tiers),
+        ("top_k", run.grid.top_ks),
+        ("num_active_blocks", run.grid.block_counts),
+    )
+    rows = [(name, ", ".join(str(value) for value in values)) for name, values in knobs]
+    rows += [("configurations", len(run.configurations)), ("samples added", f"{run.samples_added:,}")]
+    rows += [
+        ("samples in all", f"{run.samples_total:,}"),
+        ("least important blocks first", str(list(run.block_ranking))),
+    ]
+    print_facts(f"Profile in {run.out}", rows)
+    LOG.print(
+        f"next: paceline budgets {run.out}    paceline table build --results-dir {run.out} --output-file table.json"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("profile", cls=ListFlagCommand)(profile)

@@ -1,0 +1,174 @@
+"""`paceline table`: build lookup tables from profiles, and show what a table decides."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.markup import escape
+
+from paceline.analyze import analyzed_columns
+from paceline.cli.list_flags import ListFlagCommand, split_numbers
+from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table
+from paceline.cli.profile_arguments import DatasetsOption, SkipBadFlag, read_listing_left_out
+from paceline.control import AggregationMethod, LookupTable
+from paceline.control.table_entry import DEFAULT_TOLERANCE
+from paceline.errors import InvalidValueError, PacelineWarning
+from paceline.fit import build_dataset_tables, build_lookup_table, save_table
+from paceline.records import Decision, LatencyKind
+from paceline.slo import MeanEstimate
+
+PROFILE_HELP = "A native store, a core-exp directory or a Parquet file of samples."
+ProfileArgument = Annotated[Path | None, typer.Argument(metavar="PROFILE", help=PROFILE_HELP)]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results-dir", "--results_dir", help="The same as PROFILE, by its other name.")
+]
+OutputOption = Annotated[
+    Path, typer.Option("--output-file", "--output_file", "-o", help="Table file; one that exists is kept beside it.")
+]
+MethodOption = Annotated[
+    str,
+    typer.Option("--aggregation-method", "--aggregation_method", help="mean, median or max_accuracy (optimistic)."),
+]
+ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Share by which a latency may exceed the budget.")]
+PrefillFlag = Annotated[
+    bool,
+    typer.Option(
+        "--use-prefill-only/--use-total-latency",
+        "--use_prefill_only/--use_total_latency",
+        help="Latency kind: vision and LLM prefill, or the total (for analysis only).",
+    ),
+]
+PerDatasetFlag = Annotated[bool, typer.Option("--per-dataset", help="Write a table for each dataset too.")]
+BudgetsOption = Annotated[
+    list[str] | None,
+    typer.Option("--budgets", help="Budgets in ms to decide for.", show_default="where the decision changes"),
+]
+COLUMNS = ("budget", "configuration", "accuracy (95 % CI)", "latency ± std", "n", "fits")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `paceline table build` and `paceline table show` to the command line."""
+    table = typer.Typer(name="table", help="Build and show lookup tables.", no_args_is_help=True)
+    table.command("build", cls=ListFlagCommand)(build)
+    table.command("show", cls=ListFlagCommand)(show)
+    app.add_typer(table)
+
+
+def build(
+    profile: ProfileArgument = None,
+    results_dir: ResultsOption = None,
+    output_file: OutputOption = Path("table.json"),
+    datasets: DatasetsOption = None,
+    aggregation_method: MethodOption = "mean",
+    tolerance: ToleranceOption = DEFAULT_TOLERANCE,
+    use_prefill_only: PrefillFlag = True,
+    per_dataset: PerDatasetFlag = False,
+    budgets: BudgetsOption = None,
+    skip_bad: SkipBadFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build a lookup table from a profile and show what it decides."""
+    kind: LatencyKind = "prefill" if use_prefill_only else "total"
+    shown_ms = split_numbers("budgets", budgets)
+    source = _one_source(profile, results_dir)
+    read = read_listing_left_out(source, datasets=datasets, columns=analyzed_columns(kind), skip_bad=skip_bad)
+    method = cast(AggregationMethod, aggregation_method)  # checked where the table is built
+    tables = {output_file: build_lookup_table(read, aggregation_method=method, latency_kind=kind, tolerance=tolerance)}
+    if per_dataset:
+        each = build_dataset_tables(read, aggregation_method=method, latency_kind=kind, tolerance=tolerance)
+        for name, table in each.items():
+            tables[output_file.with_name(f"{output_file.stem}-{name}{output_file.suffix}")] = table
+    for path, table in tables.items():
+        kept = save_table(table, path)
+        beside = f"; the file it replaces is kept as {kept}" if kept else ""
+        LOG.print(escape(f"wrote {path}{beside}"), highlight=False, soft_wrap=True)
+    _show_table(tables[output_file], shown_ms, as_json)
+
+
+def show(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table file.")],
+    budgets: BudgetsOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a table's latency range, its decision at each budget, and its statistics."""
+    _show_table(LookupTable.load(table), split_numbers("budgets", budgets), as_json)
+
+
+def _one_source(profile: Path | None, results_dir: Path | None) -> Path:
+    given = [path for path in (profile, results_dir) if path is not None]
+    if len(given) != 1:
+        named = " and ".join(str(path) for path in given) or None
+        raise InvalidValueError("profile", named, "one path, as PROFILE or with --results-dir")
+    return given[0]
+
+
+def _show_table(table: LookupTable, budgets_ms: Sequence[float] | None, as_json: bool) -> None:
+    asked_ms = budgets_ms or table.thresholds_ms
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PacelineWarning)  # every row says for itself whether it is within its budget
+        decisions = [(budget_ms, table.predict(budget_ms)) for budget_ms in asked_ms]
+    for caution in table.cautions:
+        LOG.print(f"[yellow]caution:[/] {escape(caution)}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(_document(table, decisions))
+    else:
+        _print_decisions(table, decisions)
+
+
+def _print_decisions(table: LookupTable, decisions: Sequence[tuple[float, Decision]]) -> None:
+    statistics, metadata = table.statistics, table.metadata
+    (low_ms, high_ms), (least, most) = statistics.latency_range_ms, statistics.accuracy_range
+    lines = (
+        f"{statistics.num_configs} configurations, {metadata.num_profiling_results:,} samples of "
+        f"{', '.join(metadata.datasets)}; aggregated by {metadata.aggregation_method}, tolerance {metadata.tolerance:g}",
+        f"{table.latency_kind} latency {low_ms:.2f} to {high_ms:.2f} ms (median {statistics.latency_median_ms:.2f}, "
+        f"mean {statistics.latency_mean_ms:.2f}, std {statistics.latency_std_ms:.2f}); accuracy {least:.3f} to {most:.3f}",
+    )
+    OUT.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)
+    print_table(
+        "Decisions (times in ms)", COLUMNS, [_row(table, budget_ms, decision) for budget_ms, decision in decisions]
+    )
+    unused = ", ".join(entry.config.key for entry in table.never_taken) or "none"
+    OUT.print(
+        f"Never taken at any budget: {len(table.never_taken)} of {statistics.num_configs} configurations ({unused})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _row(table: LookupTable, budget_ms: float, decision: Decision) -> list[object]:
+    entry = table.entry_of(decision.config)
+    estimate = MeanEstimate(mean=entry.accuracy, std=entry.accuracy_std, count=entry.num_samples)
+    # an interval of the mean says nothing about a median or a single best sample
+    interval = estimate.score_interval() if table.metadata.aggregation_method == "mean" else None
+    accuracy = f"{entry.accuracy:.3f} ({interval})" if interval else f"{entry.accuracy:.3f}"
+    latency = f"{entry.latency_ms:.2f} ± {entry.latency_std_ms:.2f}"
+    fits = "yes" if decision.within_budget else "no"
+    return [f"{budget_ms:g}", entry.config.key, accuracy, latency, f"{entry.num_samples:,}", fits]
+
+
+def _document(table: LookupTable, decisions: Sequence[tuple[float, Decision]]) -> dict[str, Any]:
+    return {
+        "latency_kind": table.latency_kind,
+        "num_configs": len(table.entries),
+        "latency_range_ms": list(table.latency_range_ms),
+        "accuracy_range": list(table.accuracy_range),
+        "decisions": [_decision_document(budget_ms, decision) for budget_ms, decision in decisions],
+        "never_taken": [entry.config.key for entry in table.never_taken],
+        "cautions": list(table.cautions),
+    }
+
+
+def _decision_document(budget_ms: float, decision: Decision) -> dict[str, str | int | float | bool | None]:
+    return {
+        "budget_ms": budget_ms,
+        "tier": decision.config.tier,
+        "top_k": decision.config.top_k,
+        "num_active_blocks": decision.config.num_active_blocks,
+        "accuracy": decision.accuracy,
+        "latency_ms": decision.latency_ms,
+        "num_samples": decision.num_samples,
+        "within_budget": decision.within_budget,
+    }

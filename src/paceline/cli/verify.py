@@ -1,0 +1,102 @@
+"""`paceline verify`: is a model safe to steer and to measure on this machine?"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paceline.cli.flags import (
+    BlocksFlag,
+    DeviceFlag,
+    DtypeFlag,
+    RevisionFlag,
+    TiersFlag,
+    TopKFlag,
+    names,
+    whole_numbers,
+)
+from paceline.cli.list_flags import ListFlagCommand
+from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, print_table, progress_bar, write_document
+from paceline.datasets import digit_questions
+from paceline.measure.profiling import block_ranking
+from paceline.measure.verify import KnobCheck, Verification
+from paceline.measure.verify import verify as verify_model
+from paceline.models.grid import grid_of
+from paceline.models.loading import load_model
+
+
+def verify(
+    model: Annotated[str, typer.Argument(help="digits (ships with the package), a local folder or a hub id.")],
+    tiers: TiersFlag = None,
+    top_k: TopKFlag = None,
+    blocks: BlocksFlag = None,
+    pairs: Annotated[int, typer.Option(help="Interleaved pairs behind each timing comparison.", min=10)] = 60,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the capability record to this JSON file.")
+    ] = None,
+    device: DeviceFlag = "auto",
+    dtype: DtypeFlag = "auto",
+    revision: RevisionFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails."""
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    grid = grid_of(
+        loaded,
+        tiers=names(tiers),
+        top_ks=whole_numbers("--top-k", top_k),
+        block_counts=whole_numbers("--blocks", blocks),
+    )
+    questions = digit_questions("digits_read", split="validation", count=24)
+    with progress_bar(f"verifying {model}") as move:
+        record = verify_model(
+            loaded, questions[0], grid, block_ranking(loaded, questions), pairs=pairs, on_progress=move
+        )
+    document = _document(record)
+    if out is not None:
+        write_document(out, document)
+    if as_json:
+        print_json(document)
+    else:
+        _print_record(record)
+    if record.failures:
+        raise typer.Exit(1)
+
+
+def _document(record: Verification) -> dict[str, Any]:
+    return {**asdict(record), "failures": record.failures}
+
+
+def _print_record(record: Verification) -> None:
+    interval = record.hook_overhead_interval
+    shown = f" (95 % CI {interval.low:+.2%} to {interval.high:+.2%}, {record.pairs} pairs)" if interval else ""
+    rows = [
+        ("cached against uncached logits, largest difference", f"{record.cache_max_abs_diff:.1e}"),
+        ("restored against untouched logits, largest difference", f"{record.restore_max_abs_diff:.1e}"),
+        ("stages + gaps against the total, worst sample", f"{record.stage_closure:.3%}"),
+        ("unattributed share of the total", f"{record.other_share:.1%}"),
+        ("mean total", f"{record.mean_total_ms:.1f} ms"),
+        ("hooks' cost over plain generate(), median", f"{record.hook_overhead:+.2%}{shown}"),
+    ]
+    print_facts(f"Verification of {record.model}", rows)
+    knobs = [_knob_row(name, check) for name, check in record.knobs.items()]
+    print_table("Knobs, each turned down alone", ("knob", "works", "moves latency", "detail"), knobs)
+    for name, check in record.knobs.items():
+        if check is not None and not check.moves_latency:
+            LOG.print(f"caution: {name} does not move latency on this model here; leave it out of the grid")
+    for sentence in record.failures:
+        LOG.print(f"[bold red]fails:[/] {sentence}")
+    if not record.failures:
+        LOG.print("[bold green]all checks hold[/]")
+
+
+def _knob_row(name: str, check: KnobCheck | None) -> tuple[object, ...]:
+    if check is None:
+        return name, None, None, "the model or the grid has one value"
+    return name, check.works, check.moves_latency, check.detail
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("verify", cls=ListFlagCommand)(verify)

@@ -1,0 +1,1 @@
+"""One request measured in one pass, a sweep of that over a grid, and the checks that make it trustworthy."""

@@ -1,0 +1,190 @@
+"""Measure one request in one call of `generate()`: every stage directly, every gap between them, nothing subtracted.
+
+`generate()` encodes images before the first top-level forward, so the image encoder is marked at the method that it
+calls on the base model, and prefill at the first decoder block. Marks in order:
+
+    start | vision start, end | first block start | first forward end | decode start ... last forward end | end
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from itertools import pairwise
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from paceline.errors import InvalidValueError, ModelError
+from paceline.measure.clock import Clock
+from paceline.models.knobs import applied
+from paceline.models.loading import PreparedRequest, VisionLanguageModel
+from paceline.models.structure import ModelParts
+from paceline.records import KnobConfig, StageTimes
+
+
+@dataclass(slots=True)
+class _Marks:
+    """The moments of one pass, in the clock's own units."""
+
+    vision_starts: list[Any] = field(default_factory=list[Any])
+    vision_ends: list[Any] = field(default_factory=list[Any])
+    first_block_start: Any = None
+    forward_starts: list[Any] = field(default_factory=list[Any])
+    forward_ends: list[Any] = field(default_factory=list[Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredAnswer:
+    """The text of one request with its stage times and token counts."""
+
+    text: str
+    times: StageTimes
+    request: PreparedRequest
+
+
+def greedy(model: PreTrainedModel, max_new_tokens: int) -> GenerationConfig:
+    """Return greedy decoding up to `max_new_tokens`, with the model's own end and padding tokens."""
+    if max_new_tokens < 1:
+        raise InvalidValueError("max_new_tokens", max_new_tokens, "a whole number of at least 1")
+    own = model.generation_config
+    eos, pad = (own.eos_token_id, own.pad_token_id) if own else (None, None)
+    pad = pad if pad is not None else (eos[0] if isinstance(eos, list) else eos)
+    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=pad)
+
+
+def answer_measured(
+    model: VisionLanguageModel,
+    picture: Image.Image,
+    prompt: str,
+    config: KnobConfig,
+    *,
+    ranking: Sequence[int],
+    max_new_tokens: int,
+    clock: Clock,
+    per_step: bool = False,
+) -> MeasuredAnswer:
+    """Answer one question under `config` and measure it; preprocessing is timed apart, outside the total."""
+    started = time.perf_counter()
+    request = model.prepare(picture, prompt, config.tier or "high")
+    preprocess_ms = (time.perf_counter() - started) * 1e3
+    with applied(model.parts, config, ranking):
+        ids_S, times = measure_generate(
+            model.parts,
+            request.inputs,
+            generation=greedy(model.parts.model, max_new_tokens),
+            clock=clock,
+            preprocess_ms=preprocess_ms,
+            per_step=per_step,
+        )
+    return MeasuredAnswer(text=model.decode(ids_S), times=times, request=request)
+
+
+def measure_generate(
+    parts: ModelParts,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    generation: GenerationConfig,
+    clock: Clock,
+    preprocess_ms: float = 0.0,
+    per_step: bool = False,
+) -> tuple[torch.Tensor, StageTimes]:
+    """Call `generate()` once and return the new token ids (sequence) with their stage times.
+
+    `inputs` is one request (batch 1). Raises ModelError when the pass did not have the stages expected of it.
+    """
+    marks = _Marks()
+    with _marked(parts, marks, clock):
+        clock.settle()
+        host_start = time.perf_counter()
+        start = clock.mark()
+        sequence_BL = _generate(parts.model, inputs, generation)
+        end = clock.mark()
+        clock.settle()
+        total_ms = (time.perf_counter() - host_start) * 1e3
+    ids_S = sequence_BL[0, inputs["input_ids"].shape[1] :]
+    _check_stages(marks, int(ids_S.shape[0]))
+    return ids_S, _stage_times(marks, start, end, total_ms, preprocess_ms, clock, per_step)
+
+
+@contextmanager
+def _marked(parts: ModelParts, marks: _Marks, clock: Clock) -> Generator[None]:
+    """Record the moments of a pass; the model is left as it was."""
+
+    def block_starts(_module: nn.Module, _args: Any) -> None:
+        if marks.first_block_start is None:
+            marks.first_block_start = clock.mark()
+
+    def forward_starts(_module: nn.Module, _args: Any) -> None:
+        marks.forward_starts.append(clock.mark())
+
+    def forward_ends(_module: nn.Module, _args: Any, _output: Any) -> None:
+        marks.forward_ends.append(clock.mark())
+
+    with ExitStack() as stack:
+        stack.enter_context(_encoder_marked(parts.image_encoder_owner, marks, clock))
+        stack.callback(parts.blocks[0].register_forward_pre_hook(block_starts).remove)
+        stack.callback(parts.model.register_forward_pre_hook(forward_starts).remove)
+        stack.callback(parts.model.register_forward_hook(forward_ends).remove)
+        yield
+
+
+@contextmanager
+def _encoder_marked(owner: Any, marks: _Marks, clock: Clock) -> Generator[None]:
+    encode: Callable[..., Any] = owner.get_image_features
+
+    @wraps(encode)  # generate() reads the signature to know which inputs belong to the encoder
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        marks.vision_starts.append(clock.mark())
+        features = encode(*args, **kwargs)
+        marks.vision_ends.append(clock.mark())
+        return features
+
+    owner.get_image_features = marked
+    try:
+        yield
+    finally:
+        del owner.__dict__["get_image_features"]
+
+
+def _generate(model: Any, inputs: Mapping[str, torch.Tensor], generation: GenerationConfig) -> torch.Tensor:
+    return model.generate(**inputs, generation_config=generation)
+
+
+def _check_stages(marks: _Marks, output_tokens: int) -> None:
+    if len(marks.vision_ends) != 1:
+        raise ModelError(
+            f"the image encoder ran {len(marks.vision_ends)} times in one generate(); expected once: a request must hold "
+            "exactly one picture"
+        )
+    if marks.first_block_start is None or len(marks.forward_ends) != output_tokens:
+        raise ModelError(
+            f"{len(marks.forward_ends)} forward passes gave {output_tokens} tokens; expected one a token: chunked prefill "
+            "and assisted decoding cannot be measured in stages"
+        )
+
+
+def _stage_times(
+    marks: _Marks, start: Any, end: Any, total_ms: float, preprocess_ms: float, clock: Clock, per_step: bool
+) -> StageTimes:
+    first_token, last_token = marks.forward_ends[0], marks.forward_ends[-1]
+    decode_starts = marks.forward_starts[1:]
+    step_edges = [*decode_starts, last_token]
+    steps = [clock.between_ms(a, b) for a, b in pairwise(step_edges)] if per_step else []
+    return StageTimes(
+        preprocess_ms=preprocess_ms,
+        before_vision_ms=clock.between_ms(start, marks.vision_starts[0]),
+        vision_ms=clock.between_ms(marks.vision_starts[0], marks.vision_ends[0]),
+        vision_to_decoder_ms=clock.between_ms(marks.vision_ends[0], marks.first_block_start),
+        llm_prefill_ms=clock.between_ms(marks.first_block_start, first_token),
+        first_token_to_decode_ms=clock.between_ms(first_token, decode_starts[0]) if decode_starts else 0.0,
+        decode_ms=clock.between_ms(decode_starts[0], last_token) if decode_starts else 0.0,
+        after_last_step_ms=clock.between_ms(last_token, end),
+        total_ms=total_ms,
+        output_tokens=len(marks.forward_ends),
+        decode_step_ms=tuple(steps),
+    )

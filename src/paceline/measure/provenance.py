@@ -1,0 +1,87 @@
+"""What a profile's numbers depend on, read from this machine and stored with them."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from paceline.datasets import SCORER_OF
+from paceline.measure.clock import clock_for
+from paceline.models.loading import VisionLanguageModel
+from paceline.records import KnobGrid, Provenance
+
+RECORDED_PACKAGES = ("paceline", "torch", "transformers", "numpy", "pillow")
+
+
+def provenance_of(
+    model: VisionLanguageModel,
+    *,
+    grid: KnobGrid,
+    ranking: Sequence[int],
+    datasets: Sequence[str],
+    seed: int,
+    settings: dict[str, str | int | float | bool | None],
+) -> Provenance:
+    """Return the provenance of a run on this machine, now."""
+    return Provenance(
+        model=model.name,
+        revision=model.revision,
+        dtype=model.dtype_name,
+        device=device_name(model.device),
+        driver=_driver(model.device),
+        clock=clock_for(model.device).name,
+        versions={"python": platform.python_version(), **_versions()},
+        commit=_commit(),
+        seed=seed,
+        grid=grid,
+        block_ranking=tuple(ranking),
+        datasets={dataset: SCORER_OF[dataset] for dataset in datasets},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings={**settings, "torch_threads": torch.get_num_threads()},
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's own name: the GPU's, or the processor's model and its core count."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor_name()} ({len(_allowed_cores())} cores)"
+
+
+def _allowed_cores() -> Sequence[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _driver(device: torch.device) -> str | None:
+    return f"CUDA {torch.version.cuda}" if device.type == "cuda" else None
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this package runs from; None for an installed package."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

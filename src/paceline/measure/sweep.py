@@ -1,0 +1,144 @@
+"""Measure every question under every configuration, into a store that survives being killed.
+
+One state for every measurement: each configuration is warmed up first (new shapes choose new kernels), the order of
+configurations is drawn anew for every question from the seed, so that drift of the machine falls on all of them alike,
+and a sentinel (one fixed question under one fixed configuration) is measured in between to show what drift there was.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from paceline.datasets import VisualQuestion, score
+from paceline.measure.clock import clock_for
+from paceline.measure.one_pass import MeasuredAnswer, answer_measured
+from paceline.models.loading import VisionLanguageModel
+from paceline.records import KnobConfig, ProfileSample
+
+
+class SampleSink(Protocol):
+    """What a sweep needs of a store: what is done, and a place for the next sample."""
+
+    def done(self) -> set[tuple[str, str, KnobConfig]]:
+        """Return (dataset, sample id, configuration) of everything measured so far, by any rank."""
+        ...
+
+    def append(self, sample: ProfileSample) -> None:
+        """Keep one sample, so that it outlives the process."""
+        ...
+
+    def append_sentinel(self, record: dict[str, float | int | str]) -> None:
+        """Keep one sentinel measurement."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSettings:
+    """How a sweep is run; everything that could change its numbers."""
+
+    ranking: tuple[int, ...]
+    seed: int
+    max_new_tokens: int
+    warmup_runs: int = 2
+    sentinel_every: int = 50
+    per_step: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+
+Task = tuple[VisualQuestion, KnobConfig]
+
+
+def remaining_tasks(
+    questions: Sequence[VisualQuestion],
+    configurations: Sequence[KnobConfig],
+    done: set[tuple[str, str, KnobConfig]],
+    settings: SweepSettings,
+) -> list[Task]:
+    """Return what this rank still has to measure: its questions in order, configurations shuffled for each."""
+    tasks: list[Task] = []
+    for index, question in enumerate(questions):
+        if index % settings.world_size != settings.rank:
+            continue
+        order = np.random.default_rng([settings.seed, index]).permutation(len(configurations))
+        for position in order:
+            config = configurations[int(position)]
+            if (question.dataset, question.sample_id, config) not in done:
+                tasks.append((question, config))
+    return tasks
+
+
+def sweep(
+    model: VisionLanguageModel,
+    questions: Sequence[VisualQuestion],
+    configurations: Sequence[KnobConfig],
+    sink: SampleSink,
+    settings: SweepSettings,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> int:
+    """Measure what is not in `sink` yet and return how many samples were added; killed, it loses the one in flight.
+
+    `on_progress(done, total)` counts this rank's samples, those of earlier runs included.
+    """
+    clock = clock_for(model.device)
+
+    def measure(question: VisualQuestion, config: KnobConfig) -> MeasuredAnswer:
+        return answer_measured(
+            model,
+            question.picture,
+            question.prompt,
+            config,
+            ranking=settings.ranking,
+            max_new_tokens=settings.max_new_tokens,
+            clock=clock,
+            per_step=settings.per_step,
+        )
+
+    tasks = remaining_tasks(questions, configurations, sink.done(), settings)
+    mine = len(range(settings.rank, len(questions), settings.world_size)) * len(configurations)
+    on_progress(mine - len(tasks), mine)
+    if not tasks:
+        return 0
+    for config in dict.fromkeys(config for _question, config in tasks):
+        for _ in range(settings.warmup_runs):
+            measure(questions[0], config)
+    sentinel = (questions[0], max(configurations, key=lambda config: config.size))
+    for count, (question, config) in enumerate(tasks):
+        if count % settings.sentinel_every == 0:
+            sink.append_sentinel(_sentinel_record(measure(*sentinel), count))
+        sink.append(_sample(question, config, measure(question, config)))
+        on_progress(mine - len(tasks) + count + 1, mine)
+    return len(tasks)
+
+
+def _sample(question: VisualQuestion, config: KnobConfig, answer: MeasuredAnswer) -> ProfileSample:
+    times = answer.times
+    steps: dict[str, list[float]] = {"decode_step_ms": list(times.decode_step_ms)} if times.decode_step_ms else {}
+    return ProfileSample(
+        dataset=question.dataset,
+        sample_id=question.sample_id,
+        tier=config.tier,
+        top_k=config.top_k,
+        num_active_blocks=config.num_active_blocks,
+        target_vision_tokens=answer.request.target_vision_tokens,
+        actual_vision_tokens=answer.request.vision_tokens,
+        actual_text_tokens=answer.request.text_tokens,
+        output_tokens=times.output_tokens,
+        accuracy=score(question, answer.text),
+        pred=answer.text,
+        metadata={**question.metadata, **steps},
+        T_vision_total=times.vision_ms,
+        T_LLM_prefill=times.llm_prefill_ms,
+        T_LLM_decode=times.decode_ms,
+        T_decode_per_token=times.decode_per_token_ms,
+        T_total=times.total_ms,
+        T_preprocess=times.preprocess_ms,
+        T_other=times.other_ms,
+    )
+
+
+def _sentinel_record(answer: MeasuredAnswer, before_task: int) -> dict[str, float | int | str]:
+    times = answer.times
+    return {"before_task": before_task, "prefill_ms": times.prefill_ms, "total_ms": times.total_ms}

@@ -1,0 +1,271 @@
+"""Is this model safe to steer and to measure? The invariants, checked on it, as one record."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from paceline.datasets import VisualQuestion
+from paceline.measure.cache_check import cached_against_uncached
+from paceline.measure.clock import clock_for
+from paceline.measure.one_pass import answer_measured, greedy, measure_generate
+from paceline.models.knobs import applied, skipped_blocks
+from paceline.models.loading import PreparedRequest, VisionLanguageModel
+from paceline.records import KnobConfig, KnobGrid, StageTimes
+from paceline.slo import Interval, percentile, percentile_interval
+
+CACHE_LIMIT = 1e-3  # SPEC S1, float32
+CLOSURE_LIMIT = 0.01  # SPEC S2
+OTHER_LIMIT_SHORT, OTHER_LIMIT_LONG, LONG_MS = 0.15, 0.02, 1000.0
+OVERHEAD_LIMIT = 0.01
+GENERATED_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobCheck:
+    """Does a knob change what the model computes, and does turning it down save prefill time?"""
+
+    works: bool
+    moves_latency: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The capability record of one model on one machine; shares are of 1, differences in logits."""
+
+    model: str
+    knobs: dict[str, KnobCheck | None]
+    cache_max_abs_diff: float
+    restore_max_abs_diff: float
+    stage_closure: float
+    other_share: float
+    mean_total_ms: float
+    hook_overhead: float
+    hook_overhead_interval: Interval | None
+    pairs: int
+
+    @property
+    def failures(self) -> list[str]:
+        """What does not hold, a sentence each; a knob without effect on latency is a caution, not a failure."""
+        other_limit = OTHER_LIMIT_LONG if self.mean_total_ms >= LONG_MS else OTHER_LIMIT_SHORT
+        checks = {
+            f"cached and uncached logits differ by {self.cache_max_abs_diff:.1e} (limit {CACHE_LIMIT:g})": (
+                self.cache_max_abs_diff >= CACHE_LIMIT
+            ),
+            f"the model is not restored: logits differ by {self.restore_max_abs_diff:.1e}": self.restore_max_abs_diff
+            > 0,
+            f"stages miss the total by {self.stage_closure:.2%} (limit {CLOSURE_LIMIT:.0%})": (
+                self.stage_closure > CLOSURE_LIMIT
+            ),
+            f"{self.other_share:.1%} of the total is unattributed (limit {other_limit:.0%})": self.other_share
+            > other_limit,
+            f"hooks cost {self.hook_overhead:.2%} of generate() (limit {OVERHEAD_LIMIT:.0%})": self._overhead_too_large(),
+        }
+        broken = {
+            f"the knob {name} has no effect": check is not None and not check.works
+            for name, check in self.knobs.items()
+        }
+        return [sentence for sentence, fails in (checks | broken).items() if fails]
+
+    def _overhead_too_large(self) -> bool:
+        """Judge by the whole interval: on a noisy machine the point estimate alone would accuse at random."""
+        interval = self.hook_overhead_interval
+        return self.hook_overhead > OVERHEAD_LIMIT if interval is None else interval.low > OVERHEAD_LIMIT
+
+
+def verify(
+    model: VisionLanguageModel,
+    question: VisualQuestion,
+    grid: KnobGrid,
+    ranking: Sequence[int],
+    *,
+    pairs: int = 60,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Verification:
+    """Check knobs, key-value cache, restoration, stage times and hook overhead on one question.
+
+    `pairs` is the number of interleaved pairs behind each timing comparison.
+    """
+    steps = len(KNOB_FIELDS) + 4
+    full = max(grid.configurations(), key=lambda config: config.size)
+    knobs: dict[str, KnobCheck | None] = {}
+    for index, name in enumerate(KNOB_FIELDS):
+        knobs[name] = _check_knob(model, question, grid, ranking, name, full, pairs)
+        on_progress(index + 1, steps)
+    request = model.prepare(question.picture, question.prompt, full.tier or "high")
+    cache_difference = _worst_cache_difference(model, request, grid, ranking)
+    on_progress(steps - 3, steps)
+    restore_difference = _restore_difference(model, request, grid, ranking)
+    on_progress(steps - 2, steps)
+    times = _stage_times(model, question, grid, ranking)
+    on_progress(steps - 1, steps)
+    overhead = overhead_ratios(model, request, pairs=pairs)
+    on_progress(steps, steps)
+    return Verification(
+        model=model.name,
+        knobs=knobs,
+        cache_max_abs_diff=cache_difference,
+        restore_max_abs_diff=restore_difference,
+        stage_closure=max(each.closure for each in times),
+        other_share=sum(each.other_ms for each in times) / sum(each.total_ms for each in times),
+        mean_total_ms=sum(each.total_ms for each in times) / len(times),
+        hook_overhead=percentile(overhead, 50) - 1,
+        hook_overhead_interval=_minus_one(percentile_interval(overhead, 50)),
+        pairs=pairs,
+    )
+
+
+KNOB_FIELDS = {"tier": "tiers", "top_k": "top_ks", "num_active_blocks": "block_counts"}
+
+
+def _check_knob(
+    model: VisionLanguageModel,
+    question: VisualQuestion,
+    grid: KnobGrid,
+    ranking: Sequence[int],
+    name: str,
+    full: KnobConfig,
+    pairs: int,
+) -> KnobCheck | None:
+    """Turn one knob down alone and compare; None when the model has no such knob or the grid one value of it."""
+    values = [value for value in getattr(grid, KNOB_FIELDS[name]) if value is not None]
+    if len(values) < 2:
+        return None
+    lowest = min(
+        (config for config in grid.configurations() if _differs_only(config, full, name)), key=lambda c: c.size
+    )
+    difference = _logit_difference(model, question, full, lowest, ranking)
+    ratios = _prefill_ratios(model, question, lowest, full, ranking, pairs)
+    interval = percentile_interval(ratios, 50)
+    saved = 1 - percentile(ratios, 50)
+    shown = f" (95 % CI {1 - interval.high:.1%} to {1 - interval.low:.1%})" if interval else ""
+    low_value, full_value = getattr(lowest, name), getattr(full, name)
+    return KnobCheck(
+        works=difference > 0,
+        moves_latency=interval is not None and interval.high < 1,
+        detail=f"{full_value} -> {low_value}: {saved:.1%} less prefill time{shown}, logits move by {difference:.2g}",
+    )
+
+
+def _differs_only(config: KnobConfig, full: KnobConfig, name: str) -> bool:
+    return all(getattr(config, other) == getattr(full, other) for other in KNOB_FIELDS if other != name)
+
+
+@torch.no_grad()
+def _last_logits(
+    model: VisionLanguageModel, question: VisualQuestion, config: KnobConfig, ranking: Sequence[int]
+) -> Any:
+    request = model.prepare(question.picture, question.prompt, config.tier or "high")
+    with applied(model.parts, config, ranking):
+        return model.parts.model(**request.inputs).logits[0, -1].float()
+
+
+def _logit_difference(
+    model: VisionLanguageModel, question: VisualQuestion, one: KnobConfig, other: KnobConfig, ranking: Sequence[int]
+) -> float:
+    first, second = (_last_logits(model, question, config, ranking) for config in (one, other))
+    return float((first - second).abs().max())
+
+
+def _prefill_ratios(
+    model: VisionLanguageModel,
+    question: VisualQuestion,
+    low: KnobConfig,
+    full: KnobConfig,
+    ranking: Sequence[int],
+    pairs: int,
+) -> list[float]:
+    """Return prefill time at `low` over prefill time at `full`, pair by pair, in alternating order."""
+    clock = clock_for(model.device)
+
+    def prefill_ms(config: KnobConfig) -> float:
+        answer = answer_measured(
+            model, question.picture, question.prompt, config, ranking=ranking, max_new_tokens=1, clock=clock
+        )
+        return answer.times.prefill_ms
+
+    for config in (low, full, low, full):
+        prefill_ms(config)
+    ratios: list[float] = []
+    for index in range(pairs):
+        order = (low, full) if index % 2 else (full, low)
+        measured = {config: prefill_ms(config) for config in order}
+        ratios.append(measured[low] / measured[full])
+    return ratios
+
+
+def _worst_cache_difference(
+    model: VisionLanguageModel, request: PreparedRequest, grid: KnobGrid, ranking: Sequence[int]
+) -> float:
+    worst = 0.0
+    for count in grid.block_counts:
+        skipped = skipped_blocks(len(model.parts.blocks), count, ranking)
+        found = cached_against_uncached(model.parts, request, skipped=skipped)
+        worst = max(worst, *found.values())
+    return worst
+
+
+@torch.no_grad()
+def _restore_difference(
+    model: VisionLanguageModel, request: PreparedRequest, grid: KnobGrid, ranking: Sequence[int]
+) -> float:
+    before = model.parts.model(**request.inputs).logits
+    worst = 0.0
+    for config in grid.configurations():
+        with applied(model.parts, config, ranking):
+            model.parts.model(**request.inputs)
+        after = model.parts.model(**request.inputs).logits
+        worst = max(worst, float((after - before).abs().max()))
+    return worst
+
+
+def _stage_times(
+    model: VisionLanguageModel, question: VisualQuestion, grid: KnobGrid, ranking: Sequence[int]
+) -> list[StageTimes]:
+    clock = clock_for(model.device)
+    return [
+        answer_measured(
+            model,
+            question.picture,
+            question.prompt,
+            config,
+            ranking=ranking,
+            max_new_tokens=GENERATED_TOKENS,
+            clock=clock,
+        ).times
+        for config in grid.configurations()
+        for _ in range(3)
+    ]
+
+
+def overhead_ratios(model: VisionLanguageModel, request: PreparedRequest, *, pairs: int) -> list[float]:
+    """Return measured `generate()` over plain `generate()`, pair by pair, in alternating order."""
+    clock = clock_for(model.device)
+    generation = greedy(model.parts.model, GENERATED_TOKENS)
+    plain_model: Any = model.parts.model
+
+    def plain_ms() -> float:
+        clock.settle()
+        started = time.perf_counter()
+        plain_model.generate(**request.inputs, generation_config=generation)
+        clock.settle()
+        return (time.perf_counter() - started) * 1e3
+
+    def hooked_ms() -> float:
+        return measure_generate(model.parts, request.inputs, generation=generation, clock=clock)[1].total_ms
+
+    for warm_up in (plain_ms, hooked_ms, plain_ms, hooked_ms):
+        warm_up()
+    ratios: list[float] = []
+    for index in range(pairs):
+        order = (plain_ms, hooked_ms) if index % 2 else (hooked_ms, plain_ms)
+        measured = {each: each() for each in order}
+        ratios.append(measured[hooked_ms] / measured[plain_ms])
+    return ratios
+
+
+def _minus_one(interval: Interval | None) -> Interval | None:
+    return None if interval is None else Interval(low=interval.low - 1, high=interval.high - 1)

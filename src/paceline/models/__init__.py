@@ -1,0 +1,1 @@
+"""Where a model's stages are, how a knob is applied to it, what a family does differently, and the embedded model."""

@@ -1,0 +1,55 @@
+"""Which decoder blocks matter least: block influence over a calibration set, in one pass.
+
+Shapes: B batch, L sequence, H hidden.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from paceline.errors import InvalidValueError
+from paceline.models.structure import ModelParts
+
+
+@torch.no_grad()
+def block_influence(parts: ModelParts, requests: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Return 1 - cosine(input, output) of every decoder block, averaged over all tokens of `requests`.
+
+    `requests` are model inputs as `VisionLanguageModel.prepare` makes them. Raises InvalidValueError when there are
+    none. The measure is that of Men et al., ShortGPT, 2024.
+    """
+    sums, tokens = [0.0] * len(parts.blocks), [0] * len(parts.blocks)
+
+    def record(index: int, entered_BLH: torch.Tensor, left_BLH: torch.Tensor) -> None:
+        cosine_BL = torch.nn.functional.cosine_similarity(entered_BLH.float(), left_BLH.float(), dim=-1)
+        sums[index] += float((1 - cosine_BL).sum())
+        tokens[index] += cosine_BL.numel()
+
+    handles = [
+        block.register_forward_hook(_recorder(index, record), with_kwargs=True)
+        for index, block in enumerate(parts.blocks)
+    ]
+    try:
+        for inputs in requests:
+            parts.model(**inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not all(tokens):
+        raise InvalidValueError("calibration set", "empty", "at least one request")
+    return [total / count for total, count in zip(sums, tokens, strict=True)]
+
+
+def _recorder(index: int, record: Any) -> Any:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        entered = args[0] if args else kwargs["hidden_states"]
+        record(index, entered, output[0] if isinstance(output, tuple) else output)
+
+    return hook
+
+
+def rank_blocks(influence: list[float]) -> tuple[int, ...]:
+    """Return all blocks but block 0, least influential first: the order in which they are passed through."""
+    return tuple(sorted(range(1, len(influence)), key=lambda index: influence[index]))

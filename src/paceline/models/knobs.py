@@ -1,0 +1,121 @@
+"""Apply a configuration to a model for the length of a `with` block, and restore the model exactly.
+
+Blocks are passed through, never sliced out of the list: slicing shifts positions, attention types and deepstack
+features. Top-k is set on the routers: on most families an edit of the config does nothing once the model is built.
+The tier acts where the picture is encoded (`families.py`), before the model runs.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from paceline.errors import InvalidValueError, ModelError
+from paceline.models.skip_cache import SkipAwareCache
+from paceline.models.structure import ModelParts
+from paceline.records import KnobConfig
+
+
+def check_config(parts: ModelParts, config: KnobConfig) -> None:
+    """Raise InvalidValueError or ModelError when this model cannot run under `config`."""
+    if config.top_k is not None:
+        if parts.num_experts is None:
+            raise ModelError(f"top_k is {config.top_k}, but this model is dense and has no experts; leave top_k out")
+        if config.top_k > parts.num_experts:
+            raise InvalidValueError("top_k", config.top_k, f"1 to {parts.num_experts}, the experts of this model")
+    if config.num_active_blocks is not None and config.num_active_blocks > len(parts.blocks):
+        raise InvalidValueError(
+            "num_active_blocks", config.num_active_blocks, f"1 to {len(parts.blocks)}, the blocks of this model"
+        )
+
+
+def skipped_blocks(num_blocks: int, num_active: int | None, ranking: Sequence[int]) -> frozenset[int]:
+    """Return the blocks to pass through: the first of `ranking` (least important first; block 0 is never in it)."""
+    skip = 0 if num_active is None else num_blocks - num_active
+    if skip > len(ranking) or 0 in ranking:
+        raise InvalidValueError(
+            "block ranking", tuple(ranking), f"at least {skip} block numbers, least important first, without block 0"
+        )
+    return frozenset(ranking[:skip])
+
+
+@contextmanager
+def applied(parts: ModelParts, config: KnobConfig, ranking: Sequence[int]) -> Generator[None]:
+    """Run the model under `config` inside the `with` block; afterwards it is the model it was, bit for bit.
+
+    `ranking` lists decoder blocks, least important first. Not for two threads on one model at once.
+    """
+    check_config(parts, config)
+    skipped = skipped_blocks(len(parts.blocks), config.num_active_blocks, ranking)
+    with ExitStack() as stack:
+        if config.top_k is not None:
+            stack.enter_context(_router_top_k(parts.routers, config.top_k))
+        if skipped:
+            stack.enter_context(blocks_passed_through(parts, skipped))
+        yield
+
+
+@contextmanager
+def _router_top_k(routers: Sequence[nn.Module], top_k: int) -> Generator[None]:
+    before = [router.top_k for router in routers]
+    try:
+        for router in routers:
+            router.top_k = top_k  # pyright: ignore[reportArgumentType]
+        yield
+    finally:
+        for router, value in zip(routers, before, strict=True):
+            router.top_k = value
+
+
+@contextmanager
+def blocks_passed_through(parts: ModelParts, skipped: frozenset[int]) -> Generator[None]:
+    """Pass the hidden states through `skipped` blocks and keep every key-value cache aware of it."""
+    if not skipped < set(range(len(parts.blocks))):
+        raise InvalidValueError("skipped blocks", sorted(skipped), f"some, not all, of 0 to {len(parts.blocks) - 1}")
+    with ExitStack() as stack:
+        for index in sorted(skipped):
+            stack.enter_context(_forward_replaced(parts.blocks[index], _hand_on))
+        keep_aware = _cache_hook(parts, skipped)
+        for module in (parts.model, parts.decoder):
+            handle = module.register_forward_pre_hook(keep_aware, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def _hand_on(hidden_states: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
+    return hidden_states
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., torch.Tensor]) -> Generator[None]:
+    had_own = "forward" in module.__dict__  # accelerate and others wrap it on the instance
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had_own:
+            module.__dict__["forward"] = own
+        else:
+            del module.__dict__["forward"]
+
+
+def _cache_hook(parts: ModelParts, skipped: frozenset[int]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    config = parts.text_config
+
+    def keep_aware(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        cache = kwargs.get("past_key_values")
+        if cache is not None:
+            kwargs["past_key_values"] = SkipAwareCache.over(cache, config=config, skipped=skipped)
+        elif module is parts.decoder and _wants_cache(kwargs, config.use_cache):
+            kwargs["past_key_values"] = SkipAwareCache(config=config, skipped=skipped)
+        return args, kwargs
+
+    return keep_aware
+
+
+def _wants_cache(kwargs: dict[str, Any], by_default: bool) -> bool:
+    asked = kwargs.get("use_cache")
+    return by_default if asked is None else bool(asked)

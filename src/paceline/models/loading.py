@@ -1,0 +1,185 @@
+"""Load a model with its tokenizer and image processor, and turn a picture and a prompt into its inputs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
+from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
+from paceline.models.pictures import check_pixels, check_smallest
+from paceline.models.structure import ModelParts, find_parts
+from paceline.records import TIERS
+
+EMBEDDED = {"digits": Path(__file__).parent / "digits"}
+SETTINGS_FILE = "paceline.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """Model inputs of one request (batch 1, on the model's device) and their token counts."""
+
+    inputs: dict[str, torch.Tensor]
+    target_vision_tokens: int
+    vision_tokens: int
+    text_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionLanguageModel:
+    """A loaded model with everything needed to ask it about a picture under any tier."""
+
+    name: str
+    revision: str | None
+    parts: ModelParts
+    tokenizer: Any
+    image_processor: Any
+    tier_token_caps: dict[str, int]
+    block_ranking: tuple[int, ...] | None
+    default_top_ks: tuple[int, ...] | None
+    default_block_counts: tuple[int, ...] | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.parts.model.device
+
+    @property
+    def dtype_name(self) -> str:
+        """The weights' type, for example `float32`."""
+        return str(self.parts.model.dtype).removeprefix("torch.")
+
+    def prepare(self, picture: Image.Image, prompt: str, tier: str) -> PreparedRequest:
+        """Encode a picture at `tier` and a prompt into model inputs of batch 1.
+
+        Raises PictureError when the picture is too small, too large or too long, and InvalidValueError when the prompt is
+        empty or holds one of the model's special tokens.
+        """
+        if tier not in TIERS:
+            raise UnknownChoiceError("tier", tier, TIERS)
+        check_pixels(picture.width, picture.height)
+        family, cap = self.parts.family, self.tier_token_caps[tier]
+        check_smallest(picture.width, picture.height, family.smallest_side(self.image_processor))
+        tensors = family.encode_picture(self.image_processor, picture, cap)
+        vision_tokens = family.count_tokens(self.image_processor, tensors)
+        ids_BL = self._token_ids(prompt, vision_tokens)
+        image_BL = ids_BL == self.parts.model.config.image_token_id
+        inputs = {
+            "input_ids": ids_BL,
+            "attention_mask": torch.ones_like(ids_BL),
+            **tensors,
+            **family.extra_inputs(image_BL),
+        }
+        return PreparedRequest(
+            inputs={name: value.to(self.device) for name, value in inputs.items()},
+            target_vision_tokens=cap,
+            vision_tokens=vision_tokens,
+            text_tokens=ids_BL.shape[1] - vision_tokens,
+        )
+
+    def decode(self, ids: torch.Tensor) -> str:
+        """Turn output token ids (sequence) into text, special tokens left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _token_ids(self, prompt: str, vision_tokens: int) -> torch.Tensor:
+        if not prompt.strip():
+            raise InvalidValueError("prompt", prompt, "a question about the picture")
+        special = [token for token in self.tokenizer.all_special_tokens if token in prompt]
+        if special:
+            raise InvalidValueError("prompt", prompt, f"text without the model's special token {special[0]!r}")
+        placeholder = self.tokenizer.convert_ids_to_tokens(self.parts.model.config.image_token_id)
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        text = text.replace(placeholder, placeholder * vision_tokens)
+        return self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+
+
+def load_model(
+    name: str, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
+) -> VisionLanguageModel:
+    """Load an embedded model (`digits`), a local folder or a hub id with its tokenizer and image processor.
+
+    `device` is auto (CUDA if there is one), cpu or cuda[:n]; `dtype` is auto (float32 on a CPU, bfloat16 on a GPU),
+    float32, bfloat16 or float16. Raises ModelError when there is no such model or it cannot be steered.
+    """
+    folder = EMBEDDED.get(name)
+    source = str(folder) if folder else name
+    where = _device(device)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        _refuse_unsupported(name, config)
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=_dtype(dtype, where))
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        # the PIL backend: the default one needs torchvision, which has no CPU build
+        image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+    except (OSError, HFValidationError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"cannot load the model {name!r}: {_first_line(error)}; expected one of {', '.join(EMBEDDED)}, a local folder, "
+            "or a hub id that this machine can reach"
+        ) from error
+    settings = _settings(Path(source))
+    return VisionLanguageModel(
+        name=name,
+        revision=revision or getattr(config, "_commit_hash", None),
+        parts=find_parts(model.to(where).eval()),
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        tier_token_caps=settings.get("tier_token_caps", TIER_TOKEN_CAPS),
+        block_ranking=_numbers(settings, "block_ranking"),
+        default_top_ks=_numbers(settings, "default_top_ks"),
+        default_block_counts=_numbers(settings, "default_block_counts"),
+    )
+
+
+def _refuse_unsupported(name: str, config: Any) -> None:
+    """Refuse before the weights are read: they may be many gigabytes."""
+    if getattr(config, "vision_config", None) is None:
+        raise ModelError(
+            f"the model {name!r} ({config.model_type}) has no vision tower; expected a vision-language model of one of "
+            f"the families {', '.join(sorted(FAMILIES))}"
+        )
+    if config.model_type not in FAMILIES:
+        raise ModelError(
+            f"the model {name!r} is of the family {config.model_type!r}, which is not supported yet; expected one of "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UnknownChoiceError("device", name, ("auto", "cpu", "cuda"))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError("device", name, "cpu, for this machine has no CUDA device that torch can use")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise UnknownChoiceError("dtype", name, ("auto", *DTYPES))
+    return DTYPES[name]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _numbers(settings: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    return tuple(settings[name]) if name in settings else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

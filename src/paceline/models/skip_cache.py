@@ -1,0 +1,89 @@
+"""A key-value cache that stays right when decoder blocks are passed through.
+
+transformers asks one layer of the cache for its length, mask sizes and query offset, and takes the first layer of the
+wanted kind for that. A block that is passed through never writes its layer, so that layer answers 0 for ever: masks and
+positions of every later step are then wrong, without an error. Here such questions go to the first *live* layer of the
+same cache layer class.
+"""
+
+from typing import Any
+
+from transformers import Cache, DynamicCache, PreTrainedConfig
+
+from paceline.errors import ModelError
+
+
+class SkipAwareCache(DynamicCache):
+    """A DynamicCache that answers for passed-through layers with the first live layer of the same class."""
+
+    def __init__(self, *, config: PreTrainedConfig, skipped: frozenset[int]) -> None:
+        super().__init__(config=config)
+        self.skipped = skipped
+        self._live_twin = self._pair_with_live_layers()
+
+    @classmethod
+    def over(cls, cache: Cache, *, config: PreTrainedConfig, skipped: frozenset[int]) -> "SkipAwareCache":
+        """Return a skip-aware view over `cache` that shares its layers, so that both see every token.
+
+        Raises ModelError when the cache is of another kind or already holds tokens of a block that is now skipped.
+        """
+        if isinstance(cache, SkipAwareCache):
+            if cache.skipped != skipped:
+                raise ModelError(
+                    f"this key-value cache was filled with blocks {sorted(cache.skipped)} skipped, and now "
+                    f"{sorted(skipped)} are; a cache belongs to one configuration: start from an empty one"
+                )
+            return cache
+        if type(cache) is not DynamicCache:
+            raise ModelError(
+                f"a {type(cache).__name__} does not stay right when decoder blocks are skipped; expected a DynamicCache: "
+                "call generate() without cache_implementation, or keep all blocks active"
+            )
+        view = cls(config=config, skipped=skipped)
+        if cache.layers:
+            view.layers = cache.layers
+        else:  # a cache made without a config grows its layers at the first update
+            cache.layers = view.layers
+        if any(view.cached_tokens(index) for index in skipped):
+            raise ModelError(
+                "this key-value cache holds tokens of blocks that are skipped now; a cache belongs to one "
+                "configuration: start from an empty one"
+            )
+        return view
+
+    def cached_tokens(self, layer_idx: int) -> int:
+        """Return the tokens that this very layer holds; 0 for one that is passed through."""
+        return super().get_seq_length(layer_idx)
+
+    def _pair_with_live_layers(self) -> dict[int, int]:
+        first_live: dict[type, int] = {}
+        for index, layer in enumerate(self.layers):
+            if index not in self.skipped:
+                first_live.setdefault(type(layer), index)
+        any_live = min(first_live.values())
+        return {index: first_live.get(type(self.layers[index]), any_live) for index in self.skipped}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the tokens cached so far."""
+        return super().get_seq_length(self._live_twin.get(layer_idx, layer_idx))
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return the key length and offset that the attention mask of this layer needs."""
+        return super().get_mask_sizes(query_length, self._live_twin.get(layer_idx, layer_idx))
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the position of the first new token."""
+        return super().get_query_offset(self._live_twin.get(layer_idx, layer_idx))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove tokens from the end of every live layer; a passed-through layer has none."""
+        for layer in self._live_layers():
+            layer.crop(tokens_to_remove)
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether every live layer holds tokens."""
+        return all(layer.is_initialized for layer in self._live_layers())
+
+    def _live_layers(self) -> list[Any]:
+        return [layer for index, layer in enumerate(self.layers) if index not in self.skipped]

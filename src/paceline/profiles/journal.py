@@ -1,0 +1,209 @@
+"""Append-only journals, one JSON line a record: what a killed run leaves behind is whole but for its last line."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import msgspec
+import polars as pl
+
+from paceline.errors import OutputPathError
+from paceline.profiles.fields import (
+    FIELDS,
+    SCHEMA,
+    Fault,
+    LeftOut,
+    column_that_breaks_its_rule,
+    dataset_name,
+    find_fault,
+    json_text,
+    left_out,
+    samples_frame,
+)
+from paceline.profiles.locking import hold_lock
+
+LOGGER = logging.getLogger(__name__)
+BLOCK_BYTES = 32 * 2**20
+OPTIONAL = ("T_preprocess", "T_other")
+LINE_MENDING = "delete the line, so that its sample is measured again, or read the rest with --skip-bad"
+
+JournalLine = msgspec.defstruct(
+    "JournalLine",
+    [
+        (name, rule.json_type, None) if name in OPTIONAL else (name, rule.json_type)  # pyright: ignore[reportArgumentType]
+        for name, rule in FIELDS.items()
+    ],
+    kw_only=True,
+    gc=False,
+    forbid_unknown_fields=True,  # a damaged name of an optional field must not read as its absence
+)
+LINES = msgspec.json.Decoder(JournalLine)
+
+
+class Journal:
+    """A file that one process appends records to; every record is one write of one whole line."""
+
+    def __init__(self, path: Path, descriptor: int, lock: int, *, torn_bytes: int, fsync: bool) -> None:
+        self.path, self.torn_bytes = path, torn_bytes
+        self._descriptor, self._lock, self._fsync = descriptor, lock, fsync
+
+    @classmethod
+    def open(cls, path: Path, *, fsync: bool = True) -> Self:
+        """Open or create a journal for appending, cutting off a last line that a killed process left unfinished.
+
+        `torn_bytes` of the result says how much was cut. With `fsync` a line also survives a power cut. Raises
+        ProfileConflictError when another process writes it, OutputPathError when it cannot be written.
+        """
+        lock = hold_lock(path.with_name(f".{path.name}.lock"), guards=path)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            os.close(lock)
+            raise OutputPathError(path, error.strerror or str(error)) from error
+        whole_bytes, size_bytes = _end_of_last_line(descriptor), os.fstat(descriptor).st_size
+        if whole_bytes < size_bytes:
+            os.ftruncate(descriptor, whole_bytes)
+            LOGGER.warning(
+                "%s: cut off an unfinished last line of %d bytes; its sample is measured again",
+                path,
+                size_bytes - whole_bytes,
+            )
+        return cls(path, descriptor, lock, torn_bytes=size_bytes - whole_bytes, fsync=fsync)
+
+    def append(self, record: object) -> None:
+        """Write one record as one line; on a full disk the line is taken back whole and OutputPathError raised."""
+        line = msgspec.json.encode(record) + b"\n"
+        start = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(0, f"only {written} of {len(line)} bytes could be written")
+            if self._fsync:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, start)
+            raise OutputPathError(self.path, error.strerror or str(error)) from error
+
+    def close(self) -> None:
+        """Close the file and let others write it; closing twice does no harm."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            os.close(self._lock)
+            self._descriptor = self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _end_of_last_line(descriptor: int) -> int:
+    """Return the number of bytes up to and with the last newline."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalContents:
+    """The samples of one journal, the bytes that its whole lines take, and what was left out."""
+
+    samples: pl.DataFrame
+    whole_bytes: int
+    left_out: tuple[LeftOut, ...]
+
+
+def read_journal(path: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad: bool = False) -> JournalContents:
+    """Read every whole line; an unfinished last line is left out and noted, it is the sample in flight.
+
+    Raises ProfileDataError at the first bad line, naming line and field, unless `skip_bad` leaves them out.
+    """
+    frames = [samples_frame({name: [] for name in columns})]
+    omitted: list[LeftOut] = []
+    line, whole_bytes, torn_bytes = 1, 0, 0
+    for block in _blocks_of_lines(path):
+        if not block.endswith(b"\n"):
+            torn_bytes = len(block)
+            break
+        frame, faults = _read_block(block, line)
+        if faults and not skip_bad:
+            raise faults[0].error(path)
+        frames.append(frame.select(columns))
+        omitted += [left_out(path, fault) for fault in faults]
+        line, whole_bytes = line + block.count(b"\n"), whole_bytes + len(block)
+    if torn_bytes:
+        reason = f"{path}: the last line is unfinished ({torn_bytes} bytes), its sample was in flight"
+        omitted.append(LeftOut(path=path, sample=None, reason=reason))
+    return JournalContents(samples=pl.concat(frames), whole_bytes=whole_bytes, left_out=tuple(omitted))
+
+
+def _blocks_of_lines(path: Path) -> Iterator[bytes]:
+    """Yield blocks of whole lines, then the unfinished rest, if any."""
+    rest = b""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            if newline:
+                yield whole + newline
+    if rest:
+        yield rest
+
+
+def _read_block(block: bytes, first_line: int) -> tuple[pl.DataFrame, list[Fault]]:
+    try:
+        frame = _frame_of(LINES.decode_lines(block))
+        if column_that_breaks_its_rule(frame) is None:
+            return frame, []
+    except (msgspec.MsgspecError, UnicodeError, pl.exceptions.PolarsError, OverflowError, TypeError):
+        pass
+    return _read_line_by_line(block, first_line)
+
+
+def _frame_of(lines: Sequence[Any]) -> pl.DataFrame:
+    columns: dict[str, list[object]] = {name: [getattr(line, name) for line in lines] for name in FIELDS}
+    columns["dataset"] = [dataset_name(cast(str, name)) for name in columns["dataset"]]
+    columns["metadata"] = [json_text(value) for value in columns["metadata"]]
+    return samples_frame(columns)
+
+
+def _read_line_by_line(block: bytes, first_line: int) -> tuple[pl.DataFrame, list[Fault]]:
+    """Read lines one at a time, slowly, so that a fault can be named with its line."""
+    good: list[Any] = []
+    faults: list[Fault] = []
+    for number, line in enumerate(block.split(b"\n"), start=first_line):
+        if not line.strip():
+            continue
+        record, fault = _parse(line)
+        if fault is None:
+            good.append(JournalLine(**record))
+        else:
+            faults.append(replace(fault, line=number))
+    return _frame_of(good), faults
+
+
+def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
+    try:
+        parsed: object = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return {}, Fault(problem=f"is not JSON ({error})", expected="one JSON object of one sample", mend=LINE_MENDING)
+    if not isinstance(parsed, dict):
+        return {}, Fault(problem="is JSON, but no object", expected="one JSON object of one sample", mend=LINE_MENDING)
+    record = cast("dict[str, Any]", parsed)
+    unknown = next((name for name in record if name not in FIELDS), None)
+    if unknown is not None:
+        fault = Fault(field=unknown, problem="is no field of a sample", expected=", ".join(FIELDS), mend=LINE_MENDING)
+        return record, fault
+    return record, find_fault(record, [name for name in FIELDS if name in record or name not in OPTIONAL])

@@ -1,0 +1,47 @@
+"""Locks between processes: one writer a journal, one process at a time in a store's description."""
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paceline.errors import OutputPathError, ProfileConflictError
+
+
+def hold_lock(path: Path, *, guards: Path) -> int:
+    """Take the lock file at once and return its descriptor; the lock ends with the descriptor or the process.
+
+    Raises ProfileConflictError, naming the process that holds it, when another one writes `guards`.
+    """
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise ProfileConflictError(
+            f"{guards} is being written by another process{f' (pid {holder})' if holder else ''}; expected one writer "
+            "a rank: wait for it to end, give this process another rank, or choose another --out"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+@contextmanager
+def wait_for_lock(path: Path) -> Generator[None]:
+    """Hold the lock file for the length of the block, waiting for others that hold it for a moment."""
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise OutputPathError(path.parent, error.strerror or str(error)) from error

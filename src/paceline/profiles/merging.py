@@ -1,0 +1,89 @@
+"""Joining parts of one profile, made by several ranks or machines, into one store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from paceline.errors import InvalidValueError, ProfileConflictError
+from paceline.profiles.atomic import refuse_occupied
+from paceline.profiles.description import StoreDescription
+from paceline.profiles.fields import FIELDS, KEY, LeftOut
+from paceline.profiles.reading import Profile, read_profile
+from paceline.profiles.store import write_store
+from paceline.profiles.uniqueness import sample_words
+from paceline.records import Provenance
+
+SAME_IN_ALL_PARTS = ("model", "revision", "dtype", "device", "block_ranking")
+PART = "part"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedProfile:
+    """What a merge wrote: the store's samples, and how many rows were the same measurement in two parts."""
+
+    path: Path
+    samples: pl.DataFrame
+    joined: int
+    left_out: tuple[LeftOut, ...]
+
+
+def merge_profiles(parts: Sequence[Path], out: Path, *, allow_mixed: bool = False) -> MergedProfile:
+    """Join parts into a new store at `out`; one measurement that stands in several parts is kept once.
+
+    Raises ProfileConflictError where two parts measured one sample differently, or ran another model or on another
+    device, which `allow_mixed` permits; OutputPathError when `out` holds anything.
+    """
+    if not parts:
+        raise InvalidValueError("parts", [], "at least one profile to merge")
+    refuse_occupied(out)
+    profiles = [read_profile(part) for part in parts]
+    if not allow_mixed:
+        _refuse_mixed(profiles)
+    rows = pl.concat([each.samples.with_columns(pl.lit(index).alias(PART)) for index, each in enumerate(profiles)])
+    _refuse_conflicts(rows, parts)
+    samples = rows.filter(pl.struct(KEY).is_first_distinct()).drop(PART)
+    provenance = tuple(_distinct([run for each in profiles for run in each.provenance]))
+    imported_from = None if provenance else ", ".join(str(part) for part in parts)
+    omitted = tuple(note for each in profiles for note in each.left_out)
+    notes = tuple(note.reason for note in omitted)
+    write_store(out, samples, StoreDescription(provenance=provenance, imported_from=imported_from, left_out=notes))
+    return MergedProfile(path=out, samples=samples, joined=rows.height - samples.height, left_out=omitted)
+
+
+def _refuse_mixed(profiles: Sequence[Profile]) -> None:
+    first = profiles[0]
+    for other in profiles:
+        for name in SAME_IN_ALL_PARTS:
+            ours, theirs = _stated(first, name), _stated(other, name)
+            if ours != theirs:
+                raise ProfileConflictError(
+                    f"{first.source} was measured with {name} {' and '.join(ours)}, {other.source} with "
+                    f"{' and '.join(theirs)}; expected the same in every part: merge them apart, or allow it with "
+                    "--allow-mixed"
+                )
+
+
+def _stated(profile: Profile, name: str) -> list[str]:
+    return sorted({repr(getattr(run, name)) for run in profile.provenance}) or ["not recorded"]
+
+
+def _refuse_conflicts(rows: pl.DataFrame, parts: Sequence[Path]) -> None:
+    repeated = rows.filter(pl.struct(KEY).is_duplicated())
+    differing = repeated.unique(subset=list(FIELDS), maintain_order=True).filter(pl.struct(KEY).is_duplicated())
+    if differing.is_empty():
+        return
+    one = differing.row(0, named=True)
+    same = [pl.col(name).eq_missing(pl.lit(one[name])) for name in KEY]
+    other = differing.filter(*same).row(1, named=True)
+    field = next(name for name in FIELDS if one[name] != other[name])
+    raise ProfileConflictError(
+        f"{sample_words(one)} was measured twice: its {field} is {one[field]!r} in {parts[one[PART]]} and "
+        f"{other[field]!r} in {parts[other[PART]]}; expected one measurement: delete one of the two, or merge the "
+        "parts into different stores"
+    )
+
+
+def _distinct(runs: Sequence[Provenance]) -> list[Provenance]:
+    return [run for index, run in enumerate(runs) if run not in runs[:index]]

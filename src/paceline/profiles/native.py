@@ -1,0 +1,84 @@
+"""Reading a native store: the Parquet compaction when it covers every journal to the byte, else the journals."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from paceline.errors import ProfileDataError
+from paceline.profiles.description import FILE_NAME, StoreDescription
+from paceline.profiles.fields import KEY, SCHEMA, LeftOut, samples_frame
+from paceline.profiles.journal import read_journal
+from paceline.profiles.parquet import ParquetNote, read_note, read_parquet
+from paceline.profiles.uniqueness import each_once
+
+LOGGER = logging.getLogger(__name__)
+COMPACTION = "samples.parquet"
+JOURNALS = "journal-rank*.jsonl"
+CORE_EXP_FILES = "*/*_topk*_blocks*.json"  # what would make a directory two profiles at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeContents:
+    """The samples of a native store, its description, and the bytes of each journal that were read."""
+
+    samples: pl.DataFrame
+    description: StoreDescription
+    journal_bytes: dict[str, int]
+    left_out: tuple[LeftOut, ...]
+
+
+def is_native(directory: Path) -> bool:
+    """Tell whether a directory is a native store: whether it holds a `profile.json`."""
+    return (directory / FILE_NAME).is_file()
+
+
+def read_native(directory: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad: bool = False) -> NativeContents:
+    """Read a store's samples, each exactly once; raises ProfileDataError and ProfileConflictError."""
+    description = StoreDescription.read(directory)
+    journals = sorted(directory.glob(JOURNALS))
+    sizes = {journal.name: journal.stat().st_size for journal in journals}
+    note = _usable_note(directory / COMPACTION, sizes)
+    if note is not None and note.journal_bytes == sizes:
+        samples = read_parquet(directory / COMPACTION, columns=columns)
+        return NativeContents(samples=samples, description=description, journal_bytes=sizes, left_out=())
+    return _read_journals(directory, journals, description, columns, skip_bad)
+
+
+def _usable_note(compaction: Path, sizes: dict[str, int]) -> ParquetNote | None:
+    if not compaction.exists():
+        return None
+    try:
+        note = read_note(compaction)
+    except ProfileDataError as error:
+        if not sizes:
+            raise
+        LOGGER.warning("%s; the journals are read instead", error)
+        return None
+    for name, covered_bytes in {} if note is None else note.journal_bytes.items():
+        if sizes.get(name, 0) < covered_bytes:
+            raise ProfileDataError(
+                compaction.with_name(name),
+                f"holds {sizes.get(name, 0)} bytes, fewer than when it was compacted",
+                expected=f"at least {covered_bytes} bytes",
+                mend=f"restore the journal, or read {COMPACTION} by its own name, which holds those samples",
+            )
+    return note
+
+
+def _read_journals(
+    directory: Path, journals: Sequence[Path], description: StoreDescription, columns: Sequence[str], skip_bad: bool
+) -> NativeContents:
+    wanted = tuple(dict.fromkeys([*columns, *KEY]))
+    contents = [read_journal(journal, columns=wanted, skip_bad=skip_bad) for journal in journals]
+    nothing = (directory, samples_frame({name: [] for name in wanted}))
+    parts = [nothing, *((path, each.samples) for path, each in zip(journals, contents, strict=True))]
+    samples, repeated = each_once(parts, directory, skip_bad=skip_bad)
+    return NativeContents(
+        samples=samples.select(columns),
+        description=description,
+        journal_bytes={path.name: each.whole_bytes for path, each in zip(journals, contents, strict=True)},
+        left_out=(*(note for each in contents for note in each.left_out), *repeated),
+    )

@@ -1,0 +1,88 @@
+"""Samples as one Parquet file whose own metadata says where they come from."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from paceline.errors import ProfileConflictError, ProfileDataError
+from paceline.profiles.atomic import renamed_into_place
+from paceline.profiles.description import StoreDescription
+from paceline.profiles.fields import (
+    FIELDS,
+    KEY,
+    SCHEMA,
+    column_that_breaks_its_rule,
+)
+from paceline.profiles.uniqueness import repeated_samples, sample_words
+
+METADATA_KEY = "paceline"
+MENDING = "delete it if journals lie beside it, for it is made anew from them, or make the file again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParquetNote:
+    """What a Parquet file says of itself: its store's description and the bytes of each journal that it covers."""
+
+    description: StoreDescription
+    journal_bytes: dict[str, int]
+
+
+def write_parquet(samples: pl.DataFrame, path: Path, note: ParquetNote) -> None:
+    """Write the samples with the note in the file's metadata, atomically; raises OutputPathError."""
+    with renamed_into_place(path) as neighbour:
+        samples.write_parquet(neighbour, metadata={METADATA_KEY: msgspec.json.encode(note).decode()})
+
+
+def read_note(path: Path) -> ParquetNote | None:
+    """Return the note of a Parquet file, None when another program wrote it; raises ProfileDataError."""
+    with _damage_named(path):
+        text = pl.read_parquet_metadata(path).get(METADATA_KEY)
+        return None if text is None else msgspec.json.decode(text, type=ParquetNote)
+
+
+def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
+    """Read some columns, checked against the rules of their fields; raises ProfileDataError, ProfileConflictError."""
+    own = read_note(path) is not None
+    wanted = tuple(dict.fromkeys([*columns, *(() if own else KEY)]))
+    with _damage_named(path):
+        present = pl.read_parquet_schema(path)
+        missing = next((name for name in wanted if name not in present), None)
+        if missing is not None:
+            raise _unfit(path, missing, "is missing")
+        samples = _typed(pl.read_parquet(path, columns=list(wanted)), path)
+    breaking = column_that_breaks_its_rule(samples)
+    if breaking is not None:
+        raise _unfit(path, breaking, "holds a value outside its range, or none")
+    repeated = [] if own else repeated_samples(samples)  # what Paceline wrote was checked before it was written
+    if repeated:
+        raise ProfileConflictError(
+            f"{path} holds {sample_words(repeated[0])} more than once; expected once: delete one"
+        )
+    return samples.select(columns)
+
+
+def _typed(samples: pl.DataFrame, path: Path) -> pl.DataFrame:
+    for name, column_type in samples.schema.items():
+        if column_type != SCHEMA[name]:
+            try:
+                samples = samples.with_columns(pl.col(name).cast(SCHEMA[name]))
+            except pl.exceptions.PolarsError as error:
+                raise _unfit(path, name, f"holds a value of another type ({str(error).splitlines()[0]})") from error
+    return samples
+
+
+def _unfit(path: Path, field: str, problem: str) -> ProfileDataError:
+    return ProfileDataError(path, problem, field=field, expected=f"{FIELDS[field].expected} in every row", mend=MENDING)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, msgspec.MsgspecError, OSError) as error:
+        problem = f"cannot be read ({(str(error).splitlines() or ['damaged'])[0]})"
+        raise ProfileDataError(path, problem, expected="a whole Parquet file of samples", mend=MENDING) from error

@@ -1,0 +1,149 @@
+"""The native profile store: a directory with one journal a rank, which are the truth, and their Parquet compaction."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import polars as pl
+
+from paceline.errors import InvalidValueError, OutputPathError, ProfileConflictError
+from paceline.profiles.atomic import new_directory
+from paceline.profiles.description import StoreDescription, joined_run
+from paceline.profiles.fields import FIELDS, KEY, find_fault
+from paceline.profiles.journal import Journal
+from paceline.profiles.locking import wait_for_lock
+from paceline.profiles.native import COMPACTION, CORE_EXP_FILES, is_native, read_native
+from paceline.profiles.parquet import ParquetNote, write_parquet
+from paceline.records import KnobConfig, ProfileSample, Provenance
+
+LOCK = ".store.lock"
+
+
+class ProfileStore:
+    """One run's place in a profile directory: what is measured already, and where the next sample goes."""
+
+    def __init__(self, path: Path, samples: Journal, rank: int, *, fsync: bool) -> None:
+        self.path, self.rank = path, rank
+        self._samples, self._fsync = samples, fsync
+        self._sentinels: Journal | None = None
+
+    @classmethod
+    def open_or_create(cls, path: Path, provenance: Provenance, rank: int = 0, *, fsync: bool = True) -> Self:
+        """Open the store for one rank, or create it; a larger grid than before is recorded and allowed.
+
+        Raises ProfileConflictError when the store holds a run of other settings or another process writes this rank,
+        OutputPathError when the directory cannot be written.
+        """
+        if rank < 0:
+            raise InvalidValueError("rank", rank, "a whole number of at least 0")
+        created = _make_directory(path)
+        try:
+            with wait_for_lock(path / LOCK):
+                _describe(path, provenance)
+        except OutputPathError:
+            if created:
+                (path / LOCK).unlink(missing_ok=True)
+                path.rmdir()
+            raise
+        return cls(path, Journal.open(path / f"journal-rank{rank}.jsonl", fsync=fsync), rank, fsync=fsync)
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes of an unfinished last line that opening cut off; 0 when the last run ended cleanly."""
+        return self._samples.torn_bytes
+
+    def done(self) -> set[tuple[str, str, KnobConfig]]:
+        """Return (dataset, sample_id, configuration) of every sample that any rank has measured."""
+        measured = read_native(self.path, columns=KEY).samples
+        return {
+            (dataset, sample_id, _config(tier, top_k, blocks))
+            for dataset, sample_id, tier, top_k, blocks in measured.iter_rows()
+        }
+
+    def append(self, sample: ProfileSample) -> None:
+        """Keep one sample for good; raises ProfileDataError when a value in it could not be read back."""
+        fault = find_fault({name: getattr(sample, name) for name in FIELDS}, FIELDS)
+        if fault is not None:
+            raise fault.error(self._samples.path)
+        self._samples.append(sample)
+
+    def append_sentinel(self, record: Mapping[str, object]) -> None:
+        """Keep one record about the run itself, for example of drift, in the rank's side journal."""
+        if self._sentinels is None:
+            self._sentinels = Journal.open(self.path / f"sentinels-rank{self.rank}.jsonl", fsync=self._fsync)
+        self._sentinels.append(record)
+
+    def compact(self) -> Path:
+        """Write `samples.parquet` from every rank's journal and return its path; the journals stay."""
+        with wait_for_lock(self.path / LOCK):
+            contents = read_native(self.path)
+            note = ParquetNote(description=contents.description, journal_bytes=contents.journal_bytes)
+            write_parquet(contents.samples, self.path / COMPACTION, note)
+        return self.path / COMPACTION
+
+    def close(self) -> None:
+        """Close the journals and let other processes write this rank; closing twice does no harm."""
+        self._samples.close()
+        if self._sentinels is not None:
+            self._sentinels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_store(out: Path, samples: pl.DataFrame, description: StoreDescription) -> None:
+    """Write a whole new store at once, journal and compaction; raises OutputPathError when `out` holds anything."""
+    with new_directory(out) as directory:
+        description.write(directory)
+        journal = directory / "journal-rank0.jsonl"
+        with journal.open("wb") as file:
+            for row in samples.select(list(FIELDS)).iter_rows(named=True):
+                row["metadata"] = msgspec.Raw(row["metadata"])
+                file.write(msgspec.json.encode(row) + b"\n")
+        note = ParquetNote(description=description, journal_bytes={journal.name: journal.stat().st_size})
+        write_parquet(samples.select(list(FIELDS)), directory / COMPACTION, note)
+
+
+def _make_directory(path: Path) -> bool:
+    """Make the directory unless it stands already; True when it was made."""
+    if path.is_dir():
+        return False
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        if path.is_dir():  # another rank was faster
+            return False
+        raise OutputPathError(path, "it is a file, and a profile is a directory") from error
+    except OSError as error:
+        raise OutputPathError(path, error.strerror or str(error)) from error
+    return True
+
+
+def _describe(path: Path, provenance: Provenance) -> None:
+    """Write the description of a new store, or join the run to the one that is there."""
+    if not is_native(path):
+        foreign = next(path.glob(CORE_EXP_FILES), None)
+        if foreign is not None:
+            raise ProfileConflictError(
+                f"{path} holds a profile in the core-exp layout ({foreign.name}); expected an empty directory or a "
+                "native store: choose another --out"
+            )
+        StoreDescription(provenance=(provenance,)).write(path)
+        return
+    found = StoreDescription.read(path)
+    joined = joined_run(path, found, provenance)
+    if joined is not found:
+        joined.write(path)
+
+
+@lru_cache(maxsize=4096)
+def _config(tier: str | None, top_k: int | None, num_active_blocks: int | None) -> KnobConfig:
+    return KnobConfig(tier=tier, top_k=top_k, num_active_blocks=num_active_blocks)
