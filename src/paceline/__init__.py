@@ -1,0 +1,76 @@
+"""Run (multimodal) LLMs to a latency budget. Names load when they are first used: importing paceline imports no torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from paceline.control import LookupTable
+    from paceline.errors import PacelineError
+    from paceline.fit import build_lookup_table, build_lookup_table_from_core_exp, save_table
+    from paceline.measure.profiling import ProfilePlan, run_profile
+    from paceline.measure.verify import verify
+    from paceline.models.knobs import applied
+    from paceline.models.loading import load_model
+    from paceline.profiles import ProfileStore, read_profile
+    from paceline.records import Decision, KnobConfig, KnobGrid, LatencyBudget, ProfileSample, Provenance, StageTimes
+    from paceline.runtime import AdaptiveAnswer, AdaptiveModel
+
+_HOME = {
+    "AdaptiveAnswer": "paceline.runtime",
+    "AdaptiveModel": "paceline.runtime",
+    "Decision": "paceline.records",
+    "KnobConfig": "paceline.records",
+    "KnobGrid": "paceline.records",
+    "LatencyBudget": "paceline.records",
+    "LookupTable": "paceline.control",
+    "PacelineError": "paceline.errors",
+    "ProfilePlan": "paceline.measure.profiling",
+    "ProfileSample": "paceline.records",
+    "ProfileStore": "paceline.profiles",
+    "Provenance": "paceline.records",
+    "StageTimes": "paceline.records",
+    "applied": "paceline.models.knobs",
+    "build_lookup_table": "paceline.fit",
+    "build_lookup_table_from_core_exp": "paceline.fit",
+    "load_model": "paceline.models.loading",
+    "read_profile": "paceline.profiles",
+    "run_profile": "paceline.measure.profiling",
+    "save_table": "paceline.fit",
+    "verify": "paceline.measure.verify",
+}
+
+__all__ = [  # noqa: RUF022  in the order of the pipeline: measure, build, serve
+    "ProfilePlan",
+    "run_profile",
+    "load_model",
+    "applied",
+    "verify",
+    "ProfileStore",
+    "read_profile",
+    "build_lookup_table",
+    "build_lookup_table_from_core_exp",
+    "save_table",
+    "LookupTable",
+    "AdaptiveModel",
+    "AdaptiveAnswer",
+    "KnobConfig",
+    "KnobGrid",
+    "LatencyBudget",
+    "StageTimes",
+    "ProfileSample",
+    "Provenance",
+    "Decision",
+    "PacelineError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'paceline' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

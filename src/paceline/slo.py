@@ -74,11 +74,11 @@ class MeanEstimate:
     def score_interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Return an interval for the mean of scores such as accuracies, honest also where all of them are equal.
 
-        Scores within [0, 1] vary at most as much as yes-or-no outcomes of the same mean, so Wilson's interval (JASA 22,
-        1927) covers; scores that vary more (CIDEr exceeds 1) get the normal interval.
+        Scores within [0, 1] vary at most as much as yes-or-no outcomes of the same mean, so Wilson's interval covers;
+        scores that vary more (CIDEr exceeds 1) get the normal one.
         """
         if 0 <= self.mean <= 1 and self.std**2 <= self.mean * (1 - self.mean) + 1e-9:
-            return _wilson(self.mean, self.count, _z(confidence))
+            return wilson_interval(self.mean, self.count, confidence)
         return self.interval(confidence)
 
 
@@ -113,6 +113,15 @@ def percentile_interval(values: Sequence[float], percent: float, confidence: flo
     if low < 1 or high > count:
         return None
     return Interval(low=ordered[low - 1], high=ordered[high - 1])
+
+
+def wilson_interval(share: float, count: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return Wilson's interval (JASA 22, 1927) for a share of `count` outcomes: close to exact, and quick to compute."""
+    z = _z(confidence)
+    shrink = 1 + z * z / count
+    centre = (share + z * z / (2 * count)) / shrink
+    reach = z / shrink * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(low=max(0.0, centre - reach), high=min(1.0, centre + reach))
 
 
 def adherence(latencies_ms: Sequence[float], budgets_ms: Sequence[float]) -> Proportion:
@@ -152,13 +161,6 @@ def _tail(confidence: float) -> float:
 
 def _z(confidence: float) -> float:
     return NormalDist().inv_cdf(1 - _tail(confidence))
-
-
-def _wilson(share: float, count: int, z: float) -> Interval:
-    shrink = 1 + z * z / count
-    centre = (share + z * z / (2 * count)) / shrink
-    reach = z / shrink * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Interval(low=max(0.0, centre - reach), high=min(1.0, centre + reach))
 
 
 def _first_rank(count: int, holds: Callable[[int], bool]) -> int:

@@ -1,0 +1,36 @@
+"""`paceline report`: a profile as one self-contained HTML page."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.markup import escape
+
+from paceline.cli.printing import LOG, JsonFlag, print_json
+from paceline.cli.profile_arguments import ProfileArgument
+from paceline.records import LatencyKind
+from paceline.report import write_report
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The page to write; it opens without a network.")]
+LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill or total.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `paceline report` to the command line."""
+    app.command("report")(report)
+
+
+def report(
+    profile: ProfileArgument,
+    output: OutputOption = Path("report.html"),
+    latency: LatencyOption = "prefill",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page."""
+    size_bytes = write_report(
+        profile, output, latency_kind=cast(LatencyKind, latency)
+    )  # checked where tables are built
+    if as_json:
+        print_json({"output": str(output), "size_bytes": size_bytes})
+    else:
+        LOG.print(escape(f"wrote {output} ({size_bytes / 1e6:.2f} MB)"), highlight=False, soft_wrap=True)

@@ -1,0 +1,66 @@
+"use strict";
+const report = JSON.parse(document.getElementById("figures").textContent);
+const slider = document.getElementById("budget");
+const fronts = new Map();
+
+async function draw(element) {
+  const { chart, rows, dataset } = element.dataset;
+  const found = dataset === undefined ? report.rows[rows] : report.rows[rows][dataset];
+  const specification = structuredClone(report.charts[chart]);
+  specification.datasets = { ...specification.datasets, rows: found, cuts: report.cuts };
+  const { view } = await vegaEmbed(element, specification, { renderer: "svg", actions: false });
+  if (chart === "front") fronts.set(dataset, view);
+}
+
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
+
+function sentence(dataset, controller, index) {
+  const key = report.taken[dataset][controller][index];
+  const row = report.rows.front[dataset].find((each) => each.key === key);
+  if (row === undefined) return [key, "not measured on this data set"];
+  const [share, low, high] = report.kept[dataset][controller][index];
+  const interval = row.accuracy_low === null ? "" : ` (${row.accuracy_low.toFixed(3)}–${row.accuracy_high.toFixed(3)})`;
+  return [
+    key,
+    `accuracy ${row.accuracy.toFixed(3)}${interval}, kept by ${percent(share)} of samples ` +
+      `(${percent(low)}–${percent(high)}, n = ${row.n.toLocaleString("en")})`,
+  ];
+}
+
+function show(index) {
+  const budget = report.budgets[index];
+  const words = `${budget} ms`;
+  document.getElementById("budget-shown").textContent = words;
+  const key = report.global[index];
+  const fits = index >= report.global_unfit;
+  const said = fits
+    ? `The global table takes ${key}.`
+    : `No configuration fits: the global table takes the nearest, ${key}, and marks it.`;
+  document.getElementById("taken").textContent = said;
+  slider.setAttribute("aria-valuetext", `${words}. ${said}`);
+  for (const dataset of Object.keys(report.taken)) {
+    for (const controller of ["global", "own"]) {
+      const cell = document.querySelector(`[data-taken="${controller}"][data-dataset="${CSS.escape(dataset)}"]`);
+      const [taken, rest] = sentence(dataset, controller, index);
+      const name = document.createElement("b");
+      name.textContent = taken;
+      cell.replaceChildren(name, `: ${rest}`);
+    }
+    const view = fronts.get(dataset);
+    view
+      .signal("budget", budget)
+      .signal("global_key", key)
+      .signal("own_key", report.taken[dataset].own[index])
+      .runAsync();
+  }
+}
+
+async function start() {
+  await Promise.all([...document.querySelectorAll("[data-chart]")].map(draw));
+  slider.addEventListener("input", () => show(slider.valueAsNumber));
+  show(slider.valueAsNumber);
+  document.body.dataset.ready = "yes";
+}
+
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
+start();

@@ -1,0 +1,172 @@
+"""The page's charts as Vega-Lite specifications; the page's script puts their rows in.
+
+Colours are names of the page's own style, so that light, dark and print need no second drawing.
+"""
+
+from typing import Any
+
+from paceline.errors import MissingExtraError
+from paceline.report.figures import STAGES
+
+try:
+    import altair as alt
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("altair", "report") from missing
+
+Layers = alt.LayerChart | alt.FacetChart
+
+ROWS = alt.NamedData("rows")
+NOTHING = alt.InlineData(values=[{}])
+ROW_STEP_PX = 17
+PANEL_HEIGHT_PX = 230
+TIER_COLOURS = {"low": "var(--low)", "medium": "var(--medium)", "high": "var(--high)", "all": "var(--high)"}
+STAGE_COLOURS = dict(zip(STAGES, ("var(--vision)", "var(--prefill)", "var(--decode)", "var(--other)"), strict=True))
+INK, MUTED, GLOBAL, OWN = "var(--ink)", "var(--muted)", "var(--global)", "var(--own)"
+THEME: dict[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "titleFontWeight": "normal",
+        "gridColor": "var(--grid)",
+        "domainColor": "var(--grid)",
+        "tickColor": "var(--grid)",
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+    },
+    "legend": {"labelColor": MUTED, "titleColor": MUTED, "orient": "top", "title": None, "labelFontSize": 12},
+    "axisY": {"labelLimit": 110},
+}
+
+
+def chart_specifications(latency_kind: str, budget_range_ms: tuple[float, float]) -> dict[str, dict[str, Any]]:
+    """Return every chart's specification by name; each reads the data set `rows`, the histogram `cuts` as well."""
+    charts = {
+        "front": _front(latency_kind, budget_range_ms),
+        "stages": _stages(),
+        "histogram": _histogram(latency_kind),
+        "percentiles": _percentiles(latency_kind),
+        "knob_accuracy": _knob("accuracy", "accuracy change (points)"),
+        "knob_latency": _knob("latency_ms", f"{latency_kind} latency change (ms)"),
+    }
+    return {name: {**chart.properties(width="container").to_dict(), "config": THEME} for name, chart in charts.items()}
+
+
+def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:
+    latency = alt.X(
+        "latency_ms:Q",
+        title=f"{latency_kind} latency (ms)",
+        scale=alt.Scale(domain=list(budget_range_ms), nice=False),
+    )
+    accuracy = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False, padding=8))
+    every = alt.Chart(ROWS)
+    on_front = every.transform_filter("datum.front")
+    tooltip = [
+        alt.Tooltip("key:N", title="configuration"),
+        alt.Tooltip("accuracy:Q", format=".3f"),
+        alt.Tooltip("accuracy_low:Q", format=".3f", title="95 % interval from"),
+        alt.Tooltip("accuracy_high:Q", format=".3f", title="to"),
+        alt.Tooltip("latency_ms:Q", format=".2f", title="latency (ms)"),
+        alt.Tooltip("n:Q", format=",", title="samples"),
+    ]
+    tiers = alt.Scale(domain=list(TIER_COLOURS), range=list(TIER_COLOURS.values()))
+    shown = alt.condition("datum.front", alt.value(1), alt.value(0.35))
+    return alt.layer(
+        on_front.mark_line(interpolate="step-after", color=MUTED, strokeWidth=1.5).encode(latency, accuracy),
+        on_front.mark_rule(color=MUTED).encode(latency, alt.Y("accuracy_low:Q"), alt.Y2("accuracy_high:Q")),
+        on_front.mark_rule(color=MUTED).encode(alt.X("latency_ms_low:Q"), accuracy, alt.X2("latency_ms_high:Q")),
+        every.mark_circle(size=55).encode(
+            latency, accuracy, alt.Color("tier:N", scale=tiers, legend=None), opacity=shown, tooltip=tooltip
+        ),
+        _mark_of("global_key", shape="circle", size=210, colour=GLOBAL).encode(latency, accuracy),
+        _mark_of("own_key", shape="diamond", size=330, colour=OWN).encode(latency, accuracy),
+        alt.Chart(NOTHING)
+        .transform_calculate(budget="budget")
+        .mark_rule(color=INK, strokeDash=[4, 3], clip=True)
+        .encode(alt.X("budget:Q")),
+    ).add_params(
+        alt.param(name="budget", value=budget_range_ms[0]),
+        alt.param(name="global_key", value=""),
+        alt.param(name="own_key", value=""),
+    ).properties(height=PANEL_HEIGHT_PX)  # fmt: skip
+
+
+def _mark_of(parameter: str, *, shape: str, size: int, colour: str) -> alt.Chart:
+    chosen = alt.Chart(ROWS).transform_filter(f"datum.key === {parameter}")
+    return chosen.mark_point(shape=shape, size=size, stroke=colour, strokeWidth=2.5, filled=False)
+
+
+def _key_axis() -> alt.Y:
+    return alt.Y("key:N", title=None, sort=alt.SortField("order"))
+
+
+def _stages() -> alt.Chart:
+    stages = alt.Scale(domain=list(STAGE_COLOURS), range=list(STAGE_COLOURS.values()))
+    return (
+        alt.Chart(ROWS)
+        .mark_bar()
+        .encode(
+            alt.X("start:Q", title="mean time since the call began (ms)"),
+            alt.X2("end:Q"),
+            _key_axis(),
+            alt.Color("stage:N", scale=stages),
+            tooltip=[alt.Tooltip("key:N"), alt.Tooltip("stage:N"), alt.Tooltip("ms:Q", format=".2f")],
+        )
+        .properties(height=alt.Step(ROW_STEP_PX))
+    )
+
+
+def _histogram(latency_kind: str) -> Layers:
+    tiers = alt.Scale(domain=list(TIER_COLOURS), range=list(TIER_COLOURS.values()))
+    bars = (
+        alt.Chart(ROWS)
+        .mark_bar()
+        .encode(
+            alt.X("low:Q", bin="binned", title=f"{latency_kind} latency (ms)"),
+            alt.X2("high:Q"),
+            alt.Y("count:Q", stack=True, title="samples"),
+            alt.Color("tier:N", scale=tiers, legend=None),
+            tooltip=[alt.Tooltip(name) for name in ("tier:N", "low:Q", "high:Q", "count:Q")],
+        )
+    )
+    cuts = alt.Chart(alt.NamedData("cuts"))
+    rules = cuts.mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.X("ms:Q"))
+    labels = cuts.mark_text(color=INK, dy=-6, baseline="bottom").encode(
+        alt.X("ms:Q"), alt.Text("cut:N"), y=alt.value(0)
+    )
+    return alt.layer(bars, rules, labels).properties(height=PANEL_HEIGHT_PX)
+
+
+def _percentiles(latency_kind: str) -> Layers:
+    rows = alt.Chart(ROWS).encode(
+        _key_axis(),
+        tooltip=[
+            alt.Tooltip("key:N"),
+            *(alt.Tooltip(f"{cut}:Q", format=".2f") for cut in ("p5", "p25", "median", "p75", "p95")),
+        ],
+    )
+    outer = alt.X(
+        "p5:Q", title=f"{latency_kind} latency (ms): p5 to p95, p25 to p75, median", scale=alt.Scale(zero=False)
+    )
+    return alt.layer(
+        rows.mark_rule(color=MUTED).encode(outer, alt.X2("p95:Q")),
+        rows.mark_bar(color="var(--prefill)", height=9).encode(alt.X("p25:Q"), alt.X2("p75:Q")),
+        rows.mark_tick(color=INK, thickness=2, height=11).encode(alt.X("median:Q")),
+    ).properties(height=alt.Step(ROW_STEP_PX))
+
+
+def _knob(field: str, title: str) -> Layers:
+    rows = alt.Chart(ROWS).encode(alt.X("value:O", sort=None, title=None, axis=alt.Axis(labelAngle=0)))
+    colour = alt.Color("dataset:N", legend=alt.Legend(orient="bottom", columns=2), scale=alt.Scale(scheme="tableau10"))
+    change = alt.Y(f"{field}:Q", title=title)
+    ends = alt.Y(f"{field}_low:Q"), alt.Y2(f"{field}_high:Q")
+    tooltip = [
+        alt.Tooltip(name) for name in ("dataset:N", "value:O", f"{field}:Q", f"{field}_low:Q", f"{field}_high:Q")
+    ]
+    return alt.layer(
+        rows.mark_line(strokeWidth=1.5).encode(change, colour),
+        rows.mark_rule().encode(*ends, colour),
+        rows.mark_circle(size=45).encode(change, colour, tooltip=tooltip),
+    ).properties(height=PANEL_HEIGHT_PX)

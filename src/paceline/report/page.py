@@ -1,0 +1,260 @@
+"""The report page: one HTML file that needs no network, built from a profile's samples."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from paceline.analyze import BudgetAnalysis, LatencyPercentiles, analyze_budgets
+from paceline.control import LookupTable
+from paceline.errors import InvalidValueError, MissingExtraError
+from paceline.fit import build_dataset_tables, build_lookup_table
+from paceline.profiles import CONFIGURATION, Profile, read_profile
+from paceline.profiles.atomic import write_atomically
+from paceline.records import LatencyKind, Provenance
+from paceline.report import figures
+from paceline.report.charts import TIER_COLOURS, chart_specifications
+
+try:
+    import vl_convert
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("vl-convert-python", "report") from missing
+
+ASSETS = Path(__file__).parent / "assets"
+LARGEST_PAGE_BYTES = 1_500_000
+READ_COLUMNS = (
+    "dataset",
+    "sample_id",
+    *CONFIGURATION,
+    "accuracy",
+    *figures.STAGES.values(),
+    "T_total",
+)
+FIRST_SHOWN_SHARE = 0.5  # where the slider stands when the page opens
+
+
+def write_report(profile_path: Path | str, out: Path | str, *, latency_kind: LatencyKind = "prefill") -> int:
+    """Write the page of a profile and return its size in bytes; raises OutputPathError when `out` cannot be written."""
+    page = report_page(read_profile(Path(profile_path), columns=READ_COLUMNS), latency_kind=latency_kind).encode()
+    if len(page) > LARGEST_PAGE_BYTES:
+        raise InvalidValueError(
+            "report",
+            f"{len(page):,} bytes",
+            f"at most {LARGEST_PAGE_BYTES:,}: choose fewer data sets or configurations",
+        )
+    write_atomically(Path(out), page)
+    return len(page)
+
+
+def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> str:
+    """Return the page's HTML; nothing in it is loaded from elsewhere."""
+    samples = profile.samples
+    analysis = analyze_budgets(samples, latency_kind=latency_kind)
+    tables = build_dataset_tables(profile, latency_kind=latency_kind)
+    document = _figures(profile, analysis, build_lookup_table(profile, latency_kind=latency_kind), tables)
+    datasets = tuple(analysis.datasets)
+    shares = figures.dataset_percentiles(samples, latency_kind, datasets)
+    cells = {
+        "title": escape(_title(profile)),
+        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
+        "script": (ASSETS / "page.js").read_text(encoding="utf-8"),
+        "vega": vl_convert.javascript_bundle(),
+        "figures": _json(document),
+        "summary": _summary(profile, analysis),
+        "last_budget": str(len(document["budgets"]) - 1),
+        "first_shown": str(int(FIRST_SHOWN_SHARE * len(document["budgets"]))),
+        "tier_legend": _tier_legend(document["rows"]["front"]),
+        "panels": "\n".join(_panel(name, analysis, document["rows"]["front"][name]) for name in datasets),
+        "front_note": _front_note(analysis, tables),
+        "stages_note": _stages_note(document["rows"]["stages"]),
+        "stages_numbers": _stage_numbers(document["rows"]["stages"]),
+        "histogram_note": _histogram_note(analysis.percentiles, latency_kind),
+        "percentile_numbers": _percentile_numbers({**shares, "all": analysis.percentiles}),
+        "knobs": "\n".join(_knob_panel(knob) for knob in document["knobs"]),
+        "provenance": _provenance(profile),
+    }
+    return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(cells)
+
+
+def _figures(
+    profile: Profile, analysis: BudgetAnalysis, table: LookupTable, tables: Mapping[str, LookupTable]
+) -> dict[str, Any]:
+    samples, kind = profile.samples, analysis.latency_kind
+    budgets_ms = figures.slider_budgets_ms(analysis)
+    of_all = figures.taken_keys(table, budgets_ms)
+    taken = {name: {"global": of_all, "own": figures.taken_keys(own, budgets_ms)} for name, own in tables.items()}
+    knobs = figures.knob_rows(samples, kind)
+    cuts = analysis.percentiles
+    return {
+        "budgets": budgets_ms,
+        "global": of_all,
+        "global_unfit": figures.unfit_budgets(table, budgets_ms),
+        "taken": taken,
+        "kept": figures.kept_shares(samples, kind, budgets_ms, taken),
+        "rows": {
+            "front": figures.front_rows(analysis),
+            "stages": figures.stage_rows(samples),
+            "histogram": figures.histogram_rows(samples, kind),
+            "percentiles": figures.percentile_rows(samples, kind),
+            "knobs": knobs,
+        },
+        "cuts": [{"cut": cut, "ms": round(getattr(cuts, cut), 4)} for cut in ("p5", "median", "p95")],
+        "knobs": list(knobs),
+        "charts": chart_specifications(kind, (budgets_ms[0], budgets_ms[-1])),
+    }
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    # a "</script>" inside a name must not end the element that carries the figures
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _title(profile: Profile) -> str:
+    models = list(dict.fromkeys(run.model for run in profile.provenance))
+    return " and ".join(models) or profile.source.name
+
+
+def _is_synthetic(profile: Profile) -> bool:
+    told = [profile.source.name]
+    for run in profile.provenance:
+        told += [run.model, run.device, *run.datasets, *run.datasets.values(), *map(str, run.settings.values())]
+    return any("synthetic" in text.lower() for text in told)
+
+
+def _summary(profile: Profile, analysis: BudgetAnalysis) -> str:
+    configs = {point.config for dataset in analysis.datasets.values() for point in dataset.points}
+    low, high = analysis.recommended.front_range_ms
+    facts = {
+        "samples": f"{analysis.percentiles.n:,}",
+        "configurations": str(len(configs)),
+        "data sets": str(len(analysis.datasets)),
+        f"median {analysis.latency_kind} latency": f"{analysis.percentiles.median:.1f} ms",
+        "recommended budgets": f"{low} to {high} ms",
+    }
+    badge = '<p class="synthetic">Synthetic data: generated, not measured</p>' if _is_synthetic(profile) else ""
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    return f'{badge}<dl class="facts">{pairs}</dl>'
+
+
+def _tier_legend(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    present = {row["tier"] for each in rows.values() for row in each}
+    return "\n".join(
+        f'<li><span class="mark dot" style="background:{colour}"></span>tier {tier}</li>'
+        for tier, colour in TIER_COLOURS.items()
+        if tier in present and tier != "all"
+    )
+
+
+def _panel(name: str, analysis: BudgetAnalysis, rows: Sequence[Mapping[str, Any]]) -> str:
+    dataset, shown = analysis.datasets[name], escape(name)
+    numbers = _table(
+        ("configuration", "accuracy", "95 % interval", "latency ms", "95 % interval", "n", "front"),
+        [
+            (
+                row["key"],
+                f"{row['accuracy']:.3f}",
+                _interval(row, "accuracy", 3),
+                f"{row['latency_ms']:.2f}",
+                _interval(row, "latency_ms", 2),
+                f"{row['n']:,}",
+                "yes" if row["front"] else "",
+            )
+            for row in rows
+        ],
+    )
+    return (
+        f'<figure class="panel"><h3>{shown}</h3>'
+        f'<p class="figure-note">{len(dataset.front)} of {len(dataset.points)} configurations on the front</p>'
+        f'<div class="chart" data-chart="front" data-rows="front" data-dataset="{shown}"></div>'
+        f'<dl class="taken"><dt>Global table</dt><dd data-taken="global" data-dataset="{shown}"></dd>'
+        f'<dt>Own table</dt><dd data-taken="own" data-dataset="{shown}"></dd></dl>{numbers}</figure>'
+    )
+
+
+def _interval(row: Mapping[str, Any], name: str, digits: int) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _front_note(analysis: BudgetAnalysis, tables: Mapping[str, LookupTable]) -> str:
+    tolerance = next(iter(tables.values())).metadata.tolerance
+    unused = ", ".join(config.key for config in analysis.on_no_front) or "none"
+    return (
+        f"Bars are 95 % intervals. Both tables take the most accurate configuration whose mean latency is within the "
+        f"budget and {tolerance:.0%} of it; a mean says nothing of single requests, so see how many samples kept the "
+        f"budget. On no data set's front: {escape(unused)}."
+    )
+
+
+def _stages_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    measured = list(dict.fromkeys(row["stage"] for row in rows))
+    left_out = [stage for stage in figures.STAGES if stage not in measured]
+    note = "Mean time of every stage, end to end, over all samples of a configuration (tier, experts, blocks)."
+    return f"{note} Not in these files: {', '.join(left_out)}." if left_out else note
+
+
+def _stage_numbers(rows: Sequence[Mapping[str, Any]]) -> str:
+    measured = list(dict.fromkeys(row["stage"] for row in rows))
+    by_key: dict[str, list[str]] = {}
+    for row in rows:
+        by_key.setdefault(row["key"], [f"{row['n']:,}"]).append(f"{row['ms']:.2f}")
+    columns = ("configuration", "n", *(f"{stage} ms" for stage in measured))
+    return _table(columns, [(key, *cells) for key, cells in by_key.items()])
+
+
+def _histogram_note(percentiles: LatencyPercentiles, latency_kind: str) -> str:
+    return (
+        f"{latency_kind.capitalize()} latency of {percentiles.n:,} samples, coloured by tier; the slowest "
+        f"{100 - figures.SHOWN_PERCENT:g} % are outside the chart (the slowest of all took {percentiles.max:.1f} ms)."
+    )
+
+
+def _percentile_numbers(rows: Mapping[str, LatencyPercentiles]) -> str:
+    names = [name for name in LatencyPercentiles.__slots__ if name != "n"]
+    cells = [(name, *(f"{getattr(row, cut):.2f}" for cut in names), f"{row.n:,}") for name, row in rows.items()]
+    return _table(("data set", *(f"{name} ms" for name in names), "n"), cells)
+
+
+def _knob_panel(knob: str) -> str:
+    charts = "".join(
+        f'<div class="chart" data-chart="{chart}" data-rows="knobs" data-dataset="{knob}"></div>'
+        for chart in ("knob_accuracy", "knob_latency")
+    )
+    return f'<figure class="panel"><h3>{figures.KNOB_WORDS[knob].capitalize()}</h3>{charts}</figure>'
+
+
+def _provenance(profile: Profile) -> str:
+    source = f"<p>Read from <b>{escape(profile.source.name)}</b>.</p>"
+    if not profile.provenance:
+        return source + "<p>These files carry no provenance: model, device and versions are not known.</p>"
+    return source + "".join(_run(run) for run in profile.provenance)
+
+
+def _run(run: Provenance) -> str:
+    grid = f"tiers {run.grid.tiers}, top_k {run.grid.top_ks}, blocks {run.grid.block_counts}"
+    facts = {
+        "model": f"{run.model} (revision {run.revision})" if run.revision else run.model,
+        "device": f"{run.device}, {run.dtype}" + (f", driver {run.driver}" if run.driver else ""),
+        "clock": run.clock,
+        "created": run.created,
+        "data sets": ", ".join(f"{name} ({scorer})" for name, scorer in run.datasets.items()),
+        "grid": grid,
+        "block ranking": ", ".join(map(str, run.block_ranking)),
+        "seed": str(run.seed),
+        "commit": run.commit or "not known",
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
+        "settings": ", ".join(f"{name} = {value}" for name, value in run.settings.items()),
+    }
+    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return f'<dl class="origin">{pairs}</dl>'
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f"<details><summary>Show the numbers</summary><div class='scroll' tabindex='0'>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )

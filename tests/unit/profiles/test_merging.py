@@ -1,0 +1,83 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from paceline.errors import OutputPathError, ProfileConflictError, ProfileDataError
+from paceline.profiles import ProfileStore, merge_profiles, read_profile, write_core_exp
+from paceline.records import ProfileSample, Provenance
+
+Build = Callable[..., ProfileSample]
+Run = Callable[..., Provenance]
+
+
+def part(path: Path, run: Provenance, *samples: ProfileSample) -> Path:
+    with ProfileStore.open_or_create(path, run) as store:
+        for sample in samples:
+            store.append(sample)
+    return path
+
+
+def test_parts_are_joined_and_the_same_measurement_is_kept_once(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
+) -> None:
+    a, b, c = (synthetic_sample(sample_id=name) for name in "abc")
+    first = part(tmp_path / "first", synthetic_run(), a, b)
+    second = part(tmp_path / "second", synthetic_run(created="2026-01-02"), b, c)
+    merged = merge_profiles([first, second], tmp_path / "out")
+    profile = read_profile(tmp_path / "out")
+    assert profile.samples["sample_id"].to_list() == ["a", "b", "c"]
+    assert merged.joined == 1 and merged.samples.equals(profile.samples)
+    assert profile.provenance == (synthetic_run(), synthetic_run(created="2026-01-02"))
+    with ProfileStore.open_or_create(tmp_path / "out", synthetic_run()) as store:  # a merged run can go on
+        assert len(store.done()) == 3
+        store.append(synthetic_sample(sample_id="d"))
+    assert read_profile(tmp_path / "out").samples.height == 4
+
+
+@pytest.mark.parametrize("field", ["accuracy", "T_total", "T_other", "pred", "metadata"])
+def test_conflicting_parts_are_refused_with_the_sample_named(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run, field: str
+) -> None:
+    values = {"accuracy": 0.3, "T_total": 134.0, "T_other": None, "pred": "b", "metadata": {}}
+    first = part(tmp_path / "first", synthetic_run(), synthetic_sample())
+    second = part(tmp_path / "second", synthetic_run(), synthetic_sample(**{field: values[field]}))
+    with pytest.raises(ProfileConflictError, match=f"sample 's0' of text_vqa .* its {field} is") as caught:
+        merge_profiles([first, second], tmp_path / "out")
+    assert str(first) in str(caught.value) and str(second) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field", ["model", "device", "dtype"])
+def test_mixed_parts_are_refused_unless_allowed(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run, field: str
+) -> None:
+    first = part(tmp_path / "first", synthetic_run(), synthetic_sample(sample_id="a"))
+    second = part(tmp_path / "second", synthetic_run(**{field: "another"}), synthetic_sample(sample_id="b"))
+    with pytest.raises(ProfileConflictError, match=f"with {field} .*'another'.*--allow-mixed"):
+        merge_profiles([first, second], tmp_path / "out")
+    merge_profiles([first, second], tmp_path / "out", allow_mixed=True)
+    profile = read_profile(tmp_path / "out")
+    assert profile.samples.height == 2
+    assert [getattr(run, field) for run in profile.provenance] == [getattr(synthetic_run(), field), "another"]
+
+
+def test_parts_that_tell_no_device_mix_with_none_that_do(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
+) -> None:
+    first = part(tmp_path / "first", synthetic_run(), synthetic_sample(sample_id="a"))
+    write_core_exp(read_profile(first).samples, tmp_path / "exported")
+    with pytest.raises(ProfileConflictError, match="not recorded"):
+        merge_profiles([first, tmp_path / "exported"], tmp_path / "out")
+    merged = merge_profiles([tmp_path / "exported", tmp_path / "exported"], tmp_path / "out")
+    assert merged.joined == 1 and read_profile(tmp_path / "out").provenance == ()
+
+
+def test_a_bad_part_and_an_occupied_output_are_refused(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
+) -> None:
+    first = part(tmp_path / "first", synthetic_run(), synthetic_sample())
+    with pytest.raises(ProfileDataError, match="missing"):
+        merge_profiles([first, tmp_path / "missing"], tmp_path / "out")
+    with pytest.raises(OutputPathError, match="never overwritten"):
+        merge_profiles([first], first)

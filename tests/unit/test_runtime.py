@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from paceline.control import LookupTable, TableEntry, TableMetadata
+from paceline.errors import BudgetTooSmallError, InvalidValueError, ModelError, PacelineWarning, TableError
+from paceline.measure.clock import HostClock
+from paceline.measure.one_pass import answer_measured
+from paceline.records import KnobConfig
+from paceline.runtime import AdaptiveModel
+
+RANKING = [7, 9, 11, 5, 13, 3, 10, 8, 6, 12, 4, 14, 2, 15, 1]
+SMALL, LARGE = (KnobConfig(tier=t, top_k=k, num_active_blocks=b) for t, k, b in (("low", 2, 8), ("high", 8, 16)))
+
+
+def table(*, model="digits", rankings=(RANKING,), latencies=(10.0, 50.0), kind="prefill"):
+    entries = [
+        TableEntry(
+            config=config, accuracy=accuracy, latency_ms=ms, num_samples=10, accuracy_std=0.1, latency_std_ms=1.0
+        )
+        for config, accuracy, ms in zip((SMALL, LARGE), (0.5, 0.9), latencies, strict=True)
+    ]
+    metadata = TableMetadata(
+        aggregation_method="mean",
+        tolerance=0.05,
+        latency_kind=kind,
+        datasets=("digits_read",),
+        num_profiling_results=20,
+        provenance=tuple({"model": model, "block_ranking": ranking} for ranking in rankings),
+    )
+    return LookupTable(entries=entries, metadata=metadata)
+
+
+def adaptive(digits, **options):
+    return AdaptiveModel(model=digits, controller=table(**options), max_new_tokens=4)
+
+
+def test_a_request_gets_the_best_configuration_within_its_budget(digits, questions):
+    model = adaptive(digits)
+    for budget_ms, config in ((12.0, SMALL), (48.0, LARGE), (5000.0, LARGE)):  # 48: the tolerance of 5 % reaches 50
+        answer = model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=budget_ms)
+        assert answer.config == config and answer.promised
+        assert answer.predicted_ms == (10.0 if config == SMALL else 50.0)
+        assert answer.measured_ms == answer.times.prefill_ms > 0
+        assert answer.within_budget == (answer.measured_ms <= budget_ms)
+        assert answer.budget_ms == budget_ms and answer.latency_kind == "prefill"
+    assert answer.within_budget
+
+
+def test_the_answer_is_that_of_the_configuration_taken(digits, questions):
+    own = answer_measured(
+        digits, questions[1].picture, questions[1].prompt, SMALL, ranking=RANKING, max_new_tokens=4, clock=HostClock()
+    )
+    answer = adaptive(digits).generate(questions[1].picture, questions[1].prompt, latency_budget_ms=12)
+    assert answer.text == own.text
+
+
+def test_a_budget_that_nothing_keeps_is_marked_and_warned_of_or_refused(digits, questions):
+    model = adaptive(digits)
+    with pytest.warns(PacelineWarning):
+        answer = model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=2)
+    assert answer.config == SMALL and not answer.promised
+    with pytest.raises(BudgetTooSmallError, match="10.0 ms"):
+        model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=2, strict=True)
+
+
+@pytest.mark.parametrize("budget_ms", [0, -5, float("nan"), float("inf")])
+def test_a_budget_must_be_above_0(digits, questions, budget_ms):
+    with pytest.raises(InvalidValueError, match="latency budget"):
+        adaptive(digits).generate(questions[0].picture, questions[0].prompt, latency_budget_ms=budget_ms)
+
+
+def test_a_total_table_is_judged_by_totals(digits, questions):
+    answer = adaptive(digits, kind="total").generate(questions[0].picture, questions[0].prompt, latency_budget_ms=900)
+    assert answer.latency_kind == "total" and answer.measured_ms == answer.times.total_ms
+
+
+def test_a_table_of_another_model_is_refused_before_the_model_loads():
+    with pytest.raises(TableError, match="measured on other/model, not on digits"):
+        AdaptiveModel.from_pretrained("digits", controller=table(model="other/model"))
+
+
+def test_a_table_without_one_block_ranking(digits, dense):
+    with pytest.raises(TableError, match="different block rankings"):
+        adaptive(digits, rankings=(RANKING, RANKING[::-1]))
+    with pytest.raises(ModelError, match="which decoder blocks matter least"):
+        AdaptiveModel(model=dense, controller=table(rankings=()))
+    if digits.block_ranking is not None:
+        with pytest.warns(PacelineWarning, match="no block ranking"):
+            assert adaptive(digits, rankings=()).block_ranking == digits.block_ranking
+
+
+def test_from_pretrained_takes_a_table_file(tmp_path, picture_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table().document()))
+    model = AdaptiveModel.from_pretrained("digits", controller=path, device="cpu", max_new_tokens=2)
+    answer = model.generate(picture_path, "Count the digits.", latency_budget_ms=5000, per_step=True)
+    assert answer.config == LARGE and 1 <= answer.times.output_tokens <= 2
+    assert len(answer.times.decode_step_ms) == answer.times.decode_steps
