@@ -30,13 +30,20 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from paceline.datasets.digits import CANVAS_SHAPES, PROMPTS, DigitScene, compose_scene, digit_scans
+from paceline.datasets.digits import CANVAS_SHAPES, PROMPTS, DigitScene, compose_scene, digit_questions, digit_scans
+from paceline.models.importance import block_influence, rank_blocks
+from paceline.models.knobs import applied
+from paceline.models.loading import SETTINGS_FILE, load_model
+from paceline.models.structure import find_parts
+from paceline.records import KnobConfig
 
 PATCH, MERGE, HIDDEN = 8, 2, 128
 PIXELS_PER_TOKEN = (PATCH * MERGE) ** 2
 TIER_TOKEN_CAPS = {"low": 16, "medium": 49, "high": 100}
 BATCH = {"low": 40, "medium": 32, "high": 24}
 TIER_OF_STEP = ("low", "medium", "high", "medium", "high")
+DEFAULT_GRID = {"default_top_ks": [2, 4, 8], "default_block_counts": [8, 12, 16]}
+CALIBRATION_QUESTIONS = 24
 NO_DIGIT = 10
 SPECIAL = (
     "<pad>",
@@ -301,17 +308,8 @@ def draw_configuration(random: np.random.Generator) -> tuple[int, list[int]]:
     if kind < 0.12:
         return int(random.choice([4, 6])), []
     if kind < 0.25:
-        return 8, sorted((1 + random.permutation(15)[: int(random.choice([2, 4, 6, 8]))]).tolist())
+        return 8, (1 + random.permutation(15)[: int(random.choice([2, 4, 6, 8]))]).tolist()
     return 8, []
-
-
-def set_configuration(model: Qwen3VLMoeForConditionalGeneration, top_k: int, skipped: list[int]) -> None:
-    """Set the routers' top-k and pass the skipped decoder blocks through, for one training step."""
-    for index, block in enumerate(model.model.language_model.layers):
-        block.mlp.gate.top_k = top_k
-        block.__dict__.pop("forward", None)
-        if index in skipped:
-            block.forward = lambda hidden_states, **_: hidden_states
 
 
 class Checkpoint:
@@ -375,15 +373,17 @@ def train_model(model, processor, tokenizer, *, steps: int, seed: int, checkpoin
     """Second stage: the whole model answers six questions a picture, under a random tier and configuration."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.05)
     balance = RouterBalance([block.mlp.gate for block in model.model.language_model.layers])
-    parts = {"model": model, "optimizer": optimizer}
+    parts, parts_of = {"model": model, "optimizer": optimizer}, find_parts(model)
     started, first, losses, rights = time.monotonic(), checkpoint.load(parts), [], []
     for step in range(first, steps):
         random = np.random.default_rng([seed, 2, step])
-        lessons = draw_lessons(processor, TIER_OF_STEP[step % len(TIER_OF_STEP)], random)
-        set_configuration(model, *draw_configuration(random))
+        tier = TIER_OF_STEP[step % len(TIER_OF_STEP)]
+        lessons = draw_lessons(processor, tier, random)
+        top_k, skipped = draw_configuration(random)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, 1.5e-3, 150)
-        loss, right = answer_loss(model, lessons, pack(lessons, tokenizer, random))
+        with applied(parts_of, KnobConfig(tier=tier, top_k=top_k, num_active_blocks=16 - len(skipped)), skipped):
+            loss, right = answer_loss(model, lessons, pack(lessons, tokenizer, random))
         optimizer.zero_grad(set_to_none=True)
         (loss + 0.01 * balance.loss()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -402,7 +402,6 @@ def train_model(model, processor, tokenizer, *, steps: int, seed: int, checkpoin
             )
         if (step + 1) % 100 == 0 or step + 1 == steps:
             checkpoint.save(step + 1, parts)
-    set_configuration(model, 8, [])
 
 
 def report(stage: str, step: int, steps: int, first: int, started: float, **figures: float) -> None:
@@ -413,13 +412,24 @@ def report(stage: str, step: int, steps: int, first: int, started: float, **figu
 
 
 def save_package(model, processor, tokenizer, out: Path, provenance: dict[str, object]) -> None:
-    """Write weights (float16), configuration, tokenizer and processor settings where `paceline` loads them from."""
+    """Write weights (float16), configuration, tokenizer, processor settings and block ranking where `paceline` loads them."""
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    settings = {"tier_token_caps": TIER_TOKEN_CAPS, "training": provenance}
-    (out / "paceline.json").write_text(json.dumps(settings, indent=2) + "\n")
+    settings = {"tier_token_caps": TIER_TOKEN_CAPS, **DEFAULT_GRID, "training": provenance}
+    _write_settings(out, settings)
+    saved = load_model(str(out), device="cpu")
+    asked = [
+        each for name in PROMPTS for each in digit_questions(name, split="validation", count=CALIBRATION_QUESTIONS)
+    ]
+    influence = block_influence(saved.parts, (saved.prepare(q.picture, q.prompt, "high").inputs for q in asked))
+    settings["block_influence"] = [round(each, 5) for each in influence]
+    _write_settings(out, {**settings, "block_ranking": list(rank_blocks(influence))})
+
+
+def _write_settings(out: Path, settings: dict[str, object]) -> None:
+    (out / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def main() -> None:

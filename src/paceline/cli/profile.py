@@ -66,13 +66,19 @@ def profile(
         per_step=per_step,
     )
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=_device_of_rank(device), dtype=dtype, revision=revision)
     with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:
         run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, on_progress=move)
     if as_json:
         print_json(_document(run))
     else:
         _print_run(run)
+
+
+def _device_of_rank(device: str) -> str:
+    """Give every rank that torchrun starts on one machine its own GPU."""
+    local_rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local_rank}" if device == "cuda" and local_rank is not None else device
 
 
 def _document(run: ProfileRun) -> dict[str, object]:

@@ -24,6 +24,7 @@ except ModuleNotFoundError as missing:
 
 ASSETS = Path(__file__).parent / "assets"
 LARGEST_PAGE_BYTES = 1_500_000
+VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 READ_COLUMNS = (
     "dataset",
     "sample_id",
@@ -60,7 +61,7 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
         "title": escape(_title(profile)),
         "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
         "script": (ASSETS / "page.js").read_text(encoding="utf-8"),
-        "vega": vl_convert.javascript_bundle(),
+        "vega": vl_convert.javascript_bundle(VEGA_SNIPPET),
         "figures": _json(document),
         "summary": _summary(profile, analysis),
         "last_budget": str(len(document["budgets"]) - 1),
