@@ -120,17 +120,21 @@ def measure(model: VisionLanguageModel, count: int, pairs: int) -> dict[str, Any
             "sets": {n: shown(r[config]) | paired_change(r[full], r[config]) for n, r in right.items()},
         }
         rows.append(row)
-        changes = "  ".join(
-            f"{name.removeprefix('digits_')} {each['accuracy']:.3f} ({each['change']:+.3f}{'*' if each['outside_95'] else ''})"
-            for name, each in row["sets"].items()
-        )
-        print(
-            f"{config.key:>14}  prefill {row['prefill_saved']:6.1%} less ({1 - interval.high:.1%} to {1 - interval.low:.1%})  {changes}"
-        )
+        print(_line(row))
     return {
         "full": {"config": asdict(full), "sets": {n: shown(r[full]) for n, r in right.items()}},
         "turned_down": rows,
     }
+
+
+def _line(row: dict[str, Any]) -> str:
+    low, high = row["prefill_saved_ci"]
+    changes = [
+        f"{name.removeprefix('digits_')} {each['accuracy']:.3f} ({each['change']:+.3f}{'*' if each['outside_95'] else ''})"
+        for name, each in row["sets"].items()
+    ]
+    config = "/".join(str(value) for value in row["config"].values())
+    return f"{config:>12}  prefill {row['prefill_saved']:6.1%} less ({low:.1%} to {high:.1%})  {'  '.join(changes)}"
 
 
 def main() -> None:
