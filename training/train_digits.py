@@ -6,8 +6,8 @@ glibc hands large blocks back to the system at every free and faults them in aga
 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment saves about a quarter of the time.
 
 Two stages. First the vision tower alone: every merged token is told which digit covers it (without this stage nothing
-is read in the same time). Then the whole model: each picture is asked six questions at once, packed behind one image
-prefix under a block-diagonal mask, so one costly picture gives six lessons. Every step draws a tier; some steps draw
+is read in the same time). Then the whole model: each picture is asked eight questions at once, packed behind one image
+prefix under a block-diagonal mask, so one costly picture gives eight lessons. Every step draws a tier; some steps draw
 fewer experts or fewer decoder blocks, so that every configuration works and fewer of anything still costs accuracy.
 
 A checkpoint is written every 100 steps; the same command goes on from it. Each step's data depends on (seed, stage,
@@ -45,6 +45,9 @@ TIER_OF_STEP = ("low", "medium", "high", "medium", "high")
 DEFAULT_GRID = {"default_top_ks": [2, 4, 8], "default_block_counts": [8, 12, 16]}
 CALIBRATION_QUESTIONS = 24
 NO_DIGIT = 10
+EXIST_LESSONS = 3  # of each answer, a picture
+NAMING_WEIGHT, NAMING_SHARPNESS = 0.5, 12.0
+PRESENCE_WEIGHT, PRESENCE_BLOCK = 0.5, 8
 SPECIAL = (
     "<pad>",
     "<eos>",
@@ -180,15 +183,15 @@ def covering_digits(lessons: Lessons) -> torch.Tensor:
     return torch.from_numpy(labels.reshape(-1))
 
 
-def six_questions(scene: DigitScene, random: np.random.Generator) -> list[tuple[str, str]]:
-    """Ask one read, one count and four exist questions (two yes, two no), each in a random wording."""
+def eight_questions(scene: DigitScene, random: np.random.Generator) -> list[tuple[str, str]]:
+    """Ask one read, one count and six exist questions (three yes, three no), each in a random wording."""
     wording = {name: texts[int(random.integers(len(texts)))] for name, texts in PROMPTS.items()}
     present = sorted(set(scene.digits))
     absent = sorted(set(range(10)) - set(present))
     asked = [(wording["digits_read"], " ".join(map(str, scene.digits)))]
     asked.append((wording["digits_count"], str(len(scene.digits))))
     for pool, answer in ((present, "yes"), (absent, "no")):
-        for digit in random.choice(pool, size=2):
+        for digit in random.choice(pool, size=EXIST_LESSONS):
             text = PROMPTS["digits_exist"][int(random.integers(3))]
             asked.append((text.format(digit=digit), answer))
     return asked
@@ -205,7 +208,7 @@ class Packed:
 
 
 def pack(lessons: Lessons, tokenizer: PreTrainedTokenizerFast, random: np.random.Generator) -> Packed:
-    """Lay six questions behind one image prefix; each sees the picture and itself, at the positions it would have alone."""
+    """Lay eight questions behind one image prefix; each sees the picture and itself, at the positions it would have alone."""
     rows, columns = lessons.rows_columns
     start, image, end, answer = (tokenizer.convert_tokens_to_ids(t) for t in (*SPECIAL[3:6], "<answer>"))
     prefix = [start, *[image] * (rows * columns), end]
@@ -215,7 +218,7 @@ def pack(lessons: Lessons, tokenizer: PreTrainedTokenizerFast, random: np.random
     packed: list[tuple[list[int], list[int], list[int], list[int]]] = []
     for scene in lessons.scenes:
         ids, targets, segments, offsets = list(prefix), [-100] * len(prefix), [0] * len(prefix), []
-        for segment, (prompt, reply) in enumerate(six_questions(scene, random), start=1):
+        for segment, (prompt, reply) in enumerate(eight_questions(scene, random), start=1):
             question = [*tokenizer.encode(prompt, add_special_tokens=False), answer]
             reply_ids = [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
             ids += question + reply_ids
@@ -250,10 +253,11 @@ def _tensors(packed, prefix_positions: np.ndarray, pad: int) -> Packed:
 
 
 def answer_loss(
-    model: Qwen3VLMoeForConditionalGeneration, lessons: Lessons, packed: Packed
+    model: Qwen3VLMoeForConditionalGeneration, lessons: Lessons, packed: Packed, digit_ids: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cross entropy over answer tokens and the share of them predicted right."""
+    """Return the loss over answer tokens and image tokens, and the share of answer tokens predicted right."""
     seen = model.model.get_image_features(lessons.pixels_PD, lessons.grid_B3)
+    naming = naming_loss(model, torch.cat(list(seen.pooler_output)), covering_digits(lessons), digit_ids)
     embeds = model.get_input_embeddings()(packed.ids_BL)
     image_BL = packed.ids_BL == model.config.image_token_id
     embeds = embeds.masked_scatter(image_BL[..., None], torch.cat(list(seen.pooler_output)))
@@ -268,7 +272,21 @@ def answer_loss(
     answered = packed.targets_BL != -100
     logits_AV = model.lm_head(out.last_hidden_state[answered])
     targets_A = packed.targets_BL[answered]
-    return F.cross_entropy(logits_AV, targets_A), (logits_AV.argmax(-1) == targets_A).float().mean()
+    loss = F.cross_entropy(logits_AV, targets_A) + NAMING_WEIGHT * naming
+    return loss, (logits_AV.argmax(-1) == targets_A).float().mean()
+
+
+def naming_loss(
+    model: Qwen3VLMoeForConditionalGeneration, features_TH: torch.Tensor, labels_T: torch.Tensor, digit_ids: list[int]
+) -> torch.Tensor:
+    """Pull each image token that shows a digit towards that digit's own word embedding.
+
+    Without it "is there a 7?" stays at chance: the question's 7 has nothing in the picture to match with.
+    """
+    words_VH = F.normalize(model.get_input_embeddings().weight[digit_ids], dim=-1)
+    shows = labels_T < NO_DIGIT
+    cosine_TV = F.normalize(features_TH[shows], dim=-1) @ words_VH.T
+    return F.cross_entropy(NAMING_SHARPNESS * cosine_TV, labels_T[shows])
 
 
 def dense_experts(
@@ -280,6 +298,40 @@ def dense_experts(
     gate_TEI, up_TEI = both_TEI.chunk(2, dim=-1)
     active_TEI = experts.act_fn(gate_TEI) * up_TEI * weight_TE[..., None]
     return active_TEI.flatten(1) @ experts.down_proj.transpose(1, 2).flatten(0, 1)
+
+
+class PresenceLoss:
+    """Asks, halfway through the decoder and where yes or no is due, which digits are shown and which one is asked for.
+
+    "Is there a 7?" then only has to compare the two; from yes and no alone it stays at chance for long, for neither is
+    worth knowing before the other is known. The head is thrown away.
+    """
+
+    def __init__(self, model: Qwen3VLMoeForConditionalGeneration, digit_ids: list[int], yes_no: list[int]) -> None:
+        self.head = torch.nn.Linear(HIDDEN, 20)  # ten for presence, ten for the digit asked
+        self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=3e-3)
+        self.digit_ids, self.yes_no = digit_ids, torch.tensor(yes_no)
+        self.hidden_BLH: torch.Tensor | None = None
+        model.model.language_model.layers[PRESENCE_BLOCK].register_forward_hook(self._keep)
+
+    def _keep(self, _module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
+        self.hidden_BLH = output
+
+    def loss(self, lessons: Lessons, packed: Packed) -> torch.Tensor:
+        """Return both cross entropies, over all yes-or-no positions of the last forward pass."""
+        assert self.hidden_BLH is not None
+        rows, columns = torch.isin(packed.targets_BL, self.yes_no).nonzero(as_tuple=True)
+        shown_BD = torch.zeros(len(lessons.scenes), 10)
+        for row, scene in enumerate(lessons.scenes):
+            shown_BD[row, list(scene.digits)] = 1.0
+        asked = [self._asked(packed.ids_BL[row, : column + 1]) for row, column in zip(rows, columns, strict=True)]
+        logits = self.head(self.hidden_BLH[rows, columns])
+        presence = F.binary_cross_entropy_with_logits(logits[:, :10], shown_BD[rows])
+        return presence + F.cross_entropy(logits[:, 10:], torch.tensor(asked))
+
+    def _asked(self, ids_L: torch.Tensor) -> int:
+        """Return the last digit before the answer: the one the question names."""
+        return next(self.digit_ids.index(token) for token in reversed(ids_L.tolist()) if token in self.digit_ids)
 
 
 class RouterBalance:
@@ -370,11 +422,15 @@ def train_tower(model, processor, *, steps: int, seed: int, checkpoint: Checkpoi
 
 
 def train_model(model, processor, tokenizer, *, steps: int, seed: int, checkpoint: Checkpoint) -> None:
-    """Second stage: the whole model answers six questions a picture, under a random tier and configuration."""
+    """Second stage: the whole model answers eight questions a picture, under a random tier and configuration."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.05)
     balance = RouterBalance([block.mlp.gate for block in model.model.language_model.layers])
-    parts, parts_of = {"model": model, "optimizer": optimizer}, find_parts(model)
-    started, first, losses, rights = time.monotonic(), checkpoint.load(parts), [], []
+    digit_ids = tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
+    presence = PresenceLoss(model, digit_ids, tokenizer.convert_tokens_to_ids(["yes", "no"]))
+    parts = {"model": model, "optimizer": optimizer}
+    parts |= {"presence": presence.head, "presence_optimizer": presence.optimizer}
+    parts_of = find_parts(model)
+    started, first, losses, seen_losses, rights = time.monotonic(), checkpoint.load(parts), [], [], []
     for step in range(first, steps):
         random = np.random.default_rng([seed, 2, step])
         tier = TIER_OF_STEP[step % len(TIER_OF_STEP)]
@@ -383,11 +439,16 @@ def train_model(model, processor, tokenizer, *, steps: int, seed: int, checkpoin
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, 1.5e-3, 150)
         with applied(parts_of, KnobConfig(tier=tier, top_k=top_k, num_active_blocks=16 - len(skipped)), skipped):
-            loss, right = answer_loss(model, lessons, pack(lessons, tokenizer, random))
+            packed = pack(lessons, tokenizer, random)
+            loss, right = answer_loss(model, lessons, packed, digit_ids)
+        shown = presence.loss(lessons, packed)
         optimizer.zero_grad(set_to_none=True)
-        (loss + 0.01 * balance.loss()).backward()
+        presence.optimizer.zero_grad(set_to_none=True)
+        (loss + PRESENCE_WEIGHT * shown + 0.01 * balance.loss()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        presence.optimizer.step()
+        seen_losses.append(shown.item())
         losses.append(loss.item())
         rights.append(right.item())
         if (step + 1) % 25 == 0:
@@ -398,6 +459,7 @@ def train_model(model, processor, tokenizer, *, steps: int, seed: int, checkpoin
                 first,
                 started,
                 loss=np.mean(losses[-25:]),
+                presence=np.mean(seen_losses[-25:]),
                 answers_right=np.mean(rights[-25:]),
             )
         if (step + 1) % 100 == 0 or step + 1 == steps:
@@ -438,7 +500,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the finished model")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--tower-steps", type=int, default=2200)
-    parser.add_argument("--model-steps", type=int, default=1700)
+    parser.add_argument("--model-steps", type=int, default=1650)
     parser.add_argument("--seed", type=int, default=3407)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)

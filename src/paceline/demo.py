@@ -14,7 +14,7 @@ from paceline.fit import build_lookup_table, save_table
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.profiles import read_profile
-from paceline.profiles.atomic import write_atomically
+from paceline.profiles.atomic import keep_old, write_atomically
 from paceline.runtime import AdaptiveAnswer, AdaptiveModel
 from paceline.slo import Proportion
 
@@ -70,6 +70,7 @@ def run_demo(
     budgets_ms = spread_budgets(table)
     answered = _answer_held_out(model, table, budgets_ms, requests, on_request, out)
     result = DemoResult(out=out, profile=profile, table=table, budgets_ms=budgets_ms, requests=tuple(answered))
+    keep_old(out / "summary.json")
     write_atomically(out / "summary.json", (json.dumps(summary(result), indent=2) + "\n").encode())
     return result
 

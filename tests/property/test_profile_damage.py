@@ -149,7 +149,7 @@ def test_round_trip_is_lossless(samples: list[Sample]) -> None:
         assert written["num_samples"] == len(samples)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(sample_lists(), st.data())
 def test_a_strange_value_is_kept_whole_or_named(samples: list[Sample], data: st.DataObject) -> None:
     """A reader accepts a value exactly when the rule of its field does, in a core-exp file and in a journal alike."""
@@ -211,7 +211,7 @@ def test_a_deleted_field_is_named(samples: list[Sample], data: st.DataObject) ->
         assert isinstance(outcome, ProfileDataError) and (outcome.path, outcome.field) == (journal, field)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(sample_lists(at_least=2), st.data())
 def test_a_truncated_file_is_named(samples: list[Sample], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +230,7 @@ def test_a_truncated_file_is_named(samples: list[Sample], data: st.DataObject) -
         assert (len(profile.left_out) == 1) == (not kept.endswith(b"\n")), "a torn line is noted"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(sample_lists(at_least=2), st.data())
 def test_a_flipped_bit_drops_no_sample_silently(samples: list[Sample], data: st.DataObject) -> None:
     """A flip inside a value makes another value, which no reader can tell; it must not make one sample fewer."""
@@ -303,15 +303,16 @@ def test_one_bad_file_among_good_ones_costs_only_itself(files: list[list[Sample]
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(sorted(FIELDS)), strange)
+@given(st.sampled_from([name for name in FIELDS if name != "metadata"]), strange)
 def test_the_two_forms_of_a_rule_agree(field: str, value: object) -> None:
     """`accepts` on one value and `fits` on a column give the same verdict on every value that the column can hold."""
     rule = FIELDS[field]
+    assert (find_fault({field: value}, [field]) is None) == rule.accepts(value)
     try:
         column = pl.DataFrame({field: [value]}, schema={field: rule.column_type}, strict=True)
     except (pl.exceptions.PolarsError, TypeError, OverflowError, UnicodeError):
-        assert field == "metadata" or not rule.accepts(value)
+        assert not rule.accepts(value)
         return
-    if column[field].to_list()[0] is value or (type(value) is float and field != "metadata"):
+    held = column[field].to_list()[0]
+    if type(held) is type(value):  # a frame takes True for 1, where a file's reader does not
         assert column.select(rule.fits(pl.col(field)).all()).item() == rule.accepts(value)
-    assert (find_fault({field: value}, [field]) is None) == rule.accepts(value)

@@ -1,6 +1,5 @@
 """`paceline budgets`: what latency budgets a profile supports."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +7,8 @@ import typer
 
 from paceline.analyze import BudgetAnalysis, ConfigPoint, analyze_budgets, analyzed_columns, budgets_document
 from paceline.cli.list_flags import ListFlagCommand
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table
+from paceline.cli.printing import OUT, JsonFlag, print_json, print_table, write_document
 from paceline.cli.profile_arguments import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
-from paceline.profiles.atomic import write_atomically
 from paceline.slo import MeanEstimate
 
 LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill, llm-prefill or total.")]
@@ -36,8 +34,7 @@ def budgets(
     analysis = analyze_budgets(read.samples, latency_kind=latency)
     document = budgets_document(analysis)
     if output is not None:
-        write_atomically(output, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-        LOG.print(f"wrote {output}")
+        write_document(output, document)
     if as_json:
         print_json(document)
     else:

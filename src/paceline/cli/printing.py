@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from paceline.profiles.atomic import write_atomically
+from paceline.profiles.atomic import keep_old, write_atomically
 
 OUT = Console()
 LOG = Console(stderr=True)
@@ -27,8 +27,13 @@ def print_json(document: Any) -> None:
 
 
 def write_document(path: Path, document: Any) -> None:
-    """Write one JSON document to a file, whole or not at all; raises OutputPathError when that cannot be done."""
+    """Write one JSON document to a file, whole or not at all, and say where; an older file is kept beside it.
+
+    Raises OutputPathError when that cannot be done.
+    """
+    kept = keep_old(path)
     write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    LOG.print(f"wrote {path}" + (f"; the older one is {kept}" if kept else ""))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

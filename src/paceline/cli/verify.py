@@ -33,8 +33,8 @@ def verify(
     blocks: BlocksFlag = None,
     pairs: Annotated[int, typer.Option(help="Interleaved pairs behind each timing comparison.", min=10)] = 60,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the capability record to this JSON file.")
-    ] = None,
+        Path, typer.Option("--out", "-o", help="The capability record; an older one is kept beside it.")
+    ] = Path("capability.json"),
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
@@ -54,12 +54,11 @@ def verify(
             loaded, questions[0], grid, block_ranking(loaded, questions), pairs=pairs, on_progress=move
         )
     document = _document(record)
-    if out is not None:
-        write_document(out, document)
     if as_json:
         print_json(document)
     else:
         _print_record(record)
+    write_document(out, document)
     if record.failures:
         raise typer.Exit(1)
 

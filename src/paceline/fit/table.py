@@ -1,9 +1,7 @@
 """Lookup tables from profiles: every configuration aggregated over its samples, written so that nothing is lost."""
 
 import json
-import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from paceline.control import AggregationMethod, LookupTable, TableEntry, TableMe
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import OutputPathError, UnknownChoiceError
 from paceline.profiles import CONFIGURATION, Profile, read_profile
-from paceline.profiles.atomic import write_atomically
+from paceline.profiles.atomic import keep_old, write_atomically
 from paceline.records import KnobConfig, LatencyKind
 
 ACCURACY = pl.col("accuracy")
@@ -118,7 +116,7 @@ def save_table(table: LookupTable, path: Path | str) -> Path | None:
     text = json.dumps(table.document(), indent=2, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _keep(path)
+        kept = keep_old(path)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     write_atomically(path, text.encode())
@@ -128,13 +126,3 @@ def save_table(table: LookupTable, path: Path | str) -> Path | None:
 def _entry(row: dict[str, Any]) -> TableEntry:
     config = KnobConfig(**{name: row.pop(name) for name in CONFIGURATION})
     return TableEntry(config=config, **row)
-
-
-def _keep(path: Path) -> Path | None:
-    """Copy a file beside itself with the time it was written in the name."""
-    if not path.exists():
-        return None
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    kept = path.with_name(f"{path.stem}-{written:%Y%m%dT%H%M%S.%fZ}{path.suffix}")
-    shutil.copy2(path, kept)
-    return kept

@@ -3,7 +3,8 @@
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from paceline.errors import OutputPathError
@@ -13,6 +14,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file through a neighbour that is renamed over it; raises OutputPathError and leaves nothing behind."""
     with renamed_into_place(path) as neighbour:
         neighbour.write_bytes(content)
+
+
+def keep_old(path: Path) -> Path | None:
+    """Copy a file beside itself with the time it was written in the name, and return the copy's path; None without one.
+
+    Raises OutputPathError when the copy cannot be written.
+    """
+    if not path.exists():
+        return None
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    kept = path.with_name(f"{path.stem}-{written:%Y%m%dT%H%M%S.%fZ}{path.suffix}")
+    try:
+        shutil.copy2(path, kept)
+    except OSError as error:
+        raise OutputPathError(path, error.strerror or str(error)) from error
+    return kept
 
 
 @contextmanager
@@ -26,7 +43,8 @@ def renamed_into_place(path: Path) -> Generator[Path]:
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     finally:
-        neighbour.unlink(missing_ok=True)
+        with suppress(OSError):  # it is renamed, or its directory is what could not be written
+            neighbour.unlink()
 
 
 @contextmanager
@@ -36,6 +54,8 @@ def new_directory(path: Path) -> Generator[Path]:
     Raises OutputPathError when `path` holds something already, or cannot be made.
     """
     refuse_occupied(path)
+    if path.resolve() == Path.cwd():
+        raise OutputPathError(path, "it is the current directory, and a new one is put in its place")
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import polars as pl
@@ -76,7 +76,7 @@ DATASET = FieldRule(
 )
 TIER = FieldRule(
     expected="low, medium or high, or null for a model without this knob",
-    json_type=str | None,
+    json_type=Literal["low", "medium", "high"] | None,
     column_type=pl.Enum(TIERS),
     accepts=lambda value: value is None or value in TIERS,
     fits=lambda _: pl.lit(True),  # the Enum holds nothing else

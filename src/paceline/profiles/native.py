@@ -38,13 +38,18 @@ def is_native(directory: Path) -> bool:
 def read_native(directory: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad: bool = False) -> NativeContents:
     """Read a store's samples, each exactly once; raises ProfileDataError and ProfileConflictError."""
     description = StoreDescription.read(directory)
-    journals = sorted(directory.glob(JOURNALS))
-    sizes = {journal.name: journal.stat().st_size for journal in journals}
-    note = _usable_note(directory / COMPACTION, sizes)
-    if note is not None and note.journal_bytes == sizes:
-        samples = read_parquet(directory / COMPACTION, columns=columns)
-        return NativeContents(samples=samples, description=description, journal_bytes=sizes, left_out=())
-    return _read_journals(directory, journals, description, columns, skip_bad)
+    try:
+        journals = sorted(directory.glob(JOURNALS))
+        sizes = {journal.name: journal.stat().st_size for journal in journals}
+        note = _usable_note(directory / COMPACTION, sizes)
+        if note is not None and note.journal_bytes == sizes:
+            samples = read_parquet(directory / COMPACTION, columns=columns)
+            return NativeContents(samples=samples, description=description, journal_bytes=sizes, left_out=())
+        return _read_journals(directory, journals, description, columns, skip_bad)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        mend = "mend the permissions of the files in it"
+        raise ProfileDataError(directory, problem, expected="a readable store", mend=mend) from error
 
 
 def _usable_note(compaction: Path, sizes: dict[str, int]) -> ParquetNote | None:
@@ -73,9 +78,10 @@ def _read_journals(
 ) -> NativeContents:
     wanted = tuple(dict.fromkeys([*columns, *KEY]))
     contents = [read_journal(journal, columns=wanted, skip_bad=skip_bad) for journal in journals]
-    nothing = (directory, samples_frame({name: [] for name in wanted}))
-    parts = [nothing, *((path, each.samples) for path, each in zip(journals, contents, strict=True))]
-    samples, repeated = each_once(parts, directory, skip_bad=skip_bad)
+    nothing = samples_frame({name: [] for name in wanted})
+    places = [(path, each.samples.height) for path, each in zip(journals, contents, strict=True)]
+    joined = pl.concat([nothing, *(each.samples for each in contents)])
+    samples, repeated = each_once(joined, places, directory, skip_bad=skip_bad)
     return NativeContents(
         samples=samples.select(columns),
         description=description,

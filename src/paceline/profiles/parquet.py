@@ -34,7 +34,12 @@ class ParquetNote:
 def write_parquet(samples: pl.DataFrame, path: Path, note: ParquetNote) -> None:
     """Write the samples with the note in the file's metadata, atomically; raises OutputPathError."""
     with renamed_into_place(path) as neighbour:
-        samples.write_parquet(neighbour, metadata={METADATA_KEY: msgspec.json.encode(note).decode()})
+        samples.write_parquet(neighbour, metadata=metadata_of(note))
+
+
+def metadata_of(note: ParquetNote) -> dict[str, str]:
+    """Return the note as the key and value that go into a Parquet file's own metadata."""
+    return {METADATA_KEY: msgspec.json.encode(note).decode()}
 
 
 def read_note(path: Path) -> ParquetNote | None:

@@ -1,6 +1,8 @@
 """Every sample stands once under every configuration: finding those that do not."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,21 @@ import polars as pl
 from paceline.errors import ProfileConflictError
 from paceline.profiles.fields import KEY, LeftOut
 
-Part = tuple[Path, pl.DataFrame]
 
-
-def each_once(parts: Sequence[Part], whole: Path, *, skip_bad: bool) -> tuple[pl.DataFrame, list[LeftOut]]:
-    """Join the samples of several files, which hold the columns of `KEY` and others alike, each sample once.
+def each_once(
+    samples: pl.DataFrame, places: Sequence[tuple[Path, int]], whole: Path, *, skip_bad: bool
+) -> tuple[pl.DataFrame, list[LeftOut]]:
+    """Return the samples, each once under each configuration; `places` says how many rows came from which file.
 
     Raises ProfileConflictError naming a sample that stands twice and its files; with `skip_bad` its first row is kept
     and the others are listed.
     """
-    samples = pl.concat([frame for _, frame in parts])
     repeated = repeated_samples(samples)
     omitted: list[LeftOut] = []
     for key in repeated:
-        files = [file.name for file, frame in parts if not frame.filter(*_matches(key)).is_empty()]
-        problem = f"{whole} holds {sample_words(key)} more than once, in {' and '.join(files)}"
+        problem = (
+            f"{whole} holds {sample_words(key)} more than once, in {' and '.join(_files_of(key, samples, places))}"
+        )
         if not skip_bad:
             raise ProfileConflictError(f"{problem}; expected once: delete the others, or use --skip-bad")
         omitted.append(LeftOut(path=whole, sample=key["sample_id"], reason=f"{problem}; only the first is kept"))
@@ -32,8 +34,10 @@ def each_once(parts: Sequence[Part], whole: Path, *, skip_bad: bool) -> tuple[pl
 
 def repeated_samples(samples: pl.DataFrame) -> list[dict[str, Any]]:
     """Return the key of every sample that stands more than once under one configuration, each key once."""
-    # hashes first: grouping 64-bit numbers takes a fraction of the memory of grouping names
-    suspects = samples.lazy().select(KEY).filter(pl.struct(KEY).hash().is_duplicated()).collect()
+    hashes = samples.select(pl.struct(KEY).hash()).to_series()  # counting numbers takes less than grouping names
+    if hashes.n_unique() == samples.height:
+        return []
+    suspects = samples.select(KEY).filter(hashes.is_duplicated())
     return suspects.filter(pl.struct(KEY).is_duplicated()).unique(maintain_order=True).to_dicts()
 
 
@@ -45,5 +49,8 @@ def sample_words(key: Mapping[str, Any]) -> str:
     )
 
 
-def _matches(key: Mapping[str, Any]) -> list[pl.Expr]:
-    return [pl.col(name).eq_missing(pl.lit(value)) for name, value in key.items()]
+def _files_of(key: Mapping[str, Any], samples: pl.DataFrame, places: Sequence[tuple[Path, int]]) -> list[str]:
+    same = [pl.col(name).eq_missing(pl.lit(value)) for name, value in key.items()]
+    rows = samples.with_row_index("row").filter(*same)["row"].to_list()
+    ends = list(accumulate(height for _, height in places))
+    return list(dict.fromkeys(places[bisect_right(ends, row)][0].name for row in rows))

@@ -3,6 +3,7 @@
 Colours are names of the page's own style, so that light, dark and print need no second drawing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from paceline.errors import MissingExtraError
@@ -22,6 +23,8 @@ PANEL_HEIGHT_PX = 230
 TIER_COLOURS = {"low": "var(--low)", "medium": "var(--medium)", "high": "var(--high)", "all": "var(--high)"}
 STAGE_COLOURS = dict(zip(STAGES, ("var(--vision)", "var(--prefill)", "var(--decode)", "var(--other)"), strict=True))
 INK, MUTED, GLOBAL, OWN = "var(--ink)", "var(--muted)", "var(--global)", "var(--own)"
+DATASET_COLOURS = [f"var(--d{index})" for index in range(9)]
+DATASET_LEGEND = alt.Legend(orient="bottom", columns=2, labelLimit=140, symbolOpacity=1)
 THEME: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
@@ -41,17 +44,20 @@ THEME: dict[str, Any] = {
 }
 
 
-def chart_specifications(latency_kind: str, budget_range_ms: tuple[float, float]) -> dict[str, dict[str, Any]]:
-    """Return every chart's specification by name; each reads the data set `rows`, the histogram `cuts` as well."""
+def chart_specifications(
+    latency_kind: str, budget_range_ms: tuple[float, float], stages: Sequence[str], num_configs: int
+) -> dict[str, dict[str, Any]]:
+    """Return every chart's specification by name; each reads the named data `rows`, the histogram `cuts` as well."""
     charts = {
         "front": _front(latency_kind, budget_range_ms),
-        "stages": _stages(),
+        "stages": _stages(stages).properties(height=ROW_STEP_PX * num_configs),
         "histogram": _histogram(latency_kind),
-        "percentiles": _percentiles(latency_kind),
-        "knob_accuracy": _knob("accuracy", "accuracy change (points)"),
-        "knob_latency": _knob("latency_ms", f"{latency_kind} latency change (ms)"),
+        "percentiles": _percentiles(latency_kind).properties(height=ROW_STEP_PX * num_configs),
+        "knob_accuracy": _knob("accuracy", "accuracy change (points)", None),
+        "knob_latency": _knob("latency_ms", f"{latency_kind} latency change (ms)", DATASET_LEGEND),
     }
-    return {name: {**chart.properties(width="container").to_dict(), "config": THEME} for name, chart in charts.items()}
+    placed: dict[str, Any] = {"config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return {name: {**chart.properties(width="container").to_dict(), **placed} for name, chart in charts.items()}
 
 
 def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:
@@ -77,11 +83,11 @@ def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:
         on_front.mark_line(interpolate="step-after", color=MUTED, strokeWidth=1.5).encode(latency, accuracy),
         on_front.mark_rule(color=MUTED).encode(latency, alt.Y("accuracy_low:Q"), alt.Y2("accuracy_high:Q")),
         on_front.mark_rule(color=MUTED).encode(alt.X("latency_ms_low:Q"), accuracy, alt.X2("latency_ms_high:Q")),
+        _mark_of("global_key", shape="circle", size=210, colour=GLOBAL).encode(latency, accuracy),
+        _mark_of("own_key", shape="diamond", size=330, colour=OWN).encode(latency, accuracy),
         every.mark_circle(size=55).encode(
             latency, accuracy, alt.Color("tier:N", scale=tiers, legend=None), opacity=shown, tooltip=tooltip
         ),
-        _mark_of("global_key", shape="circle", size=210, colour=GLOBAL).encode(latency, accuracy),
-        _mark_of("own_key", shape="diamond", size=330, colour=OWN).encode(latency, accuracy),
         alt.Chart(NOTHING)
         .transform_calculate(budget="budget")
         .mark_rule(color=INK, strokeDash=[4, 3], clip=True)
@@ -94,16 +100,18 @@ def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:
 
 
 def _mark_of(parameter: str, *, shape: str, size: int, colour: str) -> alt.Chart:
-    chosen = alt.Chart(ROWS).transform_filter(f"datum.key === {parameter}")
-    return chosen.mark_point(shape=shape, size=size, stroke=colour, strokeWidth=2.5, filled=False)
+    # every point carries the mark and all but one hide it: a filter would leave scales without any value
+    chosen = alt.condition(f"datum.key === {parameter}", alt.value(1), alt.value(0))
+    mark = alt.Chart(ROWS).mark_point(shape=shape, size=size, stroke=colour, strokeWidth=2.5, filled=False)
+    return mark.encode(opacity=chosen)
 
 
 def _key_axis() -> alt.Y:
     return alt.Y("key:N", title=None, sort=alt.SortField("order"))
 
 
-def _stages() -> alt.Chart:
-    stages = alt.Scale(domain=list(STAGE_COLOURS), range=list(STAGE_COLOURS.values()))
+def _stages(measured: Sequence[str]) -> alt.Chart:
+    stages = alt.Scale(domain=list(measured), range=[STAGE_COLOURS[stage] for stage in measured])
     return (
         alt.Chart(ROWS)
         .mark_bar()
@@ -114,7 +122,6 @@ def _stages() -> alt.Chart:
             alt.Color("stage:N", scale=stages),
             tooltip=[alt.Tooltip("key:N"), alt.Tooltip("stage:N"), alt.Tooltip("ms:Q", format=".2f")],
         )
-        .properties(height=alt.Step(ROW_STEP_PX))
     )
 
 
@@ -154,12 +161,12 @@ def _percentiles(latency_kind: str) -> Layers:
         rows.mark_rule(color=MUTED).encode(outer, alt.X2("p95:Q")),
         rows.mark_bar(color="var(--prefill)", height=9).encode(alt.X("p25:Q"), alt.X2("p75:Q")),
         rows.mark_tick(color=INK, thickness=2, height=11).encode(alt.X("median:Q")),
-    ).properties(height=alt.Step(ROW_STEP_PX))
+    )
 
 
-def _knob(field: str, title: str) -> Layers:
+def _knob(field: str, title: str, legend: alt.Legend | None) -> Layers:
     rows = alt.Chart(ROWS).encode(alt.X("value:O", sort=None, title=None, axis=alt.Axis(labelAngle=0)))
-    colour = alt.Color("dataset:N", legend=alt.Legend(orient="bottom", columns=2), scale=alt.Scale(scheme="tableau10"))
+    colour = alt.Color("dataset:N", legend=legend, scale=alt.Scale(range=DATASET_COLOURS))
     change = alt.Y(f"{field}:Q", title=title)
     ends = alt.Y(f"{field}_low:Q"), alt.Y2(f"{field}_high:Q")
     tooltip = [

@@ -102,9 +102,14 @@ def _kept_counts(
     return found
 
 
+def measured_stages(samples: pl.DataFrame) -> list[str]:
+    """Return the stages that every sample has a time for; core-exp files know no `other`."""
+    return [stage for stage, column in STAGES.items() if samples[column].null_count() == 0]
+
+
 def stage_rows(samples: pl.DataFrame) -> list[Row]:
     """Return each configuration's mean stages laid end to end, fastest first; a stage that was not measured is left out."""
-    stages = {stage: column for stage, column in STAGES.items() if samples[column].null_count() == 0}
+    stages = {stage: STAGES[stage] for stage in measured_stages(samples)}
     means = samples.lazy().group_by(CONFIGURATION).agg(pl.col(*stages.values()).mean(), count=pl.len())
     ordered = means.sort(pl.sum_horizontal(stages.values())).collect()
     rows: list[Row] = []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
@@ -43,7 +44,7 @@ def write_report(profile_path: Path | str, out: Path | str, *, latency_kind: Lat
         raise InvalidValueError(
             "report",
             f"{len(page):,} bytes",
-            f"at most {LARGEST_PAGE_BYTES:,}: choose fewer data sets or configurations",
+            f"at most {LARGEST_PAGE_BYTES:,}: choose fewer datasets or configurations",
         )
     write_atomically(Path(out), page)
     return len(page)
@@ -61,7 +62,7 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
         "title": escape(_title(profile)),
         "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
         "script": (ASSETS / "page.js").read_text(encoding="utf-8"),
-        "vega": vl_convert.javascript_bundle(VEGA_SNIPPET),
+        "vega": _vega(),
         "figures": _json(document),
         "summary": _summary(profile, analysis),
         "last_budget": str(len(document["budgets"]) - 1),
@@ -69,14 +70,19 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
         "tier_legend": _tier_legend(document["rows"]["front"]),
         "panels": "\n".join(_panel(name, analysis, document["rows"]["front"][name]) for name in datasets),
         "front_note": _front_note(analysis, tables),
-        "stages_note": _stages_note(document["rows"]["stages"]),
-        "stages_numbers": _stage_numbers(document["rows"]["stages"]),
+        "stages_note": _stages_note(figures.measured_stages(samples)),
+        "stages_numbers": _stage_numbers(document["rows"]["stages"], figures.measured_stages(samples)),
         "histogram_note": _histogram_note(analysis.percentiles, latency_kind),
         "percentile_numbers": _percentile_numbers({**shares, "all": analysis.percentiles}),
         "knobs": "\n".join(_knob_panel(knob) for knob in document["knobs"]),
         "provenance": _provenance(profile),
     }
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(cells)
+
+
+@cache
+def _vega() -> str:
+    return vl_convert.javascript_bundle(VEGA_SNIPPET)  # takes seconds, and gives the same text every time
 
 
 def _figures(
@@ -86,24 +92,31 @@ def _figures(
     budgets_ms = figures.slider_budgets_ms(analysis)
     of_all = figures.taken_keys(table, budgets_ms)
     taken = {name: {"global": of_all, "own": figures.taken_keys(own, budgets_ms)} for name, own in tables.items()}
+    unfit = figures.unfit_budgets(table, budgets_ms)
     knobs = figures.knob_rows(samples, kind)
+    percentiles = figures.percentile_rows(samples, kind)
     cuts = analysis.percentiles
     return {
         "budgets": budgets_ms,
         "global": of_all,
-        "global_unfit": figures.unfit_budgets(table, budgets_ms),
+        "unfit": {
+            name: {"global": unfit, "own": figures.unfit_budgets(own, budgets_ms)} for name, own in tables.items()
+        },
+        "global_unfit": unfit,
         "taken": taken,
         "kept": figures.kept_shares(samples, kind, budgets_ms, taken),
         "rows": {
             "front": figures.front_rows(analysis),
             "stages": figures.stage_rows(samples),
             "histogram": figures.histogram_rows(samples, kind),
-            "percentiles": figures.percentile_rows(samples, kind),
+            "percentiles": percentiles,
             "knobs": knobs,
         },
         "cuts": [{"cut": cut, "ms": round(getattr(cuts, cut), 4)} for cut in ("p5", "median", "p95")],
         "knobs": list(knobs),
-        "charts": chart_specifications(kind, (budgets_ms[0], budgets_ms[-1])),
+        "charts": chart_specifications(
+            kind, (budgets_ms[0], budgets_ms[-1]), figures.measured_stages(samples), len(percentiles)
+        ),
     }
 
 
@@ -130,7 +143,7 @@ def _summary(profile: Profile, analysis: BudgetAnalysis) -> str:
     facts = {
         "samples": f"{analysis.percentiles.n:,}",
         "configurations": str(len(configs)),
-        "data sets": str(len(analysis.datasets)),
+        "datasets": str(len(analysis.datasets)),
         f"median {analysis.latency_kind} latency": f"{analysis.percentiles.median:.1f} ms",
         "recommended budgets": f"{low} to {high} ms",
     }
@@ -183,21 +196,19 @@ def _front_note(analysis: BudgetAnalysis, tables: Mapping[str, LookupTable]) -> 
     tolerance = next(iter(tables.values())).metadata.tolerance
     unused = ", ".join(config.key for config in analysis.on_no_front) or "none"
     return (
-        f"Bars are 95 % intervals. Both tables take the most accurate configuration whose mean latency is within the "
-        f"budget and {tolerance:.0%} of it; a mean says nothing of single requests, so see how many samples kept the "
-        f"budget. On no data set's front: {escape(unused)}."
+        f"Bars are 95 % intervals. Both tables take the most accurate configuration whose mean latency is at most "
+        f"{100 * tolerance:g} % above the budget; a mean says nothing of single requests, so see how many samples kept the "
+        f"budget. On no dataset's front: {escape(unused)}."
     )
 
 
-def _stages_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    measured = list(dict.fromkeys(row["stage"] for row in rows))
+def _stages_note(measured: Sequence[str]) -> str:
     left_out = [stage for stage in figures.STAGES if stage not in measured]
     note = "Mean time of every stage, end to end, over all samples of a configuration (tier, experts, blocks)."
     return f"{note} Not in these files: {', '.join(left_out)}." if left_out else note
 
 
-def _stage_numbers(rows: Sequence[Mapping[str, Any]]) -> str:
-    measured = list(dict.fromkeys(row["stage"] for row in rows))
+def _stage_numbers(rows: Sequence[Mapping[str, Any]], measured: Sequence[str]) -> str:
     by_key: dict[str, list[str]] = {}
     for row in rows:
         by_key.setdefault(row["key"], [f"{row['n']:,}"]).append(f"{row['ms']:.2f}")
@@ -215,7 +226,7 @@ def _histogram_note(percentiles: LatencyPercentiles, latency_kind: str) -> str:
 def _percentile_numbers(rows: Mapping[str, LatencyPercentiles]) -> str:
     names = [name for name in LatencyPercentiles.__slots__ if name != "n"]
     cells = [(name, *(f"{getattr(row, cut):.2f}" for cut in names), f"{row.n:,}") for name, row in rows.items()]
-    return _table(("data set", *(f"{name} ms" for name in names), "n"), cells)
+    return _table(("dataset", *(f"{name} ms" for name in names), "n"), cells)
 
 
 def _knob_panel(knob: str) -> str:
@@ -240,7 +251,7 @@ def _run(run: Provenance) -> str:
         "device": f"{run.device}, {run.dtype}" + (f", driver {run.driver}" if run.driver else ""),
         "clock": run.clock,
         "created": run.created,
-        "data sets": ", ".join(f"{name} ({scorer})" for name, scorer in run.datasets.items()),
+        "datasets": ", ".join(f"{name} ({scorer})" for name, scorer in run.datasets.items()),
         "grid": grid,
         "block ranking": ", ".join(map(str, run.block_ranking)),
         "seed": str(run.seed),

@@ -13,6 +13,7 @@ import pytest
 
 from paceline.errors import OutputPathError, ProfileConflictError, ProfileDataError
 from paceline.profiles import SCHEMA, ProfileStore, read_profile
+from paceline.profiles.atomic import new_directory, write_atomically
 from paceline.records import KnobConfig, KnobGrid, ProfileSample, Provenance
 
 Build = Callable[..., ProfileSample]
@@ -228,6 +229,22 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path, synthetic_
     with pytest.raises(OutputPathError, match="cannot write to"):
         ProfileStore.open_or_create(file if inside == "a file" else file / "store", synthetic_run())
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_below_a_file_cannot_be_written_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(OutputPathError, match="Not a directory"):
+        write_atomically(tmp_path / "file" / "below", b"")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OutputPathError):
+        write_atomically(tmp_path / "directory", b"")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["directory", "file"]
+
+
+def test_the_current_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputPathError, match="current directory"), new_directory(Path()):
+        pass
 
 
 def test_a_store_is_not_laid_over_a_core_exp_directory(tmp_path: Path, synthetic_run: Run) -> None:

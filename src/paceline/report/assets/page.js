@@ -2,6 +2,8 @@
 const report = JSON.parse(document.getElementById("figures").textContent);
 const slider = document.getElementById("budget");
 const fronts = new Map();
+const views = [];
+const PRINTED_WIDTH_PX = 640; // A4 between its margins; charts do not measure the paper by themselves
 
 async function draw(element) {
   const { chart, rows, dataset } = element.dataset;
@@ -9,21 +11,24 @@ async function draw(element) {
   const specification = structuredClone(report.charts[chart]);
   specification.datasets = { ...specification.datasets, rows: found, cuts: report.cuts };
   const { view } = await vegaEmbed(element, specification, { renderer: "svg", actions: false });
+  views.push(view);
   if (chart === "front") fronts.set(dataset, view);
 }
 
-const percent = (share) => `${(100 * share).toFixed(0)} %`;
+const percent = (share) => (100 * share).toFixed(0);
 
 function sentence(dataset, controller, index) {
   const key = report.taken[dataset][controller][index];
+  const unfit = index < report.unfit[dataset][controller];
   const row = report.rows.front[dataset].find((each) => each.key === key);
-  if (row === undefined) return [key, "not measured on this data set"];
+  if (row === undefined) return [key, unfit, "not measured on this dataset"];
   const [share, low, high] = report.kept[dataset][controller][index];
   const interval = row.accuracy_low === null ? "" : ` (${row.accuracy_low.toFixed(3)}–${row.accuracy_high.toFixed(3)})`;
   return [
     key,
-    `accuracy ${row.accuracy.toFixed(3)}${interval}, kept by ${percent(share)} of samples ` +
-      `(${percent(low)}–${percent(high)}, n = ${row.n.toLocaleString("en")})`,
+    unfit,
+    `accuracy ${row.accuracy.toFixed(3)}${interval}, kept by ${percent(share)} % of samples ` +
+      `(${percent(low)}–${percent(high)} %, n = ${row.n.toLocaleString("en")})`,
   ];
 }
 
@@ -41,10 +46,13 @@ function show(index) {
   for (const dataset of Object.keys(report.taken)) {
     for (const controller of ["global", "own"]) {
       const cell = document.querySelector(`[data-taken="${controller}"][data-dataset="${CSS.escape(dataset)}"]`);
-      const [taken, rest] = sentence(dataset, controller, index);
+      const [taken, unfit, rest] = sentence(dataset, controller, index);
       const name = document.createElement("b");
       name.textContent = taken;
-      cell.replaceChildren(name, `: ${rest}`);
+      const mark = document.createElement("span");
+      mark.className = "unfit";
+      mark.textContent = unfit ? " (none fits, the nearest)" : "";
+      cell.replaceChildren(name, mark, `: ${rest}`);
     }
     const view = fronts.get(dataset);
     view
@@ -62,5 +70,9 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("details").forEach((each) => (each.open = true));
+  views.forEach((view) => view.signal("width", PRINTED_WIDTH_PX).runAsync());
+});
+addEventListener("afterprint", () => dispatchEvent(new Event("resize")));
 start();

@@ -1,0 +1,259 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import polars as pl
+import pytest
+import typer
+from playwright.sync_api import Browser, Page, sync_playwright
+from typer.testing import CliRunner
+
+from paceline.cli import report as report_command
+from paceline.control import LookupTable
+from paceline.errors import OutputPathError, UnknownChoiceError
+from paceline.fit import build_dataset_tables, build_lookup_table
+from paceline.profiles import SCHEMA, Profile, read_profile
+from paceline.report import write_report
+from paceline.report.page import LARGEST_PAGE_BYTES, report_page
+
+CHROMIUM = which("chromium") or which("google-chrome")
+LAUNCH = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PATIENCE_MS = 240_000
+HOSTILE = "<img src=x onerror=alert(1)>"
+TIERS = {"low": 20.0, "medium": 40.0, "high": 60.0}
+
+
+def synthetic_samples(datasets: tuple[str, ...] = ("text_vqa", "ok_vqa"), count: int = 12) -> pl.DataFrame:
+    """Three tiers by two block counts; accuracy and time grow with both, medium/16 is dominated on ok_vqa."""
+    rows: list[dict[str, Any]] = []
+    for dataset in datasets:
+        for tier, vision_ms in TIERS.items():
+            for blocks in (12, 16):
+                worse = dataset == "ok_vqa" and (tier, blocks) == ("medium", 16)
+                for index in range(count):
+                    accuracy = 0.1 if worse else 0.3 + vision_ms / 200 + (blocks - 12) / 40 + (index % 3) / 10
+                    prefill_ms = 5.0 * blocks + index / 4
+                    rows.append(
+                        {
+                            "dataset": dataset,
+                            "sample_id": str(index),
+                            "tier": tier,
+                            "top_k": None,
+                            "num_active_blocks": blocks,
+                            "target_vision_tokens": 144,
+                            "actual_vision_tokens": 144,
+                            "actual_text_tokens": 9,
+                            "output_tokens": 3,
+                            "accuracy": accuracy,
+                            "pred": "7",
+                            "metadata": "{}",
+                            "T_vision_total": vision_ms,
+                            "T_LLM_prefill": prefill_ms,
+                            "T_LLM_decode": 30.0,
+                            "T_decode_per_token": 15.0,
+                            "T_total": vision_ms + prefill_ms + 32.0,
+                            "T_preprocess": None,
+                            "T_other": 2.0,
+                        }
+                    )
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def profile_of(samples: pl.DataFrame, name: str = "synthetic.parquet") -> Profile:
+    return Profile(samples=samples, provenance=(), source=Path(name), left_out=())
+
+
+@pytest.fixture(scope="session")
+def profile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "synthetic.parquet"
+    synthetic_samples().write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def page_file(profile_file: Path) -> Path:
+    path = profile_file.parent / "report.html"
+    written = CliRunner().invoke(command_line(), [str(profile_file), "-o", str(path)], catch_exceptions=False)
+    assert "MB" in written.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
+        yield browser
+        browser.close()
+
+
+def command_line() -> typer.Typer:
+    app = typer.Typer()
+    report_command.register(app)
+    return app
+
+
+class Visit:
+    """An opened page with all that went wrong in it."""
+
+    def __init__(self, browser: Browser, path: Path, *, width: int = 1280, scheme: Any = "light") -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("body[data-ready=yes]")
+
+    def slide_to(self, index: int) -> float:
+        self.page.evaluate(
+            "index => { const s = document.getElementById('budget'); s.value = index; "
+            "s.dispatchEvent(new Event('input')); }",
+            index,
+        )
+        return float(self.page.inner_text("#budget-shown").removesuffix(" ms"))
+
+    def taken(self, controller: str, dataset: str) -> str:
+        return self.page.inner_text(f'[data-taken="{controller}"][data-dataset="{dataset}"]')
+
+
+def test_the_slider_shows_what_the_tables_decide(browser: Browser, page_file: Path, profile_file: Path) -> None:
+    profile = read_profile(profile_file)
+    everything, own = build_lookup_table(profile), build_dataset_tables(profile)
+    visit = Visit(browser, page_file)
+    last = int(visit.page.get_attribute("#budget", "max") or 0)
+    for index in (0, last // 3, last // 2, last):
+        budget_ms = visit.slide_to(index)
+        assert everything.key_at(budget_ms) in visit.page.inner_text("#taken")
+        for dataset, table in own.items():
+            assert visit.taken("global", dataset).startswith(everything.key_at(budget_ms))
+            assert visit.taken("own", dataset).startswith(table.key_at(budget_ms))
+            assert kept_in(visit.taken("own", dataset)) == kept_of(profile, dataset, table, budget_ms)
+    assert visit.complaints == []
+    assert visit.requests == [page_file.as_uri()]
+
+
+def kept_in(words: str) -> int:
+    return int(words.split("kept by ")[1].split(" %")[0])
+
+
+def kept_of(profile: Profile, dataset: str, table: LookupTable, budget_ms: float) -> int:
+    tier, _, blocks = table.key_at(budget_ms).split("_")
+    chosen = profile.samples.filter(
+        pl.col("dataset").cast(pl.String) == dataset,
+        pl.col("tier").cast(pl.String) == tier,
+        pl.col("num_active_blocks") == int(blocks),
+    )
+    latencies = (chosen["T_vision_total"] + chosen["T_LLM_prefill"]).to_list()
+    return round(100 * round(sum(each <= budget_ms for each in latencies) / len(latencies), 3))
+
+
+def test_a_budget_that_nothing_keeps_is_marked(browser: Browser, page_file: Path) -> None:
+    visit = Visit(browser, page_file)
+    visit.slide_to(0)
+    assert "No configuration fits" in visit.page.inner_text("#taken")
+    assert "none fits, the nearest" in visit.taken("own", "ok_vqa")
+
+
+def test_the_slider_works_from_the_keyboard(browser: Browser, page_file: Path) -> None:
+    visit = Visit(browser, page_file)
+    before = visit.page.inner_text("#budget-shown")
+    visit.page.keyboard.press("Tab")  # the skip link
+    visit.page.keyboard.press("Tab")
+    assert visit.page.evaluate("document.activeElement.id") == "budget"
+    visit.page.keyboard.press("ArrowRight")
+    after = visit.page.inner_text("#budget-shown")
+    assert after != before
+    assert (visit.page.get_attribute("#budget", "aria-valuetext") or "").startswith(after)
+
+
+def test_every_chart_is_drawn_and_the_marks_move(browser: Browser, page_file: Path) -> None:
+    visit = Visit(browser, page_file)
+    charts = visit.page.locator("[data-chart]")
+    assert charts.count() == visit.page.locator("[data-chart] svg").count()
+    names = charts.evaluate_all("all => all.map(each => each.dataset.chart)")
+    assert sorted(set(names)) == ["front", "histogram", "knob_accuracy", "knob_latency", "percentiles", "stages"]
+    assert names.count("front") == 2
+    assert names.count("knob_accuracy") == 2  # the model has no top_k
+    front = visit.page.locator("[data-chart=front] svg").first
+    visit.slide_to(0)
+    at_start = front.inner_html()
+    visit.slide_to(80)
+    visit.page.wait_for_function(
+        "before => document.querySelector('[data-chart=front] svg').innerHTML !== before", arg=at_start
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "paper"), [(1280, "dark", "rgb(20, 23, 27)"), (390, "light", "rgb(255, 255, 255)")]
+)
+def test_it_fits_a_phone_and_follows_the_colour_scheme(
+    browser: Browser, page_file: Path, width: int, scheme: str, paper: str
+) -> None:
+    visit = Visit(browser, page_file, width=width, scheme=scheme)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+    assert visit.complaints == []
+
+
+def test_print_is_light_and_opens_every_table(browser: Browser, page_file: Path) -> None:
+    visit = Visit(browser, page_file, scheme="dark")
+    visit.page.emulate_media(media="print")
+    visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert visit.page.locator("details:not([open])").count() == 0
+    assert not visit.page.is_visible("#budget")
+    assert visit.page.locator("[data-chart=stages] svg").get_attribute("viewBox", timeout=PATIENCE_MS) is not None
+    visit.page.wait_for_function("document.querySelector('[data-chart=stages] svg').viewBox.baseVal.width <= 680")
+
+
+def test_names_from_files_are_text_not_markup(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(report_page(profile_of(synthetic_samples((HOSTILE, "</script><script>alert(2)</script>"), 2))))
+    visit = Visit(browser, path)
+    assert visit.complaints == []
+    assert HOSTILE in visit.page.locator("h3").all_inner_texts()
+    assert visit.page.locator("img").count() == 0
+
+
+def test_generated_data_is_labelled(page_file: Path) -> None:
+    assert "Synthetic data: generated, not measured" in page_file.read_text()
+    assert "Synthetic data" not in report_page(profile_of(synthetic_samples(count=1), "measured.parquet"))
+
+
+def test_stages_that_were_not_measured_are_said_to_be_missing() -> None:
+    without_other = synthetic_samples(count=2).with_columns(T_other=pl.lit(None, dtype=pl.Float64))
+    assert "Not in these files: other." in report_page(profile_of(without_other))
+
+
+def test_a_page_of_nine_datasets_stays_below_the_limit() -> None:
+    page = report_page(profile_of(synthetic_samples(tuple(f"synthetic_{index}" for index in range(9)), 3)))
+    assert len(page.encode()) < LARGEST_PAGE_BYTES
+
+
+def test_mistakes_are_named(profile_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputPathError, match="cannot write"):
+        write_report(profile_file, tmp_path / "absent" / "report.html")
+    with pytest.raises(UnknownChoiceError, match="latency kind 'decode'"):
+        CliRunner().invoke(command_line(), [str(profile_file), "--latency", "decode"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("package", ["altair", "vl_convert"])
+def test_a_missing_extra_is_named_with_its_remedy(package: str) -> None:
+    code = f"""
+import sys
+sys.modules["{package}"] = None
+try:
+    import paceline.cli.report
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("MissingExtraError")
+    assert "pip install 'paceline[report]'" in done.stdout
