@@ -24,6 +24,7 @@ COMMANDS = {  # name: (module, first line of its help)
         "Check knobs, key-value cache, restoration, stage times and the hooks' own cost; exit code 1 when one fails.",
     ),
     "budgets": ("budgets", "Percentiles, Pareto fronts and recommended latency budgets of a profile."),
+    "report": ("report", "Write a profile as one self-contained HTML page."),
     "table": ("table", "Build and show lookup tables."),
     "run": (
         "run",
