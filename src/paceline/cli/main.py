@@ -21,7 +21,7 @@ COMMANDS = {  # name: (module, first line of its help)
     "profile": ("profile", "Measure every stage of generate(), and the accuracy, under every configuration of a grid."),
     "verify": (
         "verify",
-        "Check knobs, key-value cache, restoration, stage times and the hooks' own cost; exit code 1 when one fails.",
+        "Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails.",
     ),
     "budgets": ("budgets", "Percentiles, Pareto fronts and recommended latency budgets of a profile."),
     "report": ("report", "Write a profile as one self-contained HTML page."),

@@ -29,9 +29,14 @@ class Family:
 def _encode_by_pixel_budget(image_processor: Any, picture: Image.Image, token_cap: int) -> dict[str, torch.Tensor]:
     """Cap tokens through the processor's call-time `size`, whose edges are areas in pixels in this family."""
     area = token_cap * _token_side(image_processor) ** 2
-    smallest = min(int(image_processor.size["shortest_edge"]), area)
-    encoded = image_processor(picture, size={"shortest_edge": smallest, "longest_edge": area}, return_tensors="pt")
-    return {"pixel_values": encoded["pixel_values"], "image_grid_thw": encoded["image_grid_thw"]}
+    while True:
+        smallest = min(int(image_processor.size["shortest_edge"]), area)
+        encoded = image_processor(picture, size={"shortest_edge": smallest, "longest_edge": area}, return_tensors="pt")
+        tokens = _count_merged_patches(image_processor, encoded)
+        if tokens <= token_cap:
+            return {"pixel_values": encoded["pixel_values"], "image_grid_thw": encoded["image_grid_thw"]}
+        # a side is never less than a token, so a long strip exceeds the area; its tokens go with the root of it
+        area = int(area * (token_cap / tokens) ** 2)
 
 
 def _count_merged_patches(image_processor: Any, tensors: Mapping[str, torch.Tensor]) -> int:

@@ -113,10 +113,11 @@ def load_model(
     folder = EMBEDDED.get(name)
     source = str(folder) if folder else name
     where = _device(device)
+    torch_dtype = _dtype(dtype, where)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         _refuse_unsupported(name, config)
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=_dtype(dtype, where))
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         # the PIL backend: the default one needs torchvision, which has no CPU build
         image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")

@@ -1,5 +1,6 @@
 """Read a picture from disk, refusing what no tier can carry before its pixels are decoded."""
 
+import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -16,11 +17,15 @@ def open_picture(path: Path | str) -> Image.Image:
     if not path.is_file():
         raise PictureError(f"there is no picture at {path}; expected a PNG, JPEG, WebP or another format Pillow reads")
     try:
-        with Image.open(path) as picture:
-            check_pixels(picture.width, picture.height, name=str(path))
-            return picture.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels refuses it, as an error
+            with Image.open(path) as picture:
+                check_pixels(picture.width, picture.height, name=str(path))
+                return picture.convert("RGB")
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path} is too large: {error}; scale it down before it is sent") from error
+        raise PictureError(
+            f"{path} has more than {LARGEST_PIXELS:,} pixels ({error}): scale it down first, the high tier looks at far fewer"
+        ) from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise PictureError(
             f"{path} is not a picture that can be read ({error}); expected a whole PNG, JPEG or WebP"

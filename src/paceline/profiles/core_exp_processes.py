@@ -1,7 +1,7 @@
 """Reading large core-exp directories on several cores: this process reads some datasets, its children the others.
 
-Decoding JSON holds the interpreter's lock, so threads would not help. Children are started as `python -m` on this
-module and not by multiprocessing, which runs the caller's script again in every child unless the script guards itself.
+Decoding JSON holds the interpreter's lock, so threads would not help. Children are started by hand and not by
+multiprocessing, which runs the caller's script again in every child unless the script guards itself.
 """
 
 import os
@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from paceline.profiles.core_exp_dataset import DatasetContents, DatasetReader, FileReport
+from paceline.profiles.core_exp_dataset import DatasetContents, DatasetReader, FileReport, entries_of
 
 PAYS_FROM_BYTES = 200 * 2**20  # below this a child's start costs more than it saves
 MOST_PROCESSES = 4  # each costs about 100 MiB
+START = "from paceline.profiles.core_exp_processes import run_errand; run_errand()"
 Directories = Mapping[str, Sequence[Path]]
 SENT = msgspec.msgpack.Decoder(list[tuple[bytes, tuple[FileReport, ...]]])
 
@@ -45,14 +46,13 @@ def read_datasets(directories: Directories, columns: Sequence[str]) -> Iterator[
 
 
 def _json_bytes(directory: Path) -> int:
-    with os.scandir(directory) as entries:
-        return sum(entry.stat().st_size for entry in entries if entry.name.endswith(".json"))
+    return sum(entry.stat().st_size for entry in entries_of(directory) if entry.suffix == ".json")
 
 
 def _process_count(total_bytes: int, datasets: int) -> int:
     if total_bytes < PAYS_FROM_BYTES:
         return 1
-    return max(1, min(MOST_PROCESSES, datasets, len(os.sched_getaffinity(0))))
+    return max(1, min(MOST_PROCESSES, datasets, os.cpu_count() or 1))
 
 
 def _shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
@@ -65,8 +65,7 @@ def _shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
 
 def _child(directories: Directories, columns: Sequence[str]) -> subprocess.Popen[bytes]:
     errand = Errand(list(columns), {name: [str(each) for each in where] for name, where in directories.items()})
-    command = [sys.executable, "-m", "paceline.profiles.core_exp_processes"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
     child.stdin.write(msgspec.msgpack.encode(errand))
     child.stdin.close()
@@ -74,8 +73,9 @@ def _child(directories: Directories, columns: Sequence[str]) -> subprocess.Popen
 
 
 def _received(child: subprocess.Popen[bytes]) -> list[DatasetContents]:
-    sent, _ = child.communicate()
-    if child.returncode != 0:
+    assert child.stdout is not None
+    sent = child.stdout.read()
+    if child.wait() != 0:
         raise RuntimeError(f"a process that was reading core-exp files ended with status {child.returncode}")
     return [DatasetContents(samples=pl.read_ipc(BytesIO(frame)), files=files) for frame, files in SENT.decode(sent)]
 
@@ -91,7 +91,3 @@ def run_errand() -> None:
         contents.samples.write_ipc(frame)
         sent.append((frame.getvalue(), contents.files))
     sys.stdout.buffer.write(msgspec.msgpack.encode(sent))
-
-
-if __name__ == "__main__":
-    run_errand()

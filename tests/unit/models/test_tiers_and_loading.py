@@ -98,10 +98,10 @@ def test_a_model_that_is_not_there(tmp_path):
         load_model("digits", dtype="float31")
 
 
-def test_the_default_grid_has_27_configurations_and_a_dense_model_nine(digits, dense):
+def test_the_default_grid_has_27_configurations_and_a_dense_model_no_top_k(digits, dense):
     assert len(default_grid(digits).configurations()) == 27
     grid = default_grid(dense)
-    assert grid.top_ks == (None,) and len(grid.configurations()) == 9
+    assert grid.top_ks == (None,) and grid.block_counts == (3, 4) and len(grid.configurations()) == 6
     with pytest.raises(InvalidValueError, match="top_k is 99"):
         grid_of(digits, tiers=None, top_ks=[99], block_counts=None)
 

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from paceline.errors import (
 from paceline.profiles import (
     SCHEMA,
     ProfileStore,
+    core_exp_processes,
     import_profile,
     read_profile,
     write_core_exp,
@@ -200,6 +202,22 @@ def test_a_sample_that_stands_twice_is_refused(tmp_path: Path, other: str) -> No
     assert other in str(caught.value)
     rest = read_profile(tmp_path, skip_bad=True)
     assert rest.samples["sample_id"].to_list().count("same") == 1 and rest.left_out[0].sample == "same"
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    for number, dataset in enumerate(("doc-qa", "mmmu", "okvqa", "st-qa", "text-vqa")):
+        written(tmp_path, document(*({"pred": f"{dataset} {index}"} for index in range(1 + number))), dataset=dataset)
+    bad = written(tmp_path, "{", dataset="mmmu", name="bad.json")
+    alone = read_profile(tmp_path, skip_bad=True)
+    monkeypatch.setattr(core_exp_processes, "PAYS_FROM_BYTES", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    together = read_profile(tmp_path, skip_bad=True)
+    assert together.samples.equals(alone.samples) and together.left_out == alone.left_out
+    assert together.samples.height == 1 + 2 + 3 + 4 + 5
+    with pytest.raises(ProfileDataError) as caught:
+        read_profile(tmp_path)
+    assert caught.value.path == bad
 
 
 def test_an_empty_directory_says_what_was_expected(tmp_path: Path) -> None:
