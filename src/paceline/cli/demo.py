@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table, progress_bar
+from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table, progress_bars
 from paceline.demo import SAMPLE_PICTURE, SAMPLE_PROMPT, DemoRequest, DemoResult, proportions, run_demo, summary
 from paceline.slo import Proportion
 
@@ -21,7 +21,7 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Profile the embedded model, build its lookup table and answer held-out questions under five budgets."""
-    with progress_bar("profiling digits") as profiled, progress_bar("answering held-out questions") as answered:
+    with progress_bars("profiling digits", "answering held-out questions") as (profiled, answered):
         result = run_demo(out, samples=samples, requests=requests, on_profile=profiled, on_request=answered)
     if as_json:
         print_json(summary(result))
@@ -38,8 +38,8 @@ def _print_result(result: DemoResult) -> None:
     )
     shown = [request for budget_ms in result.budgets_ms for request in result.at(budget_ms)[:SHOWN_PER_BUDGET]]
     print_table(
-        f"Held-out requests, {SHOWN_PER_BUDGET} a budget; prefill in ms; configuration is tier/top_k/blocks",
-        ("budget", "configuration", "promised", "measured", "kept", "question", "answer", "right"),
+        f"Held-out requests, {SHOWN_PER_BUDGET} a budget; prefill in ms; setting is tier/top_k/blocks",
+        ("budget", "setting", "promised", "measured", "kept", "asked", "answer", "expected", "right"),
         [_row(request) for request in shown],
     )
     print_table(
@@ -74,7 +74,8 @@ def _row(request: DemoRequest) -> tuple[object, ...]:
         "kept" if answer.within_budget else "missed",
         request.question.dataset.removeprefix("digits_"),
         answer.text,
-        "right" if request.correct else f"wrong: {request.question.references[0]}",
+        request.question.references[0],
+        "right" if request.correct else "wrong",
     )
 
 

@@ -10,7 +10,15 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from paceline.profiles.atomic import keep_old, write_atomically
@@ -38,7 +46,7 @@ def write_document(path: Path, document: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a title; the first column is left-aligned, the rest right-aligned."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
@@ -57,9 +65,27 @@ def print_facts(title: str, facts: Sequence[tuple[str, object]]) -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Generator[Callable[[int, int], None]]:
-    """Show a bar with the time left on standard error; yields the callback (done, total) that moves it."""
+def progress_bars(*labels: str) -> Generator[list[Callable[[int, int], None]]]:
+    """Show a bar with the time left for each label on standard error, from when it first moves.
+
+    Yields the callbacks (done, total) that move them.
+    """
     shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*shown, TextColumn("left"), TimeRemainingColumn(), console=LOG) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield [_mover(progress, progress.add_task(label, total=None, visible=False, start=False)) for label in labels]
+
+
+@contextmanager
+def progress_bar(label: str) -> Generator[Callable[[int, int], None]]:
+    """Show one bar with the time left on standard error; yields the callback (done, total) that moves it."""
+    with progress_bars(label) as (move,):
+        yield move
+
+
+def _mover(progress: Progress, task: TaskID) -> Callable[[int, int], None]:
+    def move(done: int, total: int) -> None:
+        if not progress.tasks[task].started:
+            progress.start_task(task)
+        progress.update(task, completed=done, total=total, visible=True)
+
+    return move

@@ -35,7 +35,9 @@ def cached_against_uncached(
 def _all_modes(parts: ModelParts, request: PreparedRequest, seed: int) -> dict[str, float]:
     random = torch.Generator().manual_seed(seed)
     embed: Any = parts.model.get_input_embeddings()
-    ids_BL = torch.randint(embed.num_embeddings, (2, PROMPT_TOKENS + NEW_TOKENS), generator=random).to(parts.model.device)
+    ids_BL = torch.randint(embed.num_embeddings, (2, PROMPT_TOKENS + NEW_TOKENS), generator=random).to(
+        parts.model.device
+    )
     embeds_BLH = embed(ids_BL)
     decoded = {name: mode(parts, embeds_BLH) for name, mode in MODES.items()}
     return {"plain": _plain(parts, request), **decoded}
@@ -43,12 +45,9 @@ def _all_modes(parts: ModelParts, request: PreparedRequest, seed: int) -> dict[s
 
 def _plain(parts: ModelParts, request: PreparedRequest) -> float:
     model: Any = parts.model
-    made = model.generate(
-        **request.inputs,
-        generation_config=greedy(model, NEW_TOKENS),
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
+    generation = greedy(model, NEW_TOKENS)
+    generation.return_dict_in_generate = generation.output_logits = True
+    made = model.generate(**request.inputs, generation_config=generation)
     cached_LV = torch.cat(made.logits)
     prompt = request.inputs["input_ids"].shape[1]
     image_BL = made.sequences == model.config.image_token_id

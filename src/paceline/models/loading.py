@@ -1,6 +1,8 @@
 """Load a model with its tokenizer and image processor, and turn a picture and a prompt into its inputs."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import logging
 
 from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
@@ -117,7 +120,8 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         _refuse_unsupported(name, config)
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
+        with _quiet_bars() if folder else nullcontext():
+            model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         # the PIL backend: the default one needs torchvision, which has no CPU build
         image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
@@ -138,6 +142,18 @@ def load_model(
         default_top_ks=_numbers(settings, "default_top_ks"),
         default_block_counts=_numbers(settings, "default_block_counts"),
     )
+
+
+@contextmanager
+def _quiet_bars() -> Generator[None]:
+    """Show no loading bar: the embedded model loads in a tenth of a second."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _refuse_unsupported(name: str, config: Any) -> None:
