@@ -47,10 +47,11 @@ def merge_command(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Join parts of different models or devices all the same.")
     ] = False,
+    skip_bad: SkipBadFlag = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Join the parts of several ranks or machines into one store; conflicting samples are refused."""
-    merged = merge_profiles(parts, out, allow_mixed=allow_mixed)
+    merged = merge_profiles(parts, out, allow_mixed=allow_mixed, skip_bad=skip_bad)
     summary = {**_summary(out, merged.samples, merged.left_out), "parts": len(parts), "joined": merged.joined}
     _print(f"Merged {len(parts)} parts into {out}", summary, json_output)
 

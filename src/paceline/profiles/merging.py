@@ -29,16 +29,19 @@ class MergedProfile:
     left_out: tuple[LeftOut, ...]
 
 
-def merge_profiles(parts: Sequence[Path], out: Path, *, allow_mixed: bool = False) -> MergedProfile:
+def merge_profiles(
+    parts: Sequence[Path], out: Path, *, allow_mixed: bool = False, skip_bad: bool = False
+) -> MergedProfile:
     """Join parts into a new store at `out`; one measurement that stands in several parts is kept once.
 
     Raises ProfileConflictError where two parts measured one sample differently, or ran another model or on another
-    device, which `allow_mixed` permits; OutputPathError when `out` holds anything.
+    device, which `allow_mixed` permits; ProfileDataError for bad samples, which `skip_bad` leaves out and lists;
+    OutputPathError when `out` holds anything.
     """
     if not parts:
         raise InvalidValueError("parts", [], "at least one profile to merge")
     refuse_occupied(out)
-    profiles = [read_profile(part) for part in parts]
+    profiles = [read_profile(part, skip_bad=skip_bad) for part in parts]
     if not allow_mixed:
         _refuse_mixed(profiles)
     rows = pl.concat([each.samples.with_columns(pl.lit(index).alias(PART)) for index, each in enumerate(profiles)])

@@ -81,3 +81,10 @@ def test_a_bad_part_and_an_occupied_output_are_refused(
         merge_profiles([first, tmp_path / "missing"], tmp_path / "out")
     with pytest.raises(OutputPathError, match="never overwritten"):
         merge_profiles([first], first)
+    second = part(tmp_path / "second", synthetic_run(), synthetic_sample(sample_id="b"))
+    with (second / "journal-rank0.jsonl").open("a") as journal:
+        journal.write("damage\n")
+    with pytest.raises(ProfileDataError, match="line 2: is not JSON"):
+        merge_profiles([first, second], tmp_path / "out")
+    merged = merge_profiles([first, second], tmp_path / "out", skip_bad=True)
+    assert merged.samples.height == 2 and len(merged.left_out) == 1
