@@ -39,7 +39,7 @@ def _print_result(result: DemoResult) -> None:
     shown = [request for budget_ms in result.budgets_ms for request in result.at(budget_ms)[:SHOWN_PER_BUDGET]]
     print_table(
         f"Held-out requests, {SHOWN_PER_BUDGET} a budget; prefill in ms; setting is tier/top_k/blocks",
-        ("budget", "setting", "promised", "measured", "kept", "asked", "answer", "expected", "right"),
+        ("budget", "setting", "promised", "measured", "kept", "answer", "expected", "right"),
         [_row(request) for request in shown],
     )
     print_table(
@@ -72,7 +72,6 @@ def _row(request: DemoRequest) -> tuple[object, ...]:
         f"{answer.predicted_ms:.1f}",
         f"{answer.measured_ms:.1f}",
         "kept" if answer.within_budget else "missed",
-        request.question.dataset.removeprefix("digits_"),
         answer.text,
         request.question.references[0],
         "right" if request.correct else "wrong",

@@ -23,16 +23,22 @@ COMMANDS = {  # name: (module, first line of its help)
         "verify",
         "Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails.",
     ),
-    "budgets": ("budgets", "Percentiles, Pareto fronts and recommended latency budgets of a profile."),
-    "report": ("report", "Write a profile as one self-contained HTML page."),
+    "budgets": ("budgets", "Show percentiles, accuracy-latency fronts and recommended budgets of a profile."),
+    "report": (
+        "report",
+        "Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page.",
+    ),
     "table": ("table", "Build and show lookup tables."),
     "run": (
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",
     ),
-    "import": ("interchange", "Copy a core-exp directory into a native store."),
-    "export": ("interchange", "Write a profile in the core-exp JSON layout."),
-    "merge": ("interchange", "Join the parts that several ranks or machines measured."),
+    "import": ("interchange", "Copy a core-exp directory into a native profile store."),
+    "export": ("interchange", "Write a profile as a core-exp directory, one JSON file a dataset and configuration."),
+    "merge": (
+        "interchange",
+        "Join the parts of several ranks or machines into one store; conflicting samples are refused.",
+    ),
 }
 
 
