@@ -82,16 +82,7 @@ def run_profile(
     provenance = provenance_of(
         model, grid=grid, ranking=ranking, datasets=plan.datasets, seed=plan.seed, settings=_settings(plan)
     )
-    settings = SweepSettings(
-        ranking=ranking,
-        seed=plan.seed,
-        max_new_tokens=plan.max_new_tokens,
-        warmup_runs=plan.warmup_runs,
-        sentinel_every=plan.sentinel_every,
-        per_step=plan.per_step,
-        rank=rank,
-        world_size=world_size,
-    )
+    settings = _sweep_settings(plan, ranking, rank, world_size)
     with ProfileStore.open_or_create(out, provenance, rank) as store:
         added = sweep(model, questions, configurations, store, settings, on_progress)
         parquet = store.compact() if world_size == 1 else None
@@ -122,6 +113,19 @@ def block_ranking(model: VisionLanguageModel, questions: Sequence[VisualQuestion
         return model.block_ranking
     requests = (model.prepare(each.picture, each.prompt, "high").inputs for each in questions[:CALIBRATION_QUESTIONS])
     return rank_blocks(block_influence(model.parts, requests))
+
+
+def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, world_size: int) -> SweepSettings:
+    return SweepSettings(
+        ranking=ranking,
+        seed=plan.seed,
+        max_new_tokens=plan.max_new_tokens,
+        warmup_runs=plan.warmup_runs,
+        sentinel_every=plan.sentinel_every,
+        per_step=plan.per_step,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def _settings(plan: ProfilePlan) -> dict[str, str | int | float | bool | None]:

@@ -7,12 +7,13 @@ and a sentinel (one fixed question under one fixed configuration) is measured in
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from paceline.datasets import VisualQuestion, score
-from paceline.measure.clock import clock_for
+from paceline.measure.clock import Clock, clock_for
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
 from paceline.models.loading import VisionLanguageModel
 from paceline.records import KnobConfig, ProfileSample
@@ -82,20 +83,7 @@ def sweep(
 
     `on_progress(done, total)` counts this rank's samples, those of earlier runs included.
     """
-    clock = clock_for(model.device)
-
-    def measure(question: VisualQuestion, config: KnobConfig) -> MeasuredAnswer:
-        return answer_measured(
-            model,
-            question.picture,
-            question.prompt,
-            config,
-            ranking=settings.ranking,
-            max_new_tokens=settings.max_new_tokens,
-            clock=clock,
-            per_step=settings.per_step,
-        )
-
+    measure = partial(_measure, model, settings, clock_for(model.device))
     tasks = remaining_tasks(questions, configurations, sink.done(), settings)
     mine = len(range(settings.rank, len(questions), settings.world_size)) * len(configurations)
     on_progress(mine - len(tasks), mine)
@@ -111,6 +99,21 @@ def sweep(
         sink.append(_sample(question, config, measure(question, config)))
         on_progress(mine - len(tasks) + count + 1, mine)
     return len(tasks)
+
+
+def _measure(
+    model: VisionLanguageModel, settings: SweepSettings, clock: Clock, question: VisualQuestion, config: KnobConfig
+) -> MeasuredAnswer:
+    return answer_measured(
+        model,
+        question.picture,
+        question.prompt,
+        config,
+        ranking=settings.ranking,
+        max_new_tokens=settings.max_new_tokens,
+        clock=clock,
+        per_step=settings.per_step,
+    )
 
 
 def _sample(question: VisualQuestion, config: KnobConfig, answer: MeasuredAnswer) -> ProfileSample:
