@@ -120,8 +120,7 @@ def _answer_held_out(
     adaptive = AdaptiveModel(model=model, controller=table, max_new_tokens=MAX_NEW_TOKENS)
     questions = _held_out(count)
     questions[0].picture.save(out / SAMPLE_PICTURE)
-    taken = dict.fromkeys(table.predict(budget_ms).config for budget_ms in budgets_ms)
-    adaptive.warm_up(questions[0].picture, questions[0].prompt, list(taken))
+    adaptive.warm_up(questions[0].picture, questions[0].prompt, budgets_ms)
     answered: list[DemoRequest] = []
     for question in questions:
         for budget_ms in budgets_ms:

@@ -93,11 +93,14 @@ class AdaptiveModel:
         answer = self._answer(picture, prompt, decision.config, max_new_tokens or self.max_new_tokens, per_step)
         return _judged(answer, decision, budget, decision_us)
 
-    def warm_up(self, image: Image.Image, prompt: str, configs: Sequence[KnobConfig], *, runs: int = 2) -> None:
-        """Run every configuration a few times, so that no request pays for the first use of its shapes."""
-        for config in configs:
+    def warm_up(
+        self, image: Image.Image | Path | str, prompt: str, latency_budgets_ms: Sequence[float], *, runs: int = 2
+    ) -> None:
+        """Run the configurations that these budgets lead to, so that no request pays for the first use of their shapes."""
+        picture = image if isinstance(image, Image.Image) else open_picture(image)
+        for config in dict.fromkeys(self.controller.predict(budget_ms).config for budget_ms in latency_budgets_ms):
             for _ in range(runs):
-                self._answer(image, prompt, config, 2, False)
+                self._answer(picture, prompt, config, 2, False)
 
     def _answer(
         self, picture: Image.Image, prompt: str, config: KnobConfig, max_new_tokens: int, per_step: bool

@@ -70,6 +70,14 @@ def test_a_budget_must_be_above_0(digits, questions, budget_ms):
         adaptive(digits).generate(questions[0].picture, questions[0].prompt, latency_budget_ms=budget_ms)
 
 
+def test_warming_up_runs_the_configurations_that_the_budgets_lead_to(digits, picture_path, monkeypatch):
+    model, ran = adaptive(digits), []
+    answer = model._answer
+    monkeypatch.setattr(model, "_answer", lambda *request: (ran.append(request[2]), answer(*request)))
+    model.warm_up(picture_path, "Read the digits.", [12.0, 13.0, 500.0], runs=2)
+    assert ran == [SMALL, SMALL, LARGE, LARGE]
+
+
 def test_a_total_table_is_judged_by_totals(digits, questions):
     answer = adaptive(digits, kind="total").generate(questions[0].picture, questions[0].prompt, latency_budget_ms=900)
     assert answer.latency_kind == "total" and answer.measured_ms == answer.times.total_ms

@@ -34,8 +34,8 @@ def run(
     adaptive = AdaptiveModel.from_pretrained(
         model, controller=table, device=device, dtype=dtype, revision=revision, max_new_tokens=max_new_tokens
     )
-    decision = adaptive.controller.predict(wanted.ms, strict=strict)
-    adaptive.warm_up(picture, prompt, [decision.config], runs=warmup)
+    adaptive.controller.predict(wanted.ms, strict=strict)  # refuses before it warms up
+    adaptive.warm_up(picture, prompt, [wanted.ms], runs=warmup)
     answer = adaptive.generate(picture, prompt, latency_budget_ms=wanted.ms, strict=strict, per_step=per_step)
     if as_json:
         print_json(_document(answer))
