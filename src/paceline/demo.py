@@ -132,7 +132,7 @@ def _answer_held_out(
 
 
 def _held_out(count: int) -> list[VisualQuestion]:
-    """Return `count` test questions, the question sets taking turns; their handwriting was never profiled or trained on."""
+    """Return `count` test questions, the question sets taking turns; their scans were never profiled or trained on."""
     share = -(-count // len(DIGIT_SETS))
     sets = [digit_questions(dataset, split="test", count=share) for dataset in DIGIT_SETS]
     return [each for each in chain.from_iterable(zip_longest(*sets)) if each is not None][:count]

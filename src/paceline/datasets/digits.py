@@ -2,7 +2,8 @@
 
 The digits are the UCI "Optical Recognition of Handwritten Digits" set (E. Alpaydin, C. Kaynak, 1998) as shipped with
 scikit-learn: 1,797 scans of 8 x 8 pixels. Scenes are composed here: one to four digits of 18 to 60 pixels, one in each
-quadrant at most. Training, validation and test scenes use disjoint scans, so no handwriting is seen twice.
+quadrant at most. Training, validation and test scenes use disjoint scans, so no scan is seen twice; their
+writers are shared, for scikit-learn's copy does not say who wrote what.
 """
 
 from dataclasses import dataclass
