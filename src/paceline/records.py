@@ -4,6 +4,7 @@ All times are milliseconds. A record that exists is valid: values are checked on
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
@@ -191,10 +192,36 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFeatures:
+    """What is known of a request before the vision encoder runs.
+
+    `vision_tokens` holds the image tokens that each tier would give this picture, by tier; the key is None for a model
+    without tiers. `expected_output_tokens` matters to controllers of total latency only; `dataset` is None for live traffic.
+    """
+
+    text_tokens: int
+    vision_tokens: Mapping[str | None, int]
+    dataset: str | None = None
+    expected_output_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("text_tokens", self.text_tokens), *self.vision_tokens.items()):
+            if not value >= 0:
+                raise InvalidValueError(f"{name} tokens", value, "a number of at least 0")
+        if not self.vision_tokens:
+            raise InvalidValueError("vision_tokens", {}, "the image tokens of at least one tier")
+        expected = self.expected_output_tokens
+        if expected is not None and not (math.isfinite(expected) and expected >= 1):
+            raise InvalidValueError("expected_output_tokens", expected, "a number of at least 1, or None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The configuration a controller takes and what it expects of it.
 
-    The budget stays with the request: a decision is built once for every budget that leads to it, and handed out again.
+    The budget stays with the request: a table builds a decision once for every budget that leads to it, and hands it out
+    again. `bound_ms` is what the latency stays under with the controller's promised probability, None from a controller
+    that promises none. `outside` names the request's features that lie outside what the controller was measured on.
     """
 
     config: KnobConfig
@@ -202,3 +229,5 @@ class Decision:
     latency_ms: float
     num_samples: int
     within_budget: bool
+    bound_ms: float | None = None
+    outside: tuple[str, ...] = ()

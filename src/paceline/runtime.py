@@ -3,13 +3,13 @@
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from paceline.control import LookupTable
-from paceline.control.controller import Controller
+from paceline.control.controller import Controller, DriftCorrecting
 from paceline.errors import ModelError, PacelineWarning, TableError
 from paceline.measure.clock import clock_for
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
@@ -25,8 +25,11 @@ DEFAULT_MAX_NEW_TOKENS = 64
 class AdaptiveAnswer:
     """An answer, the configuration it was given under, what was promised and what was measured.
 
-    `predicted_ms` and `measured_ms` are of the same latency kind; `promised` says whether the controller expected the
-    budget to hold, `within_budget` whether it held. `decision_us` is the controller's own time in microseconds.
+    `predicted_ms`, `bound_ms` and `measured_ms` are of the same latency kind: what the controller expects, what it expects
+    not to be exceeded (None from one that promises no bound), what it was. `promised` says whether the controller expected
+    the budget to hold, `within_budget` whether it held; `outside` names features of the request beyond what the controller
+    was measured on. `features_us` is the time taken to look at the request, `decision_us` the controller's own, both in
+    microseconds.
     """
 
     text: str
@@ -34,10 +37,20 @@ class AdaptiveAnswer:
     budget_ms: float
     latency_kind: LatencyKind
     predicted_ms: float
+    bound_ms: float | None
     measured_ms: float
     promised: bool
     within_budget: bool
+    outside: tuple[str, ...]
     times: StageTimes
+    features_us: float
+    decision_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TimedDecision:
+    decision: Decision
+    features_us: float
     decision_us: float
 
 
@@ -78,29 +91,67 @@ class AdaptiveModel:
         latency_budget_ms: float,
         strict: bool = False,
         max_new_tokens: int | None = None,
+        expected_output_tokens: float | None = None,
         per_step: bool = False,
     ) -> AdaptiveAnswer:
         """Answer a question about one picture within `latency_budget_ms` of the controller's latency kind, greedily.
 
         Where no configuration fits, the nearest is taken, marked and warned of; with `strict`, BudgetTooSmallError.
-        Raises InvalidValueError for a budget that is not above 0 and PictureError for a picture that no tier can carry.
+        `expected_output_tokens` helps a controller of total latency. What the request took is told to a controller that
+        corrects itself for drift. Raises InvalidValueError for a budget that is not above 0 and PictureError for a picture
+        that no tier can carry.
         """
         budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
         picture = image if isinstance(image, Image.Image) else open_picture(image)
-        started = time.perf_counter()
-        decision = self.controller.predict(budget.ms, strict=strict)
-        decision_us = (time.perf_counter() - started) * 1e6
-        answer = self._answer(picture, prompt, decision.config, max_new_tokens or self.max_new_tokens, per_step)
-        return _judged(answer, decision, budget, decision_us)
+        timed = self._decide(picture, prompt, budget, strict, expected_output_tokens)
+        config = timed.decision.config
+        answer = self._answer(picture, prompt, config, max_new_tokens or self.max_new_tokens, per_step)
+        if isinstance(self.controller, DriftCorrecting):
+            self.controller.observe(timed.decision, answer.times.latency_ms(budget.kind))
+        return _judged(answer, timed, budget)
+
+    def decide(
+        self,
+        image: Image.Image | Path | str,
+        prompt: str,
+        *,
+        latency_budget_ms: float,
+        strict: bool = False,
+        expected_output_tokens: float | None = None,
+    ) -> Decision:
+        """Return what `generate` would take for this request, without running the model; it raises and warns alike."""
+        budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
+        picture = image if isinstance(image, Image.Image) else open_picture(image)
+        return self._decide(picture, prompt, budget, strict, expected_output_tokens).decision
 
     def warm_up(
         self, image: Image.Image | Path | str, prompt: str, latency_budgets_ms: Sequence[float], *, runs: int = 2
     ) -> None:
         """Run the configurations that these budgets lead to, so that no request pays for the first use of their shapes."""
         picture = image if isinstance(image, Image.Image) else open_picture(image)
-        for config in dict.fromkeys(self.controller.predict(budget_ms).config for budget_ms in latency_budgets_ms):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PacelineWarning)  # warned of when a request is answered
+            decisions = [self.decide(picture, prompt, latency_budget_ms=budget_ms) for budget_ms in latency_budgets_ms]
+        for config in dict.fromkeys(decision.config for decision in decisions):
             for _ in range(runs):
                 self._answer(picture, prompt, config, 2, False)
+
+    def _decide(
+        self,
+        picture: Image.Image,
+        prompt: str,
+        budget: LatencyBudget,
+        strict: bool,
+        expected_output_tokens: float | None,
+    ) -> _TimedDecision:
+        started = time.perf_counter()
+        features = self.model.features(picture, prompt)
+        if expected_output_tokens is not None:
+            features = replace(features, expected_output_tokens=expected_output_tokens)
+        seen = time.perf_counter()
+        decision = self.controller.predict(budget.ms, features=features, strict=strict)
+        decided = time.perf_counter()
+        return _TimedDecision(decision=decision, features_us=(seen - started) * 1e6, decision_us=(decided - seen) * 1e6)
 
     def _answer(
         self, picture: Image.Image, prompt: str, config: KnobConfig, max_new_tokens: int, per_step: bool
@@ -118,34 +169,37 @@ class AdaptiveModel:
         )
 
 
-def _judged(answer: MeasuredAnswer, decision: Decision, budget: LatencyBudget, decision_us: float) -> AdaptiveAnswer:
-    measured_ms = answer.times.latency_ms(budget.kind)
+def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget) -> AdaptiveAnswer:
+    measured_ms, decision = answer.times.latency_ms(budget.kind), timed.decision
     return AdaptiveAnswer(
         text=answer.text,
         config=decision.config,
         budget_ms=budget.ms,
         latency_kind=budget.kind,
         predicted_ms=decision.latency_ms,
+        bound_ms=decision.bound_ms,
         measured_ms=measured_ms,
         promised=decision.within_budget,
         within_budget=measured_ms <= budget.ms,
+        outside=decision.outside,
         times=answer.times,
-        decision_us=decision_us,
+        features_us=timed.features_us,
+        decision_us=timed.decision_us,
     )
 
 
 def _require_same_model(name: str, controller: Controller) -> None:
-    measured_on = {str(run["model"]) for run in controller.metadata.provenance if "model" in run}
+    measured_on = {str(run["model"]) for run in controller.provenance if "model" in run}
     if measured_on and name not in measured_on:
         raise TableError(
             f"the controller was measured on {', '.join(sorted(measured_on))}, not on {name}; profile {name} and build a "
-            "table from that, or load the model it was measured on"
+            "controller from that, or load the model it was measured on"
         )
 
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:
     """Return the block ranking that the controller's configurations were measured with."""
-    rankings = {tuple(run["block_ranking"]) for run in controller.metadata.provenance if "block_ranking" in run}  # pyright: ignore[reportArgumentType]
+    rankings = {tuple(run["block_ranking"]) for run in controller.provenance if "block_ranking" in run}  # pyright: ignore[reportArgumentType]
     if len(rankings) > 1:
         raise TableError(
             "the controller was built from runs with different block rankings, so its block counts mean different "

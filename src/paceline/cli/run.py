@@ -17,8 +17,11 @@ def run(
     model: Annotated[str, typer.Argument(help="digits (ships with the package), a local folder or a hub id.")],
     image: Annotated[Path, typer.Option(help="The picture.")],
     prompt: Annotated[str, typer.Option(help="The question.")],
-    budget: Annotated[float, typer.Option(help="Latency budget in milliseconds, of the table's latency kind.")],
-    table: Annotated[Path, typer.Option(help="Lookup table, from paceline table build or paceline demo.")],
+    budget: Annotated[float, typer.Option(help="Latency budget in milliseconds, of the controller's latency kind.")],
+    controller: Annotated[
+        Path,
+        typer.Option("--controller", "--table", help="A table file, or the directory of a trained estimator."),
+    ],
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a budget that no configuration keeps.")] = False,
     warmup: Annotated[int, typer.Option(help="Untimed runs first: a process's first request is slow.", min=0)] = 2,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = DEFAULT_MAX_NEW_TOKENS,
@@ -32,9 +35,9 @@ def run(
     picture = open_picture(image)
     wanted = LatencyBudget(ms=budget)
     adaptive = AdaptiveModel.from_pretrained(
-        model, controller=table, device=device, dtype=dtype, revision=revision, max_new_tokens=max_new_tokens
+        model, controller=controller, device=device, dtype=dtype, revision=revision, max_new_tokens=max_new_tokens
     )
-    adaptive.controller.predict(wanted.ms, strict=strict)  # refuses before it warms up
+    adaptive.decide(picture, prompt, latency_budget_ms=wanted.ms, strict=strict)  # refuses before it warms up
     adaptive.warm_up(picture, prompt, [wanted.ms], runs=warmup)
     answer = adaptive.generate(picture, prompt, latency_budget_ms=wanted.ms, strict=strict, per_step=per_step)
     if as_json:
@@ -59,18 +62,26 @@ def _print_answer(answer: AdaptiveAnswer) -> None:
         ("answer", answer.text),
         ("configuration", f"tier {config.tier}, top_k {config.top_k}, {config.num_active_blocks} blocks"),
         ("budget", f"{answer.budget_ms:g} ms of {answer.latency_kind}: {kept}"),
-        ("promised", f"{answer.predicted_ms:.1f} ms" + ("" if answer.promised else " (nothing fits; nearest taken)")),
+        ("expected", f"{answer.predicted_ms:.1f} ms" + ("" if answer.promised else " (nothing fits; nearest taken)")),
+        (
+            "bound",
+            "none: a mean or point estimate, exceeded about half the time"
+            if answer.bound_ms is None
+            else f"{answer.bound_ms:.1f} ms",
+        ),
         ("measured", f"{answer.measured_ms:.1f} ms"),
         ("vision", f"{times.vision_ms:.1f} ms"),
         ("LLM prefill", f"{times.llm_prefill_ms:.1f} ms"),
         ("decode", f"{times.decode_ms:.1f} ms, {times.decode_steps} steps"),
         ("other", f"{times.other_ms:.1f} ms"),
         ("total", f"{times.total_ms:.1f} ms after {times.preprocess_ms:.1f} ms of preprocessing"),
-        ("decision", f"{answer.decision_us:.1f} µs"),
+        ("decision", f"{answer.decision_us:.1f} µs, after {answer.features_us:.1f} µs of looking at the request"),
     ]
     if times.decode_step_ms:
         rows.append(("decode steps", ", ".join(f"{step:.1f}" for step in times.decode_step_ms)))
     print_facts("", rows)
+    if answer.outside:
+        LOG.print(f"beyond what the controller was measured on: {', '.join(answer.outside)}")
     if not answer.promised:
         LOG.print("no configuration keeps this budget; --strict makes that an error")
 

@@ -1,9 +1,8 @@
 """What a host needs of a controller, whatever it was learned from."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from paceline.control.table_entry import TableMetadata
-from paceline.records import Decision, LatencyKind
+from paceline.records import Decision, LatencyKind, RequestFeatures
 
 
 class Controller(Protocol):
@@ -15,10 +14,23 @@ class Controller(Protocol):
         ...
 
     @property
-    def metadata(self) -> TableMetadata:
-        """Where its figures come from; the block ranking of their configurations among it."""
+    def provenance(self) -> tuple[dict[str, object], ...]:
+        """One JSON document a profiling run behind its figures; the block ranking of its configurations among it."""
         ...
 
-    def predict(self, budget_ms: float, *, strict: bool = False) -> Decision:
-        """Return the configuration to take for this budget."""
+    def predict(self, budget_ms: float, *, features: RequestFeatures | None = None, strict: bool = False) -> Decision:
+        """Return the configuration to take for this budget and request.
+
+        None fits: the nearest, marked and warned of, or BudgetTooSmallError when `strict`. Raises InvalidValueError when
+        it needs the features and they are None.
+        """
+        ...
+
+
+@runtime_checkable
+class DriftCorrecting(Protocol):
+    """A controller that learns from what its decisions turned out to take."""
+
+    def observe(self, decision: Decision, measured_ms: float) -> None:
+        """Take note of the latency that a decision led to, of the controller's own latency kind."""
         ...

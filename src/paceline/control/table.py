@@ -16,7 +16,7 @@ from typing import Any
 from paceline.control.table_entry import TableEntry, TableMetadata, require_tolerance
 from paceline.control.table_file import parse_entries, parse_metadata, read_document, require_agreement
 from paceline.errors import BudgetTooSmallError, InvalidValueError, PacelineWarning, TableError
-from paceline.records import Decision, KnobConfig, LatencyKind
+from paceline.records import Decision, KnobConfig, LatencyKind, RequestFeatures
 
 BUDGET_STEP_MS = 5
 INFINITY = math.inf
@@ -74,6 +74,11 @@ class LookupTable:
         return self.metadata.latency_kind
 
     @property
+    def provenance(self) -> tuple[dict[str, object], ...]:
+        """One JSON document a profiling run that this table was built from."""
+        return self.metadata.provenance
+
+    @property
     def latency_range_ms(self) -> tuple[float, float]:
         """The fastest and the slowest configuration's latency."""
         return self._latencies[0], self._latencies[-1]
@@ -118,11 +123,19 @@ class LookupTable:
         }
         return tuple(sentence for sentence, applies in found.items() if applies)
 
-    def predict(self, budget_ms: float, *, tolerance: float | None = None, strict: bool = False) -> Decision:
+    def predict(
+        self,
+        budget_ms: float,
+        *,
+        features: RequestFeatures | None = None,  # noqa: ARG002  a table gives every request of a budget the same
+        tolerance: float | None = None,
+        strict: bool = False,
+    ) -> Decision:
         """Return the most accurate configuration with latency ≤ budget · (1 + tolerance); ties: faster, then smaller.
 
-        None fits: the configuration nearest in latency, with `within_budget` False and a PacelineWarning, or
-        BudgetTooSmallError when `strict`. Raises InvalidValueError for a budget that is not a number above 0.
+        The request's features are not looked at. None fits: the configuration nearest in latency, with `within_budget`
+        False and a PacelineWarning, or BudgetTooSmallError when `strict`. Raises InvalidValueError for a budget that is
+        not a number above 0.
         """
         _require_budget(budget_ms)
         if tolerance is None:

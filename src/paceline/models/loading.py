@@ -17,7 +17,7 @@ from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
 from paceline.models.pictures import check_pixels, check_smallest
 from paceline.models.structure import ModelParts, find_parts
-from paceline.records import TIERS
+from paceline.records import TIERS, RequestFeatures
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
 SETTINGS_FILE = "paceline.json"
@@ -85,6 +85,22 @@ class VisionLanguageModel:
             vision_tokens=vision_tokens,
             text_tokens=ids_BL.shape[1] - vision_tokens,
         )
+
+    def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
+        """Return what a controller may know of a request before the vision encoder runs: text tokens, and the image
+        tokens that each tier would give the picture.
+
+        Raises PictureError and InvalidValueError as `prepare` does.
+        """
+        family, processor = self.parts.family, self.image_processor
+        check_pixels(picture.width, picture.height)
+        check_smallest(picture.width, picture.height, family.smallest_side(processor))
+        text_tokens = self._token_ids(prompt, 0).shape[1]
+        ahead: dict[str | None, int] = {
+            tier: family.tokens_ahead(processor, picture.width, picture.height, cap)
+            for tier, cap in self.tier_token_caps.items()
+        }
+        return RequestFeatures(text_tokens=text_tokens, vision_tokens=ahead)
 
     def decode(self, ids: torch.Tensor) -> str:
         """Turn output token ids (sequence) into text, special tokens left out."""

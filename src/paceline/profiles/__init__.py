@@ -5,6 +5,7 @@ from paceline.profiles.fields import CONFIGURATION, SCHEMA, LeftOut
 from paceline.profiles.importing import import_profile
 from paceline.profiles.merging import MergedProfile, merge_profiles
 from paceline.profiles.reading import Profile, read_profile
+from paceline.profiles.splits import SampleParts, Split, split_samples
 from paceline.profiles.store import ProfileStore
 
 __all__ = [
@@ -14,8 +15,11 @@ __all__ = [
     "MergedProfile",
     "Profile",
     "ProfileStore",
+    "SampleParts",
+    "Split",
     "import_profile",
     "merge_profiles",
     "read_profile",
+    "split_samples",
     "write_core_exp",
 ]

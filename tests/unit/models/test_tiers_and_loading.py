@@ -25,6 +25,23 @@ def test_a_tier_caps_the_image_tokens_whatever_the_picture(digits, size, tier):
     assert prepared.text_tokens + prepared.vision_tokens == ids.shape[1]
 
 
+@pytest.mark.parametrize("size", [(160, 160), (192, 128), (640, 480), (33, 900), (900, 17), (16, 16), (2000, 2000)])
+@pytest.mark.parametrize("prompt", ["Read the digits.", "How many digits are there?"])
+def test_the_features_of_a_request_are_the_token_counts_that_preparing_it_gives(digits, size, prompt):
+    picture = Image.new("RGB", size)
+    features = digits.features(picture, prompt)
+    prepared = {tier: digits.prepare(picture, prompt, tier) for tier in TIERS}
+    assert features.vision_tokens == {tier: request.vision_tokens for tier, request in prepared.items()}
+    assert {request.text_tokens for request in prepared.values()} == {features.text_tokens}
+
+
+def test_a_request_that_cannot_be_prepared_has_no_features(digits):
+    with pytest.raises(PictureError, match="at least 16 a side"):
+        digits.features(Image.new("RGB", (4, 4)), "Read the digits.")
+    with pytest.raises(InvalidValueError, match="a question about the picture"):
+        digits.features(Image.new("RGB", (160, 160)), " ")
+
+
 def test_tiers_of_a_large_picture_use_most_of_their_cap(digits):
     for tier in TIERS:
         prepared = digits.prepare(Image.new("RGB", (800, 800)), "Count the digits.", tier)
