@@ -71,6 +71,33 @@ class TableError(PacelineError):
     """A lookup table that cannot be read, or that answers another question than the one asked."""
 
 
+class EstimatorError(PacelineError):
+    """An estimator artifact that cannot be trusted or does not fit; names the file, what was expected and how to mend it."""
+
+    def __init__(self, path: Path | str, problem: str, *, expected: str, mend: str) -> None:
+        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
+        super().__init__(f"{path}: {problem}; expected {expected}; {mend}")
+
+
+class RequestFileError(PacelineError, ValueError):
+    """A trace, or a file of a benchmark run, that cannot be trusted: names the file, the line and the column."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        problem: str,
+        *,
+        expected: str,
+        mend: str,
+        line: int | None = None,
+        column: str | None = None,
+    ) -> None:
+        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
+        self.line, self.column = line, column
+        where = "".join([f", line {line}" if line else "", f", column {column!r}" if column else ""])
+        super().__init__(f"{path}{where}: {problem}; expected {expected}; {mend}")
+
+
 class BudgetTooSmallError(PacelineError):
     """No configuration fits the budget and the caller asked for strictness."""
 
@@ -80,6 +107,18 @@ class BudgetTooSmallError(PacelineError):
             f"no configuration keeps a budget of {budget_ms:g} ms: the fastest takes {fastest_ms:.1f} ms; "
             f"ask for at least that, or leave strictness off to get the nearest configuration, marked"
         )
+
+
+class StepTimeError(PacelineError, ValueError):
+    """A step-time model that cannot be read, or a step log that none can be fitted on."""
+
+
+class StepLogError(PacelineError, ValueError):
+    """A line of a step log that cannot be trusted: names the field and what was expected."""
+
+
+class EngineError(PacelineError):
+    """A serving engine, or a setting of it, that Paceline's scheduler was not made for."""
 
 
 class MissingExtraError(PacelineError, ImportError):

@@ -1,0 +1,36 @@
+"""Scheduling to a budget: policies, the step planner, and the records that hosts exchange; pure."""
+
+from paceline.schedule.planner import StepPlan, plan_step
+from paceline.schedule.policies import POLICIES, PolicyWeights, aging_priority, overtaking_ends_seconds, request_order
+from paceline.schedule.queue import PolicyQueue
+from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes, ttft_adherence, ttft_goodput_per_second
+from paceline.schedule.requests import DecodeLoad, PrefillRequest
+from paceline.schedule.settings import PlannerSettings
+from paceline.schedule.step_log import PrefillChunk, StepRecord, read_step_log
+from paceline.schedule.step_time import LinearStepTime, StepLoad, StepTimeModel
+from paceline.schedule.trace_request import TraceRequest
+
+__all__ = [
+    "POLICIES",
+    "REQUEST_METRICS",
+    "DecodeLoad",
+    "LinearStepTime",
+    "PlannerSettings",
+    "PolicyQueue",
+    "PolicyWeights",
+    "PrefillChunk",
+    "PrefillRequest",
+    "RequestTimes",
+    "StepLoad",
+    "StepPlan",
+    "StepRecord",
+    "StepTimeModel",
+    "TraceRequest",
+    "aging_priority",
+    "overtaking_ends_seconds",
+    "plan_step",
+    "read_step_log",
+    "request_order",
+    "ttft_adherence",
+    "ttft_goodput_per_second",
+]

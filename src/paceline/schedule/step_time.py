@@ -1,0 +1,125 @@
+"""How long an engine step takes: what the planner asks of a model, and the linear model fitted on a step log."""
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from paceline.errors import InvalidValueError, StepTimeError
+
+FIT = "fit one with `paceline tune step-time`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLoad:
+    """What one step computes; `prefill_attention_tokens` is the sum of chunk · (context + chunk / 2) over its chunks."""
+
+    decode_tokens: int = 0
+    decode_context_tokens: int = 0
+    prefill_tokens: int = 0
+    prefill_attention_tokens: float = 0.0
+
+
+class StepTimeModel(Protocol):
+    """Predicts a step's time; never less for a larger load. The step planner, and a simulated engine, run on it."""
+
+    def predict_ms(self, load: StepLoad) -> float:
+        """Return the time that a step of this load takes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearStepTime:
+    """A step time that is a sum of non-negative terms: one a step, and one for each figure of its load."""
+
+    base_ms: float
+    per_decode_token_ms: float
+    per_decode_context_token_ms: float
+    per_prefill_token_ms: float
+    per_prefill_attention_token_ms: float
+
+    def __post_init__(self) -> None:
+        for name, value in self.document().items():
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidValueError(name, value, "a finite number of at least 0")
+
+    def predict_ms(self, load: StepLoad) -> float:
+        """Return the predicted time of a step."""
+        return (
+            self.base_ms
+            + self.per_decode_token_ms * load.decode_tokens
+            + self.per_decode_context_token_ms * load.decode_context_tokens
+            + self.per_prefill_token_ms * load.prefill_tokens
+            + self.per_prefill_attention_token_ms * load.prefill_attention_tokens
+        )
+
+    def document(self) -> dict[str, float]:
+        """Return the coefficients by name, ready for JSON."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @staticmethod
+    def load(path: Path | str) -> "LinearStepTime":
+        """Read the coefficients from a JSON file that may hold more; raises StepTimeError with what is wrong."""
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StepTimeError(f"{path} cannot be read ({error.strerror}); {FIT}") from error
+        except ValueError as error:
+            raise StepTimeError(f"{path} is not a JSON document ({error}); {FIT}") from error
+        if not isinstance(document, dict):
+            raise StepTimeError(f"{path} holds {document!r:.60}; expected an object of coefficients; {FIT}")
+        cells = cast(dict[str, Any], document)
+        values = {each.name: _coefficient(cells, each.name, path) for each in fields(LinearStepTime)}
+        try:
+            return LinearStepTime(**values)
+        except InvalidValueError as error:
+            raise StepTimeError(f"{path}: {error}; {FIT}") from error
+
+
+def largest_chunk(
+    model: StepTimeModel, load: StepLoad, *, context_tokens: int, most_tokens: int, target_ms: float
+) -> int:
+    """Return the largest chunk of 0 to `most_tokens` that a step of `load` can take within the target.
+
+    Bisection; every other probe interpolates, which meets a nearly linear model in five probes instead of eleven.
+    """
+
+    def step_ms(chunk: int) -> float:
+        return model.predict_ms(with_chunk(load, chunk_tokens=chunk, context_tokens=context_tokens))
+
+    fits, fits_ms = 0, model.predict_ms(load)
+    exceeds, exceeds_ms = most_tokens, step_ms(most_tokens)
+    if fits_ms > target_ms:
+        return 0
+    if exceeds_ms <= target_ms:
+        return most_tokens
+    interpolates = True
+    while exceeds - fits > 1:
+        share = (target_ms - fits_ms) / (exceeds_ms - fits_ms) if interpolates else 0.5
+        chunk = min(max(fits + int(share * (exceeds - fits)), fits + 1), exceeds - 1)
+        chunk_ms = step_ms(chunk)
+        if chunk_ms <= target_ms:
+            fits, fits_ms = chunk, chunk_ms
+        else:
+            exceeds, exceeds_ms = chunk, chunk_ms
+        interpolates = not interpolates
+    return fits
+
+
+def with_chunk(load: StepLoad, *, chunk_tokens: int, context_tokens: int) -> StepLoad:
+    """Return the load with one prefill chunk more; its attention is the query-key pairs of a causal chunk."""
+    attention = chunk_tokens * (context_tokens + chunk_tokens / 2)
+    return StepLoad(
+        decode_tokens=load.decode_tokens,
+        decode_context_tokens=load.decode_context_tokens,
+        prefill_tokens=load.prefill_tokens + chunk_tokens,
+        prefill_attention_tokens=load.prefill_attention_tokens + attention,
+    )
+
+
+def _coefficient(cells: dict[str, Any], name: str, path: Path | str) -> float:
+    value = cells.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise StepTimeError(f"{path}: {name} is {value!r:.60}; expected a number of ms; {FIT}")
+    return float(value)
