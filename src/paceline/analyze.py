@@ -29,6 +29,7 @@ PERCENTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95,
 RANGE_STEP_MS = 10
 BUDGET_STEP_MS = 50
 LINSPACE_POINTS = 10
+KEPT_SHARE = 0.95
 NANOSECOND_DIGITS = 6  # sums of floats miss whole milliseconds by less than this many decimals
 
 
@@ -100,6 +101,14 @@ class RecommendedBudgets:
     front_range_ms: tuple[int, int]
     budgets_ms: tuple[int, ...]
     linspace_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenBudgets:
+    """Budgets in milliseconds, ascending, and where they come from in words."""
+
+    budgets_ms: tuple[float, ...]
+    origin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +250,26 @@ def recommend_budgets(p5_ms: float, p95_ms: float, front_min_ms: float, front_ma
         front_range_ms=(low, high),
         budgets_ms=tuple(dict.fromkeys([low, *between, high])),
         linspace_ms=tuple(float(budget) for budget in np.linspace(low, high, LINSPACE_POINTS)),
+    )
+
+
+def default_budgets(samples: pl.DataFrame, latency_kind: str) -> ChosenBudgets:
+    """Return ten budgets from samples that do not judge: the recommended ones, or finer ones where those are too coarse.
+
+    Recommended ranges end at multiples of 10 ms. Where ten budgets would lie closer together than that, the fronts' ends
+    are finer than the rounding: then they run from the fastest to the slowest configuration's 95th percentile.
+    """
+    recommended = analyze_budgets(samples, latency_kind=latency_kind).recommended
+    low, high = recommended.front_range_ms
+    if high - low >= RANGE_STEP_MS * (LINSPACE_POINTS - 1):
+        return ChosenBudgets(budgets_ms=recommended.linspace_ms, origin="ten over the recommended range")
+    frame = samples.lazy().select(*CONFIGURATION, latency_ms=latency_of(latency_kind))
+    percentiles = frame.group_by(CONFIGURATION).agg(pl.col("latency_ms").quantile(KEPT_SHARE, "linear")).collect()
+    ends_ms = percentiles["latency_ms"].sort()
+    budgets = np.linspace(ends_ms[0], ends_ms[-1], LINSPACE_POINTS if ends_ms[-1] > ends_ms[0] else 1)
+    return ChosenBudgets(
+        budgets_ms=tuple(round(float(budget), 2) for budget in budgets),
+        origin="from the fastest to the slowest configuration's p95: the recommended range is too coarse for this profile",
     )
 
 

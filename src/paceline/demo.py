@@ -1,20 +1,33 @@
-"""The embedded demonstration: profile the model that ships with the package, build its table, keep five budgets."""
+"""The embedded demonstration: profile the model that ships with the package, learn what it costs, keep five budgets.
+
+Every held-out question is answered under every budget by two controllers in turn: the lookup table, which promises mean
+latencies, and the estimator with its bound, which promises that 95 of 100 requests keep their budgets.
+"""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, product, zip_longest
 from pathlib import Path
 
 from paceline.control import LookupTable
+from paceline.control.controller import Controller
+from paceline.control.estimated import DEFAULT_ALPHA
+from paceline.control.loading import load_controller
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions, score
 from paceline.errors import OutputPathError
+from paceline.estimate.bounds_file import load_bounds
+from paceline.estimate.network import NetworkEstimator
+from paceline.estimate.request import typical_request
 from paceline.fit import build_lookup_table, save_table
+from paceline.fit.conformal import split_for
+from paceline.fit.estimator_artifact import train_artifact
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.profiles import read_profile
 from paceline.profiles.atomic import keep_old, write_atomically
+from paceline.report import write_report
 from paceline.runtime import AdaptiveAnswer, AdaptiveModel
 from paceline.slo import Proportion
 
@@ -22,15 +35,28 @@ MODEL = "digits"
 BUDGETS = 5
 MAX_NEW_TOKENS = 8  # four digits and the end token, with room
 SAMPLE_PICTURE, SAMPLE_PROMPT = "picture.png", "Read the digits."
+BOUND, TABLE = "bound", "table"
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRequest:
-    """One held-out request: the question, the answer and whether that was right."""
+    """One held-out request under one budget and controller: the question, the answer and whether that was right."""
 
     question: VisualQuestion
+    controller: str
     answer: AdaptiveAnswer
     correct: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoProgress:
+    """What is told, as (done, total), while the demonstration profiles, trains and answers."""
+
+    on_profile: Progress
+    on_training: Progress
+    on_request: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,48 +69,52 @@ class DemoResult:
     budgets_ms: tuple[float, ...]
     requests: tuple[DemoRequest, ...]
 
-    def at(self, budget_ms: float) -> list[DemoRequest]:
-        """Return the requests that had this budget."""
-        return [request for request in self.requests if request.answer.budget_ms == budget_ms]
+    def at(self, controller: str, budget_ms: float) -> list[DemoRequest]:
+        """Return the requests that a controller answered under this budget."""
+        return [each for each in self.of(controller) if each.answer.budget_ms == budget_ms]
+
+    def of(self, controller: str) -> list[DemoRequest]:
+        """Return the requests that a controller answered."""
+        return [each for each in self.requests if each.controller == controller]
 
 
-def run_demo(
-    out: Path,
-    *,
-    samples: int,
-    requests: int,
-    on_profile: Callable[[int, int], None],
-    on_request: Callable[[int, int], None],
-) -> DemoResult:
-    """Profile, build a table, answer `requests` held-out questions under each of five budgets, write `summary.json`.
+def run_demo(out: Path, *, samples: int, requests: int, progress: DemoProgress) -> DemoResult:
+    """Profile, build table and estimator, answer `requests` held-out questions under each of five budgets, write it down.
 
-    `samples` is per question set. A demo that was stopped goes on in the same directory. Raises OutputPathError when
-    `out` cannot be written, ProfileConflictError when it holds a profile of another machine or version.
+    `samples` is per question set. `out` gets the profile, `table.json`, `estimator/`, `report.html` and `summary.json`. A
+    demo that was stopped goes on in the same directory. Raises OutputPathError when `out` cannot be written,
+    ProfileConflictError when it holds a profile of another machine or version, and InvalidValueError for too few samples.
     """
     _make_writable(out)
     model = load_model(MODEL, device="cpu")
     plan = ProfilePlan(datasets=DIGIT_SETS, samples=samples, max_new_tokens=MAX_NEW_TOKENS)
-    profile = run_profile(model, plan, out / "profile", on_progress=on_profile)
-    table = build_lookup_table(read_profile(out / "profile"))
+    run = run_profile(model, plan, out / "profile", on_progress=progress.on_profile)
+    profile = read_profile(out / "profile")
+    table = build_lookup_table(profile)
     save_table(table, out / "table.json")
-    budgets_ms = spread_budgets(table)
-    answered = _answer_held_out(model, table, budgets_ms, requests, on_request, out)
-    result = DemoResult(out=out, profile=profile, table=table, budgets_ms=budgets_ms, requests=tuple(answered))
+    split = split_for(samples * len(DIGIT_SETS), alpha=DEFAULT_ALPHA)
+    train_artifact(profile, out / "estimator", split=split, on_progress=progress.on_training)
+    write_report(out / "profile", out / "report.html")
+    controllers = {BOUND: load_controller(out / "estimator"), TABLE: table}
+    budgets_ms = spread_budgets(out / "estimator")
+    answered = _answer_held_out(model, controllers, budgets_ms, _held_out(requests, out), progress.on_request)
+    result = DemoResult(out=out, profile=run, table=table, budgets_ms=budgets_ms, requests=tuple(answered))
     keep_old(out / "summary.json")
     write_atomically(out / "summary.json", (json.dumps(summary(result), indent=2) + "\n").encode())
     return result
 
 
-def spread_budgets(table: LookupTable) -> tuple[float, ...]:
-    """Return five budgets, evenly spread from the fastest configuration's latency to the slowest's, in 0.1 ms."""
-    fastest, slowest = table.latency_range_ms
-    return tuple(round(fastest + (slowest - fastest) * step / (BUDGETS - 1) + 0.05, 1) for step in range(BUDGETS))
+def spread_budgets(estimator: Path) -> tuple[float, ...]:
+    """Return five budgets in 0.1 ms, evenly spread from the smallest bound of a typical request to the largest."""
+    network, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
+    estimated_C = network.estimate(typical_request(network.description)).prefill_ms_C
+    bounds_C = estimated_C * bounds.factors(DEFAULT_ALPHA, "prefill")
+    low, high = float(bounds_C.min()), float(bounds_C.max())
+    return tuple(round(low + (high - low) * step / (BUDGETS - 1) + 0.05, 1) for step in range(BUDGETS))
 
 
 def summary(result: DemoResult) -> dict[str, object]:
-    """Return everything the demonstration found, as `summary.json` holds it."""
-    kept = Proportion(successes=sum(r.answer.within_budget for r in result.requests), count=len(result.requests))
-    right = Proportion(successes=sum(r.correct for r in result.requests), count=len(result.requests))
+    """Return everything the demonstration found, as `summary.json` holds it; `requests` are those of the bound."""
     return {
         "model": MODEL,
         "profile": {
@@ -93,11 +123,10 @@ def summary(result: DemoResult) -> dict[str, object]:
             "datasets": list(DIGIT_SETS),
         },
         "latency_kind": result.table.latency_kind,
+        "alpha": DEFAULT_ALPHA,
         "budgets": list(result.budgets_ms),
-        "requests": [_request_row(request) for request in result.requests],
-        "adherence": kept.share,
-        "accuracy": right.share,
-        "by_budget": [_budget_row(result, budget_ms) for budget_ms in result.budgets_ms],
+        **_controller_document(result, BOUND),
+        "table": _controller_document(result, TABLE),
     }
 
 
@@ -110,32 +139,49 @@ def proportions(requests: list[DemoRequest]) -> tuple[Proportion, Proportion]:
 
 def _answer_held_out(
     model: VisionLanguageModel,
-    table: LookupTable,
+    controllers: Mapping[str, Controller],
     budgets_ms: tuple[float, ...],
-    count: int,
-    on_request: Callable[[int, int], None],
-    out: Path,
+    questions: list[VisualQuestion],
+    on_request: Progress,
 ) -> list[DemoRequest]:
-    """Answer the same held-out questions under every budget, budgets taking turns, so that drift falls on all alike."""
-    adaptive = AdaptiveModel(model=model, controller=table, max_new_tokens=MAX_NEW_TOKENS)
-    questions = _held_out(count)
-    questions[0].picture.save(out / SAMPLE_PICTURE)
-    adaptive.warm_up(questions[0].picture, questions[0].prompt, budgets_ms)
+    """Answer the same questions under every budget, budgets and controllers taking turns: drift falls on all alike."""
+    adaptive = {
+        name: AdaptiveModel(model=model, controller=controller, max_new_tokens=MAX_NEW_TOKENS)
+        for name, controller in controllers.items()
+    }
+    for each in adaptive.values():
+        each.warm_up(questions[0].picture, questions[0].prompt, budgets_ms)
+    turns = list(product(questions, budgets_ms, adaptive))
     answered: list[DemoRequest] = []
-    for question in questions:
-        for budget_ms in budgets_ms:
-            answer = adaptive.generate(question.picture, question.prompt, latency_budget_ms=budget_ms)
-            correct = score(question, answer.text) == 1.0
-            answered.append(DemoRequest(question=question, answer=answer, correct=correct))
-            on_request(len(answered), len(questions) * len(budgets_ms))
+    for question, budget_ms, name in turns:
+        answer = adaptive[name].generate(question.picture, question.prompt, latency_budget_ms=budget_ms)
+        correct = score(question, answer.text) == 1.0
+        answered.append(DemoRequest(question=question, controller=name, answer=answer, correct=correct))
+        on_request(len(answered), len(turns))
     return answered
 
 
-def _held_out(count: int) -> list[VisualQuestion]:
-    """Return `count` test questions, the question sets taking turns; their scans were never profiled or trained on."""
+def _held_out(count: int, out: Path) -> list[VisualQuestion]:
+    """Return `count` test questions, the question sets taking turns; their scans were never profiled or trained on.
+
+    The first one's picture is left in `out` for the user to try.
+    """
     share = -(-count // len(DIGIT_SETS))
     sets = [digit_questions(dataset, split="test", count=share) for dataset in DIGIT_SETS]
-    return [each for each in chain.from_iterable(zip_longest(*sets)) if each is not None][:count]
+    questions = [each for each in chain.from_iterable(zip_longest(*sets)) if each is not None][:count]
+    questions[0].picture.save(out / SAMPLE_PICTURE)
+    return questions
+
+
+def _controller_document(result: DemoResult, controller: str) -> dict[str, object]:
+    requests = result.of(controller)
+    right, kept = proportions(requests)
+    return {
+        "requests": [_request_row(request) for request in requests],
+        "adherence": kept.share,
+        "accuracy": right.share,
+        "by_budget": [_budget_row(result.at(controller, budget_ms), budget_ms) for budget_ms in result.budgets_ms],
+    }
 
 
 def _request_row(request: DemoRequest) -> dict[str, object]:
@@ -147,7 +193,9 @@ def _request_row(request: DemoRequest) -> dict[str, object]:
         "tier": answer.config.tier,
         "top_k": answer.config.top_k,
         "num_active_blocks": answer.config.num_active_blocks,
-        "promised_ms": answer.predicted_ms,
+        "promised": answer.promised,
+        "promised_ms": promised_ms(answer),
+        "expected_ms": answer.predicted_ms,
         "measured_ms": answer.measured_ms,
         "answer": answer.text,
         "expected": request.question.references[0],
@@ -156,8 +204,13 @@ def _request_row(request: DemoRequest) -> dict[str, object]:
     }
 
 
-def _budget_row(result: DemoResult, budget_ms: float) -> dict[str, object]:
-    right, kept = proportions(result.at(budget_ms))
+def promised_ms(answer: AdaptiveAnswer) -> float:
+    """Return what a controller said the latency would stay under: its bound, or the mean of one that has none."""
+    return answer.predicted_ms if answer.bound_ms is None else answer.bound_ms
+
+
+def _budget_row(requests: list[DemoRequest], budget_ms: float) -> dict[str, object]:
+    right, kept = proportions(requests)
     right_ci, kept_ci = right.interval(), kept.interval()
     return {
         "budget_ms": budget_ms,
@@ -165,6 +218,7 @@ def _budget_row(result: DemoResult, budget_ms: float) -> dict[str, object]:
         "accuracy_ci": [right_ci.low, right_ci.high],
         "adherence": kept.share,
         "adherence_ci": [kept_ci.low, kept_ci.high],
+        "none_fits": sum(not request.answer.promised for request in requests),
         "n": kept.count,
     }
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from paceline.control import LookupTable
 from paceline.control.controller import Controller, DriftCorrecting
+from paceline.control.loading import load_controller
 from paceline.errors import ModelError, PacelineWarning, TableError
 from paceline.measure.clock import clock_for
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
@@ -73,12 +73,13 @@ class AdaptiveModel:
         revision: str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     ) -> "AdaptiveModel":
-        """Load a model (`digits`, a local folder or a hub id) and put it under a controller or a table file.
+        """Load a model (`digits`, a local folder or a hub id) and put it under a controller.
 
-        Raises ModelError when the model cannot be steered, TableError when the table cannot be read or was measured on
-        another model.
+        `controller` is one, or the path of a table file or of an estimator's directory; that of an estimator promises
+        95 of 100 requests their budgets. Raises ModelError when the model cannot be steered, TableError or EstimatorError
+        when the file cannot be trusted, and TableError when it was measured on another model.
         """
-        chosen = LookupTable.load(controller) if isinstance(controller, str | Path) else controller
+        chosen = load_controller(controller) if isinstance(controller, str | Path) else controller
         _require_same_model(name, chosen)
         model = load_model(name, device=device, dtype=dtype, revision=revision)
         return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens)

@@ -115,6 +115,20 @@ def percentile_interval(values: Sequence[float], percent: float, confidence: flo
     return Interval(low=ordered[low - 1], high=ordered[high - 1])
 
 
+def tolerance_rank(count: int, share: float, confidence: float = CONFIDENCE) -> int | None:
+    """Return the smallest rank (from 1) such that at least `share` of the distribution lies at or below the value of
+    that rank among `count` drawn ones, with at least `confidence`; None where too few were drawn for any.
+
+    A one-sided tolerance limit (Wilks, Annals of Mathematical Statistics 12, 1941): the value of rank k covers `share`
+    unless k or more of the draws fell below the true quantile.
+    """
+    if not 0 < share < 1:
+        raise InvalidValueError("share", share, "a number between 0 and 1, for example 0.95")
+    _tail(confidence)
+    rank = _first_rank(count, lambda below: _binomial_cdf(below, count, share) >= confidence) + 1
+    return rank if rank <= count else None
+
+
 def wilson_interval(share: float, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's interval (JASA 22, 1927) for a share of `count` outcomes: close to exact, and quick to compute."""
     z = _z(confidence)

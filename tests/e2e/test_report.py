@@ -8,16 +8,23 @@ from typing import Any
 import polars as pl
 import pytest
 import typer
+from latency_models import synthetic_samples as evaluated_samples
+from latency_models import token_linear
 from playwright.sync_api import Browser, Page, sync_playwright
 from typer.testing import CliRunner
 
 from paceline.cli import report as report_command
 from paceline.control import LookupTable
 from paceline.errors import OutputPathError, UnknownChoiceError
+from paceline.evaluate import Evaluation, evaluate
 from paceline.fit import build_dataset_tables, build_lookup_table
-from paceline.profiles import SCHEMA, Profile, read_profile
+from paceline.fit.candidates import estimator_candidates, table_candidates
+from paceline.fit.conformal import calibrate_bounds
+from paceline.profiles import SCHEMA, Profile, Split, read_profile, split_samples
 from paceline.report import write_report
-from paceline.report.page import LARGEST_PAGE_BYTES, report_page
+from paceline.report.evaluation import LINES, write_evaluation
+from paceline.report.page import report_page
+from paceline.report.parts import LARGEST_PAGE_BYTES
 
 CHROMIUM = which("chromium") or which("google-chrome")
 LAUNCH = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -257,3 +264,56 @@ except ImportError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("MissingExtraError")
     assert "pip install 'paceline[report]'" in done.stdout
+
+
+@pytest.fixture(scope="session")
+def evaluation() -> Evaluation:
+    parts = split_samples(evaluated_samples(150), Split(seed=4))
+    judged = profile_of(evaluated_samples(150))
+    bounds = calibrate_bounds(token_linear(), parts)
+    controllers = {**table_candidates(judged, parts), **estimator_candidates(token_linear(), bounds)}
+    return evaluate(parts.test, controllers, budgets_ms=(10.0, 20.0, 40.0))
+
+
+@pytest.fixture(scope="session")
+def evaluation_file(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evaluation") / "evaluation.html"
+    assert write_evaluation(evaluation, profile_of(synthetic_samples()), path) == path.stat().st_size
+    return path
+
+
+def test_an_evaluation_draws_both_charts_with_a_line_a_controller(
+    browser: Browser, evaluation: Evaluation, evaluation_file: Path
+) -> None:
+    visit = Visit(browser, evaluation_file)
+    assert visit.page.locator("[data-chart] svg").count() == 2
+    drawn = [name for name in LINES if name in evaluation.controllers]
+    assert drawn == ["bound", "point", "table", "dataset_tables", "table_equal_adherence", "oracle"]
+    for chart in ("adherence", "accuracy"):
+        svg = visit.page.locator(f"[data-chart={chart}] svg")
+        assert svg.locator(".mark-line path").count() == len(drawn)
+        assert svg.locator(".mark-symbol.role-mark path").count() == 3 * len(drawn)
+        assert svg.locator(".mark-rule.role-mark line").count() == (chart == "adherence")
+    assert visit.complaints == []
+    assert visit.requests == [evaluation_file.as_uri()]
+
+
+def test_an_evaluation_shows_the_figures_it_was_given(
+    browser: Browser, evaluation: Evaluation, evaluation_file: Path
+) -> None:
+    visit = Visit(browser, evaluation_file)
+    visit.page.click("summary")
+    rows = visit.page.locator("tbody tr")
+    assert rows.count() == 3 * len(evaluation.controllers)
+    bound = evaluation.controllers["bound"]
+    shown = rows.filter(has_text="estimator with bound").all_inner_texts()
+    assert [f"{each.adherence.share:.3f}" in text for each, text in zip(bound, shown, strict=True)] == [True] * 3
+    assert "Synthetic data: generated, not measured" in visit.page.inner_text("header")
+    assert "No fixed configuration keeps" in visit.page.inner_text("main") or all(evaluation.within_possible)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_an_evaluation_fits_a_phone(browser: Browser, evaluation_file: Path, width: int, scheme: str) -> None:
+    visit = Visit(browser, evaluation_file, width=width, scheme=scheme)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+    assert visit.complaints == []

@@ -174,6 +174,7 @@ FLAGS = {
     "run": (
         "--image --prompt --budget --table --strict --warmup --max-new-tokens --per-step --device --dtype --revision --json"
     ),
+    "evaluate": "--estimator --budgets --alpha --latency --seed --datasets --output -o --report --skip-bad --json",
     "demo": "--out --samples --requests --json",
 }
 

@@ -15,6 +15,7 @@ from paceline.slo import (
     mean_estimate,
     percentile,
     percentile_interval,
+    tolerance_rank,
 )
 
 NUMBERS = st.floats(-1e6, 1e6)
@@ -113,3 +114,17 @@ def test_mistakes_are_named() -> None:
         percentile([1.0], 101)
     with pytest.raises(InvalidValueError, match="confidence"):
         Proportion(successes=1, count=2).interval(95)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(44, None), (45, 45), (76, 76), (77, 76), (120, 118)])
+def test_tolerance_ranks_of_95_percent_with_confidence_90_percent(count, rank):
+    """The least counts for the largest and second largest value are tabulated (45 and 77) since Wilks, 1941."""
+    assert tolerance_rank(count, 0.95, 0.9) == rank
+
+
+@given(st.integers(1, 400), st.floats(0.5, 0.99), st.floats(0.5, 0.99))
+def test_a_tolerance_rank_is_the_smallest_that_covers_with_confidence(count, share, confidence):
+    rank = tolerance_rank(count, share, confidence)
+    covered = [binom.cdf(below, count, share) for below in range(count)]  # P(fewer than rank of the draws lie below)
+    expected = next((below + 1 for below, chance in enumerate(covered) if chance >= confidence), None)
+    assert rank == expected or abs(covered[min(rank or count, expected or count) - 1] - confidence) < 1e-9

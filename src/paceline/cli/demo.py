@@ -6,23 +6,37 @@ from typing import Annotated
 import typer
 
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table, progress_bars
-from paceline.demo import SAMPLE_PICTURE, SAMPLE_PROMPT, DemoRequest, DemoResult, proportions, run_demo, summary
+from paceline.demo import (
+    BOUND,
+    SAMPLE_PICTURE,
+    SAMPLE_PROMPT,
+    TABLE,
+    DemoProgress,
+    DemoRequest,
+    DemoResult,
+    promised_ms,
+    proportions,
+    run_demo,
+    summary,
+)
 from paceline.slo import Proportion
 
 SHOWN_PER_BUDGET = 3
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory for the profile, the table and summary.json.")] = Path(
-        "demo-out"
-    ),
-    samples: Annotated[int, typer.Option(help="Questions of each set to profile.", min=1)] = 25,
+    out: Annotated[
+        Path, typer.Option(help="Directory for the profile, table, estimator, report.html and summary.json.")
+    ] = Path("demo-out"),
+    samples: Annotated[int, typer.Option(help="Questions of each set to profile.", min=1)] = 40,
     requests: Annotated[int, typer.Option(help="Held-out questions to answer under each budget.", min=1)] = 45,
     as_json: JsonFlag = False,
 ) -> None:
-    """Profile the embedded model, build its lookup table and answer held-out questions under five budgets."""
-    with progress_bars("profiling digits", "answering held-out questions") as (profiled, answered):
-        result = run_demo(out, samples=samples, requests=requests, on_profile=profiled, on_request=answered)
+    """Profile the embedded model, learn what each setting costs and answer held-out questions under five budgets."""
+    with progress_bars("profiling digits", "training the estimator", "answering held-out questions") as bars:
+        profiled, trained, answered = bars
+        progress = DemoProgress(on_profile=profiled, on_training=trained, on_request=answered)
+        result = run_demo(out, samples=samples, requests=requests, progress=progress)
     if as_json:
         print_json(summary(result))
     else:
@@ -36,28 +50,34 @@ def _print_result(result: DemoResult) -> None:
         f"prefill takes {fastest:.1f} to {slowest:.1f} ms here, accuracy is {result.table.accuracy_range[0]:.2f} to "
         f"{result.table.accuracy_range[1]:.2f}."
     )
-    shown = [request for budget_ms in result.budgets_ms for request in result.at(budget_ms)[:SHOWN_PER_BUDGET]]
+    shown = [request for budget_ms in result.budgets_ms for request in result.at(BOUND, budget_ms)[:SHOWN_PER_BUDGET]]
     print_table(
-        f"Held-out requests, {SHOWN_PER_BUDGET} a budget; prefill in ms; setting is tier/top_k/blocks",
-        ("budget", "setting", "promised", "measured", "kept", "answer", "expected", "right"),
+        f"Held-out requests under the estimator with bound, the first {SHOWN_PER_BUDGET} a budget; prefill in ms; "
+        "setting is tier/top_k/blocks",
+        ("budget", "setting", "expected", "bound", "measured", "", "answer", "truth", ""),
         [_row(request) for request in shown],
     )
     print_table(
-        "What each budget bought",
-        ("budget ms", "accuracy (95 % CI)", "adherence (95 % CI)", "n"),
-        [_budget(budget_ms, result.at(budget_ms)) for budget_ms in result.budgets_ms],
+        f"What each budget bought ({len(result.at(BOUND, result.budgets_ms[0]))} held-out requests; 95 % CI in brackets)",
+        ("budget ms", "accuracy: bound", "table", "adherence: bound", "table"),
+        [_budget(budget_ms, result) for budget_ms in result.budgets_ms],
     )
     OUT.print(
-        "A table promises the mean of what it measured, so near a configuration's own latency a budget holds about half the "
-        "time; where there is room it holds always."
+        "The estimator's bound promises that 95 of 100 requests keep their budgets. The table promises the mean of what it "
+        "measured: near a setting's own latency that holds about half the time."
     )
-    middle = result.budgets_ms[len(result.budgets_ms) // 2]
-    OUT.print(f"\nEverything is in {result.out}/summary.json. Try next:")
+    _print_next(result)
+
+
+def _print_next(result: DemoResult) -> None:
+    out, middle = result.out, result.budgets_ms[len(result.budgets_ms) // 2]
+    OUT.print(f"\nEverything is in {out}/summary.json, the profile's figures in {out}/report.html. Try next:")
     commands = (
-        f"paceline run digits --table {result.out}/table.json --image {result.out}/{SAMPLE_PICTURE} "
+        f"paceline run digits --controller {out}/estimator --image {out}/{SAMPLE_PICTURE} "
         f'--prompt "{SAMPLE_PROMPT}" --budget {middle:g}',
-        f"paceline table show {result.out}/table.json --budgets {' '.join(f'{b:g}' for b in result.budgets_ms)}",
-        f"paceline budgets {result.out}/profile",
+        f"paceline evaluate {out}/profile --estimator {out}/estimator --report {out}/evaluation.html",
+        f"paceline table show {out}/table.json --budgets {' '.join(f'{b:g}' for b in result.budgets_ms)}",
+        f"paceline budgets {out}/profile",
     )
     for command in commands:
         OUT.print(f"  {command}", soft_wrap=True, highlight=False)
@@ -70,6 +90,7 @@ def _row(request: DemoRequest) -> tuple[object, ...]:
         f"{answer.budget_ms:.1f}",
         f"{config.tier}/{config.top_k}/{config.num_active_blocks}",
         f"{answer.predicted_ms:.1f}",
+        f"{promised_ms(answer):.1f}",
         f"{answer.measured_ms:.1f}",
         "kept" if answer.within_budget else "missed",
         answer.text,
@@ -78,14 +99,14 @@ def _row(request: DemoRequest) -> tuple[object, ...]:
     )
 
 
-def _budget(budget_ms: float, requests: list[DemoRequest]) -> tuple[object, ...]:
-    right, kept = proportions(requests)
-    return f"{budget_ms:.1f}", _share(right), _share(kept), kept.count
+def _budget(budget_ms: float, result: DemoResult) -> tuple[object, ...]:
+    (right, kept), (table_right, table_kept) = (proportions(result.at(name, budget_ms)) for name in (BOUND, TABLE))
+    return f"{budget_ms:.1f}", _share(right), _share(table_right), _share(kept), _share(table_kept)
 
 
 def _share(proportion: Proportion) -> str:
     interval = proportion.interval()
-    return f"{proportion.share:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    return f"{proportion.share:.2f} ({interval.low:.2f}–{interval.high:.2f})"
 
 
 def register(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from paceline.errors import PacelineError
 COMMANDS = {  # name: (module, first line of its help)
     "demo": (
         "demo",
-        "Profile the embedded model, build its lookup table and answer held-out questions under five budgets.",
+        "Profile the embedded model, learn what each setting costs and answer held-out questions under five budgets.",
     ),
     "profile": ("profile", "Measure every stage of generate(), and the accuracy, under every configuration of a grid."),
     "verify": (
@@ -29,6 +29,12 @@ COMMANDS = {  # name: (module, first line of its help)
         "Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page.",
     ),
     "table": ("table", "Build and show lookup tables."),
+    "estimator": ("estimator", "Train, judge and ask latency estimators."),
+    "evaluate": (
+        "evaluate",
+        "Judge tables, estimator, bound and oracle on held-out samples: accuracy, adherence and latency at every budget.",
+    ),
+    "tune": ("tune", "Replay loads against vLLM and choose scheduler parameters from the runs."),
     "run": (
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",

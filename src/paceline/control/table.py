@@ -137,7 +137,7 @@ class LookupTable:
         False and a PacelineWarning, or BudgetTooSmallError when `strict`. Raises InvalidValueError for a budget that is
         not a number above 0.
         """
-        _require_budget(budget_ms)
+        require_budget(budget_ms)
         if tolerance is None:
             fitting = bisect_right(self._latencies, budget_ms * self._scale)
         else:
@@ -158,7 +158,7 @@ class LookupTable:
 
     def candidates(self, budget_ms: float, *, tolerance: float | None = None) -> tuple[TableEntry, ...]:
         """Return every configuration that fits the budget, in the order `predict` prefers them; empty if none does."""
-        _require_budget(budget_ms)
+        require_budget(budget_ms)
         tolerance = self.metadata.tolerance if tolerance is None else tolerance
         require_tolerance(tolerance)
         fitting = bisect_right(self._latencies, budget_ms * (1.0 + tolerance))
@@ -181,7 +181,7 @@ class LookupTable:
 
     def key_at(self, budget_ms: float) -> str:
         """Return the key of the configuration that `predict` takes, the nearest without a warning where none fits."""
-        _require_budget(budget_ms)
+        require_budget(budget_ms)
         fitting = bisect_right(self._latencies, budget_ms * self._scale)
         return (self._decisions[fitting - 1] if fitting else self._nearest).config.key
 
@@ -242,7 +242,8 @@ class LookupTable:
         return self._nearest
 
 
-def _require_budget(budget_ms: float) -> None:
+def require_budget(budget_ms: float) -> None:
+    """Raise InvalidValueError unless a budget is a finite number of milliseconds above 0."""
     if not 0.0 < budget_ms < INFINITY:  # also true of NaN
         raise InvalidValueError("latency budget", budget_ms, "a number of milliseconds above 0, for example 200")
 

@@ -3,7 +3,7 @@
 Colours are names of the page's own style, so that light, dark and print need no second drawing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paceline.errors import MissingExtraError
@@ -20,6 +20,7 @@ ROWS = alt.NamedData("rows")
 NOTHING = alt.InlineData(values=[{}])
 ROW_STEP_PX = 17
 PANEL_HEIGHT_PX = 230
+BUDGET_CHART_HEIGHT_PX = 320
 TIER_COLOURS = {"low": "var(--low)", "medium": "var(--medium)", "high": "var(--high)", "all": "var(--high)"}
 STAGE_COLOURS = dict(zip(STAGES, ("var(--vision)", "var(--prefill)", "var(--decode)", "var(--other)"), strict=True))
 INK, MUTED, GLOBAL, OWN = "var(--ink)", "var(--muted)", "var(--global)", "var(--own)"
@@ -58,6 +59,41 @@ def chart_specifications(
     }
     placed: dict[str, Any] = {"config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
     return {name: {**chart.properties(width="container").to_dict(), **placed} for name, chart in charts.items()}
+
+
+def budget_chart(
+    field: str, lines: Mapping[str, tuple[str, list[int]]], *, promised: float | None = None
+) -> dict[str, Any]:
+    """Return the specification of one figure against the budget: a line and a band a controller, from `rows`.
+
+    `lines` gives colour and dash by controller; `promised` is drawn across.
+    """
+    names, colours, dashes = list(lines), [colour for colour, _ in lines.values()], [dash for _, dash in lines.values()]
+    legend = alt.Legend(
+        orient="bottom", columns=2, labelLimit=320, symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2.5
+    )
+    colour = alt.Color("controller:N", legend=legend, scale=alt.Scale(domain=names, range=colours))
+    dash = alt.StrokeDash("controller:N", legend=legend, scale=alt.Scale(domain=names, range=dashes))
+    budget = alt.X("budget_ms:Q", title="latency budget (ms)", scale=alt.Scale(zero=False, nice=False, padding=8))
+    value = alt.Y(f"{field}:Q", title=field, scale=alt.Scale(zero=False))
+    ends = alt.Y(f"{field}_low:Q"), alt.Y2(f"{field}_high:Q")
+    parts = {field: field, f"{field}_low": "95 % interval from", f"{field}_high": "to"}
+    tooltip = [
+        alt.Tooltip("controller:N"),
+        alt.Tooltip("budget_ms:Q", title="budget (ms)", format=".2f"),
+        *(alt.Tooltip(f"{part}:Q", title=title, format=".3f") for part, title in parts.items()),
+    ]
+    rows = alt.Chart(ROWS)
+    layers: list[alt.Chart] = [
+        rows.mark_area(opacity=0.1).encode(budget, *ends, colour),
+        rows.mark_line(strokeWidth=2).encode(budget, value, colour, dash),
+        rows.mark_circle(size=40).encode(budget, value, colour, tooltip=tooltip),
+    ]
+    if promised is not None:
+        across = alt.Chart(alt.InlineData(values=[{"share": promised}]))
+        layers.append(across.mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.Y("share:Q")))
+    chart = alt.layer(*layers).properties(width="container", height=BUDGET_CHART_HEIGHT_PX)
+    return {**chart.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
 def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:

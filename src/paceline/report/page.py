@@ -1,8 +1,6 @@
 """The report page: one HTML file that needs no network, built from a profile's samples."""
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
@@ -10,22 +8,22 @@ from typing import Any
 
 from paceline.analyze import BudgetAnalysis, LatencyPercentiles, analyze_budgets
 from paceline.control import LookupTable
-from paceline.errors import InvalidValueError, MissingExtraError
 from paceline.fit import build_dataset_tables, build_lookup_table
 from paceline.profiles import CONFIGURATION, Profile, read_profile
-from paceline.profiles.atomic import write_atomically
-from paceline.records import LatencyKind, Provenance
+from paceline.records import LatencyKind
 from paceline.report import figures
 from paceline.report.charts import TIER_COLOURS, chart_specifications
+from paceline.report.parts import (
+    ASSETS,
+    embedded_json,
+    facts_list,
+    numbers_table,
+    provenance_list,
+    title_of,
+    vega_script,
+    write_page,
+)
 
-try:
-    import vl_convert
-except ModuleNotFoundError as missing:
-    raise MissingExtraError("vl-convert-python", "report") from missing
-
-ASSETS = Path(__file__).parent / "assets"
-LARGEST_PAGE_BYTES = 1_500_000
-VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 READ_COLUMNS = (
     "dataset",
     "sample_id",
@@ -39,15 +37,8 @@ FIRST_SHOWN_SHARE = 0.5  # where the slider stands when the page opens
 
 def write_report(profile_path: Path | str, out: Path | str, *, latency_kind: LatencyKind = "prefill") -> int:
     """Write the page of a profile and return its size in bytes; raises OutputPathError when `out` cannot be written."""
-    page = report_page(read_profile(Path(profile_path), columns=READ_COLUMNS), latency_kind=latency_kind).encode()
-    if len(page) > LARGEST_PAGE_BYTES:
-        raise InvalidValueError(
-            "report",
-            f"{len(page):,} bytes",
-            f"at most {LARGEST_PAGE_BYTES:,}: choose fewer datasets or configurations",
-        )
-    write_atomically(Path(out), page)
-    return len(page)
+    profile = read_profile(Path(profile_path), columns=READ_COLUMNS)
+    return write_page(Path(out), report_page(profile, latency_kind=latency_kind))
 
 
 def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> str:
@@ -59,11 +50,11 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
     datasets = tuple(analysis.datasets)
     shares = figures.dataset_percentiles(samples, latency_kind, datasets)
     cells = {
-        "title": escape(_title(profile)),
+        "title": escape(title_of(profile)),
         "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
         "script": (ASSETS / "page.js").read_text(encoding="utf-8"),
-        "vega": _vega(),
-        "figures": _json(document),
+        "vega": vega_script(),
+        "figures": embedded_json(document),
         "summary": _summary(profile, analysis),
         "last_budget": str(len(document["budgets"]) - 1),
         "first_shown": str(int(FIRST_SHOWN_SHARE * len(document["budgets"]))),
@@ -75,14 +66,9 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
         "histogram_note": _histogram_note(analysis.percentiles, latency_kind),
         "percentile_numbers": _percentile_numbers({**shares, "all": analysis.percentiles}),
         "knobs": "\n".join(_knob_panel(knob) for knob in document["knobs"]),
-        "provenance": _provenance(profile),
+        "provenance": provenance_list(profile),
     }
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(cells)
-
-
-@cache
-def _vega() -> str:
-    return vl_convert.javascript_bundle(VEGA_SNIPPET)  # takes seconds, and gives the same text every time
 
 
 def _figures(
@@ -120,23 +106,6 @@ def _figures(
     }
 
 
-def _json(document: Mapping[str, Any]) -> str:
-    # a "</script>" inside a name must not end the element that carries the figures
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _title(profile: Profile) -> str:
-    models = list(dict.fromkeys(run.model for run in profile.provenance))
-    return " and ".join(models) or profile.source.name
-
-
-def _is_synthetic(profile: Profile) -> bool:
-    told = [profile.source.name]
-    for run in profile.provenance:
-        told += [run.model, run.device, *run.datasets, *run.datasets.values(), *map(str, run.settings.values())]
-    return any("synthetic" in text.lower() for text in told)
-
-
 def _summary(profile: Profile, analysis: BudgetAnalysis) -> str:
     configs = {point.config for dataset in analysis.datasets.values() for point in dataset.points}
     low, high = analysis.recommended.front_range_ms
@@ -147,9 +116,7 @@ def _summary(profile: Profile, analysis: BudgetAnalysis) -> str:
         f"median {analysis.latency_kind} latency": f"{analysis.percentiles.median:.1f} ms",
         "recommended budgets": f"{low} to {high} ms",
     }
-    badge = '<p class="synthetic">Synthetic data: generated, not measured</p>' if _is_synthetic(profile) else ""
-    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    return f'{badge}<dl class="facts">{pairs}</dl>'
+    return facts_list(profile, facts)
 
 
 def _tier_legend(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -163,7 +130,7 @@ def _tier_legend(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def _panel(name: str, analysis: BudgetAnalysis, rows: Sequence[Mapping[str, Any]]) -> str:
     dataset, shown = analysis.datasets[name], escape(name)
-    numbers = _table(
+    numbers = numbers_table(
         ("configuration", "accuracy", "95 % interval", "latency ms", "95 % interval", "n", "front"),
         [
             (
@@ -213,7 +180,7 @@ def _stage_numbers(rows: Sequence[Mapping[str, Any]], measured: Sequence[str]) -
     for row in rows:
         by_key.setdefault(row["key"], [f"{row['n']:,}"]).append(f"{row['ms']:.2f}")
     columns = ("configuration", "n", *(f"{stage} ms" for stage in measured))
-    return _table(columns, [(key, *cells) for key, cells in by_key.items()])
+    return numbers_table(columns, [(key, *cells) for key, cells in by_key.items()])
 
 
 def _histogram_note(percentiles: LatencyPercentiles, latency_kind: str) -> str:
@@ -226,7 +193,7 @@ def _histogram_note(percentiles: LatencyPercentiles, latency_kind: str) -> str:
 def _percentile_numbers(rows: Mapping[str, LatencyPercentiles]) -> str:
     names = [name for name in LatencyPercentiles.__slots__ if name != "n"]
     cells = [(name, *(f"{getattr(row, cut):.2f}" for cut in names), f"{row.n:,}") for name, row in rows.items()]
-    return _table(("dataset", *(f"{name} ms" for name in names), "n"), cells)
+    return numbers_table(("dataset", *(f"{name} ms" for name in names), "n"), cells)
 
 
 def _knob_panel(knob: str) -> str:
@@ -235,38 +202,3 @@ def _knob_panel(knob: str) -> str:
         for chart in ("knob_accuracy", "knob_latency")
     )
     return f'<figure class="panel"><h3>{figures.KNOB_WORDS[knob].capitalize()}</h3>{charts}</figure>'
-
-
-def _provenance(profile: Profile) -> str:
-    source = f"<p>Read from <b>{escape(profile.source.name)}</b>.</p>"
-    if not profile.provenance:
-        return source + "<p>These files carry no provenance: model, device and versions are not known.</p>"
-    return source + "".join(_run(run) for run in profile.provenance)
-
-
-def _run(run: Provenance) -> str:
-    grid = f"tiers {run.grid.tiers}, top_k {run.grid.top_ks}, blocks {run.grid.block_counts}"
-    facts = {
-        "model": f"{run.model} (revision {run.revision})" if run.revision else run.model,
-        "device": f"{run.device}, {run.dtype}" + (f", driver {run.driver}" if run.driver else ""),
-        "clock": run.clock,
-        "created": run.created,
-        "datasets": ", ".join(f"{name} ({scorer})" for name, scorer in run.datasets.items()),
-        "grid": grid,
-        "block ranking": ", ".join(map(str, run.block_ranking)),
-        "seed": str(run.seed),
-        "commit": run.commit or "not known",
-        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        "settings": ", ".join(f"{name} = {value}" for name, value in run.settings.items()),
-    }
-    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    return f'<dl class="origin">{pairs}</dl>'
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f"<details><summary>Show the numbers</summary><div class='scroll' tabindex='0'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
-    )

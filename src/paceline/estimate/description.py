@@ -1,0 +1,218 @@
+"""`estimator.json`: what an estimator says of itself, and how it is read so that nothing in it is taken on trust."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from paceline.errors import EstimatorError, InvalidValueError, PacelineError
+from paceline.estimate.features import FEATURES
+from paceline.records import TIERS, KnobConfig
+
+FORMAT = "paceline-latency-estimator"
+ARTIFACT_VERSION = 1
+DESCRIPTION_FILE = "estimator.json"
+WEIGHTS_FILE = "estimator.safetensors"
+DECODE_DEFINITIONS = ("T_LLM_decode / (output_tokens - 1)", "T_LLM_decode / output_tokens")
+RETRAIN = "train it again with `paceline estimator train`, or restore the file from a copy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatorDescription:
+    """What an estimator was trained on and with; all that its weights do not say.
+
+    `feature_ranges` are (min, max) over the training rows by feature, `typical_tokens` the median request there: text
+    tokens, and image tokens by tier. `decode_definition` is how the profile defined T_decode_per_token; the estimator's
+    own figure is always milliseconds a decode step, the first of DECODE_DEFINITIONS. `split` holds seed and shares.
+    """
+
+    hidden_dim: int
+    num_layers: int
+    feature_ranges: dict[str, tuple[float, float]]
+    typical_text_tokens: int
+    typical_vision_tokens: dict[str | None, int]
+    configs: tuple[KnobConfig, ...]
+    decode_definition: str
+    split: dict[str, float]
+    training: dict[str, object]
+    datasets: tuple[str, ...]
+    num_rows: int
+    num_decode_rows: int
+    provenance: tuple[dict[str, object], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dim", "num_layers", "num_rows"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(name, getattr(self, name), "a whole number of at least 1")
+        if not 0 <= self.num_decode_rows <= self.num_rows:
+            raise InvalidValueError(
+                "num_decode_rows", self.num_decode_rows, f"a whole number from 0 to {self.num_rows}"
+            )
+        if not self.configs or len(set(self.configs)) != len(self.configs):
+            raise InvalidValueError("configs", [each.key for each in self.configs], "at least one, and none twice")
+        if self.decode_definition not in DECODE_DEFINITIONS:
+            raise InvalidValueError("decode_definition", self.decode_definition, " or ".join(DECODE_DEFINITIONS))
+        _require_ranges(self.feature_ranges)
+        if {each.tier for each in self.configs} != set(self.typical_vision_tokens):
+            raise InvalidValueError(
+                "typical_vision_tokens", self.typical_vision_tokens, "one number a tier of the configs"
+            )
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models that the profile was measured on; empty where its files do not tell."""
+        return frozenset(str(run["model"]) for run in self.provenance if "model" in run)
+
+    def document(self, *, weights_sha256: str) -> dict[str, Any]:
+        """Return the description as the JSON document of an artifact whose weights file has this hash."""
+        return {
+            "format": FORMAT,
+            "schema_version": ARTIFACT_VERSION,
+            "feature_order": list(FEATURES),
+            "hidden_dim": self.hidden_dim,
+            "num_layers": self.num_layers,
+            "feature_ranges": {name: list(self.feature_ranges[name]) for name in FEATURES},
+            "typical_text_tokens": self.typical_text_tokens,
+            "typical_vision_tokens": {_tier_word(tier): count for tier, count in self.typical_vision_tokens.items()},
+            "configs": [each.key for each in self.configs],
+            "decode_definition": self.decode_definition,
+            "split": self.split,
+            "training": self.training,
+            "datasets": list(self.datasets),
+            "num_rows": self.num_rows,
+            "num_decode_rows": self.num_decode_rows,
+            "provenance": list(self.provenance),
+            "weights_sha256": weights_sha256,
+        }
+
+
+def read_description(path: Path) -> tuple[EstimatorDescription, str]:
+    """Return an `estimator.json` and the hash of the weights that it belongs to; raises EstimatorError."""
+    document = _read_object(path)
+    _require_own_format(document, path)
+    fields = {name: _field(document, name, path) for name in FIELDS}
+    digest = str(fields.pop("weights_sha256"))
+    try:
+        return EstimatorDescription(
+            **{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()}
+        ), digest
+    except (PacelineError, ValueError, TypeError, KeyError) as error:
+        raise EstimatorError(
+            path, str(error), expected="what `paceline estimator train` writes", mend=RETRAIN
+        ) from error
+
+
+def _require_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
+    if set(ranges) != set(FEATURES):
+        raise InvalidValueError("feature_ranges", sorted(ranges), f"one of each of {', '.join(FEATURES)}")
+    for name, (low, high) in ranges.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise InvalidValueError(f"feature_ranges.{name}", [low, high], "two finite numbers, the smaller first")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EstimatorError(
+            path,
+            f"cannot be read ({error.strerror})",
+            expected="the description in an estimator's directory",
+            mend="check the path, or make one with `paceline estimator train`",
+        ) from error
+    except ValueError as error:
+        problem = f"is not a JSON document ({error})"
+        raise EstimatorError(path, problem, expected="the description of an estimator", mend=RETRAIN) from error
+    if not isinstance(document, dict):
+        raise EstimatorError(path, "is no JSON object", expected="the description of an estimator", mend=RETRAIN)
+    return cast("dict[str, Any]", document)
+
+
+def _require_own_format(document: Mapping[str, Any], path: Path) -> None:
+    wanted = {"format": FORMAT, "schema_version": ARTIFACT_VERSION, "feature_order": list(FEATURES)}
+    for name, expected in wanted.items():
+        if document.get(name) != expected:
+            raise EstimatorError(path, f"{name} is {document.get(name)!r}", expected=repr(expected), mend=MENDS[name])
+
+
+def _field(document: Mapping[str, Any], name: str, path: Path) -> Any:
+    if name not in document:
+        raise EstimatorError(path, f"field {name} is missing", expected=KINDS[FIELDS[name]], mend=RETRAIN)
+    value, kind = document[name], FIELDS[name]
+    # bool is an int to Python, but `true` is no count
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise EstimatorError(path, f"{name} is {value!r:.60}", expected=KINDS[kind], mend=RETRAIN)
+    return value
+
+
+def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {name: (_number(pair[0]), _number(pair[1])) for name, pair in ranges.items()}
+
+
+def _parse_vision_tokens(counts: Mapping[str, Any]) -> dict[str | None, int]:
+    unknown = next((name for name in counts if name not in (*TIERS, "none")), None)
+    if unknown is not None:
+        raise InvalidValueError("typical_vision_tokens", unknown, "the names of tiers, or none")
+    return {None if name == "none" else name: int(_number(count)) for name, count in counts.items()}
+
+
+def _parse_configs(keys: list[Any]) -> tuple[KnobConfig, ...]:
+    return tuple(KnobConfig.from_key(str(key)) for key in keys)
+
+
+def _parse_provenance(runs: list[Any]) -> tuple[dict[str, object], ...]:
+    if not all(isinstance(run, dict) for run in runs):
+        raise InvalidValueError("provenance", "something that is no object", "one object a profiling run")
+    return tuple(runs)
+
+
+def _parse_split(split: Mapping[str, Any]) -> dict[str, float]:
+    return {name: _number(split[name]) for name in ("seed", "calibration_share", "test_share")}
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidValueError("value", value, "a finite number")
+    return value
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _tier_word(tier: str | None) -> str:
+    return "none" if tier is None else tier
+
+
+KINDS: dict[type, str] = {int: "a whole number", str: "text", list: "a list", dict: "an object"}
+FIELDS: dict[str, type] = {
+    "hidden_dim": int,
+    "num_layers": int,
+    "feature_ranges": dict,
+    "typical_text_tokens": int,
+    "typical_vision_tokens": dict,
+    "configs": list,
+    "decode_definition": str,
+    "split": dict,
+    "training": dict,
+    "datasets": list,
+    "num_rows": int,
+    "num_decode_rows": int,
+    "provenance": list,
+    "weights_sha256": str,
+}
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "feature_ranges": _parse_ranges,
+    "typical_vision_tokens": _parse_vision_tokens,
+    "configs": _parse_configs,
+    "datasets": lambda names: tuple(str(name) for name in names),
+    "provenance": _parse_provenance,
+    "split": _parse_split,
+}
+MENDS = {
+    "format": "name the directory that `paceline estimator train` wrote",
+    "schema_version": "read it with the version of paceline that wrote it, or train it again",
+    "feature_order": "train it again with `paceline estimator train`: its weights belong to other features",
+}

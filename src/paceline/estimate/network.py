@@ -1,0 +1,199 @@
+"""The trained network in numpy: a whole grid of configurations in one call, a single one in microseconds.
+
+Standardisation and LayerNorm's centring and gain are folded into the weights once, so that a layer costs one product,
+one sum of squares and three or four passes. Rows carry a last feature that is always 1, whose weights are the first bias.
+Legend of array suffixes: N rows, C configurations, F features, I inputs of a layer, H hidden, K heads (prefill, decode).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.errors import EstimatorError
+from paceline.estimate.artifact import Weights, read_artifact
+from paceline.estimate.description import DESCRIPTION_FILE, EstimatorDescription
+from paceline.estimate.features import (
+    FEATURES,
+    feature_rows,
+    knob_features,
+    outside_ranges,
+    require_finite_features,
+    vision_tokens_of,
+)
+from paceline.estimate.latency_model import LatencyEstimates
+from paceline.records import KnobConfig, RequestFeatures
+
+NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's own
+SMALLEST_GAIN = 1e-8  # a gain of 0 cannot be divided by; this close to 0 float32 gives the same sums
+ROWS_AT_ONCE = 65_536  # 64 MiB of hidden values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedLayer:
+    """relu(z / sqrt(mean(z²) + ε) + shift) with z = x · weight + bias; LayerNorm and its gain are in the weights."""
+
+    weight_IH: NDArray[np.float32]
+    bias_H: NDArray[np.float32] | None  # None in the first layer: its bias is the weight of the feature that is 1
+    shift_H: NDArray[np.float32]
+    epsilon_sum: float  # H · ε, for the sum of squares stands in for their mean
+
+
+class NetworkEstimator:
+    """A trained latency network as a LatencyModel; immutable, safe to share between threads."""
+
+    def __init__(
+        self, *, description: EstimatorDescription, weights: Weights, weights_sha256: str | None = None
+    ) -> None:
+        self.description, self.weights_sha256 = description, weights_sha256
+        self._layers, head_HK = _folded_layers(description, weights)
+        self._head_HK = head_HK.astype(np.float32)
+        self._head_bias_K = np.concatenate([weights["prefill_head.bias"], weights["decode_head.bias"]]).astype(float)
+        self._half_scale_K = weights["target_scale_K"].astype(float) / 2
+        self._half_scale = tuple(self._half_scale_K.tolist())
+        self._head_bias = tuple(self._head_bias_K.tolist())
+        self._no_decode = description.num_decode_rows == 0
+        configs = description.configs
+        self._tiers = tuple(dict.fromkeys(config.tier for config in configs))
+        self._tier_of_C = np.array([self._tiers.index(config.tier) for config in configs])
+        self._grid_CF = np.array([(0, 0, *knob_features(config), 1) for config in configs], dtype=np.float32)
+
+    @staticmethod
+    def load(directory: Path | str) -> "NetworkEstimator":
+        """Read an estimator's directory; raises EstimatorError, with file and remedy, for one that cannot be trusted."""
+        artifact = read_artifact(Path(directory))
+        return NetworkEstimator(
+            description=artifact.description, weights=artifact.weights, weights_sha256=artifact.weights_sha256
+        )
+
+    @property
+    def configs(self) -> tuple[KnobConfig, ...]:
+        """The configurations that were measured, smallest first."""
+        return self.description.configs
+
+    @property
+    def provenance(self) -> tuple[dict[str, object], ...]:
+        """One JSON document a profiling run that this estimator was trained on."""
+        return self.description.provenance
+
+    def require_model(self, models: frozenset[str], *, artifact: Path | str = DESCRIPTION_FILE) -> None:
+        """Raise EstimatorError when both sides name their models and have none in common."""
+        ours = self.description.models
+        if ours and models and not ours & models:
+            raise EstimatorError(
+                artifact,
+                f"was trained on {', '.join(sorted(ours))}",
+                expected=f"an estimator of {', '.join(sorted(models))}",
+                mend="train one on a profile of that model, or name the right artifact",
+            )
+
+    def estimate(self, features: RequestFeatures) -> LatencyEstimates:
+        """Return the latencies of every configuration for one request, with the features beyond the training ranges.
+
+        Decode is NaN in every configuration when no training sample had a decode step. Raises InvalidValueError when the
+        request does not give the image tokens of a tier.
+        """
+        vision = [vision_tokens_of(features, tier) for tier in self._tiers]
+        rows_CF = self._grid_CF.copy()
+        rows_CF[:, 0] = np.array(vision, dtype=np.float32)[self._tier_of_C]
+        rows_CF[:, 1] = features.text_tokens
+        milliseconds_CK = self._milliseconds(rows_CF)
+        return LatencyEstimates(
+            prefill_ms_C=milliseconds_CK[:, 0],
+            decode_per_token_ms_C=milliseconds_CK[:, 1],
+            outside=self._outside(min(vision), max(vision), features.text_tokens),
+        )
+
+    def estimate_one(self, features: RequestFeatures, config: KnobConfig) -> tuple[float, float]:
+        """Return (prefill_ms, decode_per_token_ms) of one configuration, whether or not it was measured.
+
+        Decode is NaN when no training sample had a decode step; `outside` tells what lies beyond the training ranges.
+        """
+        vision_tokens = vision_tokens_of(features, config.tier)
+        x = np.array((vision_tokens, features.text_tokens, *knob_features(config), 1.0), dtype=np.float32)
+        for layer in self._layers:
+            x = x.dot(layer.weight_IH)  # half the price of @ for a single row
+            if layer.bias_H is not None:
+                x += layer.bias_H
+            x *= (float(x.dot(x)) + layer.epsilon_sum) ** -0.5
+            x += layer.shift_H
+            np.maximum(x, 0.0, out=x)
+        prefill, decode = x.dot(self._head_HK).tolist()
+        prefill, decode = prefill + self._head_bias[0], decode + self._head_bias[1]
+        # squareplus; what cancels far below 0 is a time near 0 ms
+        prefill_ms = (prefill + (prefill * prefill + 4.0) ** 0.5) * self._half_scale[0]
+        decode_ms = (decode + (decode * decode + 4.0) ** 0.5) * self._half_scale[1]
+        return prefill_ms, float("nan") if self._no_decode else decode_ms
+
+    def estimate_rows(self, rows_NF: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (prefill_ms_N, decode_per_token_ms_N) of rows of features in the order of FEATURES.
+
+        Raises InvalidValueError for a feature that is not a finite number.
+        """
+        require_finite_features(rows_NF)
+        rows = np.column_stack([rows_NF, np.ones(len(rows_NF))]).astype(np.float32)
+        starts = range(0, len(rows), ROWS_AT_ONCE)
+        parts = [self._milliseconds(rows[start : start + ROWS_AT_ONCE]) for start in starts]
+        milliseconds_NK = np.concatenate([np.empty((0, 2)), *parts])
+        return milliseconds_NK[:, 0], milliseconds_NK[:, 1]
+
+    def outside(self, features: RequestFeatures, config: KnobConfig) -> tuple[str, ...]:
+        """Return the features of a request under one configuration that lie beyond the training ranges."""
+        return outside_ranges(feature_rows(features, [config]), self.description.feature_ranges)
+
+    def _milliseconds(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        for layer in self._layers:
+            x = x @ layer.weight_IH
+            if layer.bias_H is not None:
+                x += layer.bias_H
+            x *= ((np.vecdot(x, x) + np.float32(layer.epsilon_sum)) ** np.float32(-0.5))[:, None]
+            x += layer.shift_H
+            np.maximum(x, 0.0, out=x)
+        heads_NK = (x @ self._head_HK).astype(np.float64) + self._head_bias_K
+        milliseconds_NK = (heads_NK + np.sqrt(heads_NK * heads_NK + 4.0)) * self._half_scale_K
+        if self._no_decode:
+            milliseconds_NK[:, 1] = np.nan
+        return milliseconds_NK
+
+    def _outside(self, least_vision: float, most_vision: float, text_tokens: float) -> tuple[str, ...]:
+        # the knobs of the grid are inside by construction
+        vision_low, vision_high = self.description.feature_ranges[FEATURES[0]]
+        text_low, text_high = self.description.feature_ranges[FEATURES[1]]
+        vision = () if vision_low <= least_vision and most_vision <= vision_high else FEATURES[:1]
+        text = () if text_low <= text_tokens <= text_high else FEATURES[1:2]
+        return (*vision, *text)
+
+
+def _folded_layers(
+    description: EstimatorDescription, weights: Weights
+) -> tuple[tuple[FoldedLayer, ...], NDArray[np.float64]]:
+    """Return the layers, and the heads' weights with the last gain in them."""
+    hidden = description.hidden_dim
+    scale_I = weights["feature_scale_F"].astype(float)
+    mean_I = weights["feature_mean_F"].astype(float)
+    layers: list[FoldedLayer] = []
+    for index in range(description.num_layers):
+        linear, norm = f"encoder.{3 * index}", f"encoder.{3 * index + 1}"
+        weight_IH = weights[f"{linear}.weight"].astype(float).T * scale_I[:, None]
+        bias_H = weights[f"{linear}.bias"].astype(float) - mean_I @ weight_IH
+        gain_H = weights[f"{norm}.weight"].astype(float)
+        sign_H, size_H = np.where(gain_H < 0, -1.0, 1.0), np.maximum(np.abs(gain_H), SMALLEST_GAIN)
+        root = hidden**0.5  # sqrt(H) / sqrt(sum + H · ε) is 1 / sqrt(mean + ε)
+        both = np.vstack([weight_IH, bias_H])
+        both = _float32((both - both.mean(axis=1, keepdims=True)) * sign_H)
+        layers.append(
+            FoldedLayer(
+                weight_IH=np.ascontiguousarray(both[:-1]) if index else both,
+                bias_H=both[-1].copy() if index else None,
+                shift_H=_float32(weights[f"{norm}.bias"].astype(float) / size_H / root),
+                epsilon_sum=hidden * NORM_EPSILON,
+            )
+        )
+        scale_I, mean_I = size_H * root, np.zeros(hidden)
+    heads_HK = np.concatenate([weights["prefill_head.weight"], weights["decode_head.weight"]]).astype(float).T
+    return tuple(layers), heads_HK * scale_I[:, None]
+
+
+def _float32(array: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,0 +1,217 @@
+"""Calibrating latency bounds: what a latency model's predictions turned out to miss by, on samples it never saw.
+
+Split conformal (Vovk et al., 2005; Romano et al., 2019; see `paceline.estimate.bounds`): the model is fitted on one part of
+the samples, the scores log(measured / predicted) come from a second, the check of the promise from a third. Parts share no
+sample, for the configurations of one sample are not independent of one another.
+
+Legend of array suffixes: R requests, C configurations, N scores.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from paceline.analyze import default_budgets, latency_of
+from paceline.control.estimated import DEFAULT_ALPHA, BoundController
+from paceline.errors import EstimatorError, PacelineWarning
+from paceline.estimate.bounds import (
+    SMALLEST_MS,
+    CalibratedConfig,
+    ConformalScores,
+    LatencyBounds,
+    PolicyCheck,
+    least_requests,
+    predicted_ms,
+    require_alpha,
+)
+from paceline.estimate.bounds_file import bounds_files, file_sha256
+from paceline.estimate.description import WEIGHTS_FILE
+from paceline.estimate.latency_model import LatencyModel
+from paceline.fit.table import aggregate_configs
+from paceline.profiles import CONFIGURATION, SampleParts, Split
+from paceline.profiles.atomic import write_atomically
+from paceline.profiles.requests import MeasuredRequests, measured_requests
+from paceline.profiles.splits import DEFAULT_SEED
+from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind, Provenance, RequestFeatures
+
+MOST_CHECKED = 2000
+SPARE = 1.3
+LARGEST_CALIBRATION_SHARE = 0.45
+RETRAIN = "train the estimator on this profile"
+
+
+def calibrate_bounds(
+    model: LatencyModel, parts: SampleParts, *, provenance: Sequence[Provenance] = ()
+) -> LatencyBounds:
+    """Return the bounds of a model that was fitted on `parts.fit`, calibrated on `parts.calibration`.
+
+    Accuracies come from both parts, answer lengths from the fitted one. `parts.test` only checks them: of its requests, at
+    most 2,000 are put under ten budgets, once the calibrating requests can promise α = 0.05.
+    """
+    configs = calibrated_configs(model.configs, parts)
+    lengths_C = np.array([each.expected_output_tokens for each in configs])
+    scores: dict[LatencyKind, ConformalScores] = {}
+    for kind in LATENCY_KINDS:
+        requests = measured_requests(parts.calibration, latency_of(kind))
+        predicted_RC = predicted_matrix(model, requests.features, kind, lengths_C)
+        scores[kind] = conformal_scores(_in_order_of(model.configs, requests), predicted_RC)
+    runs = tuple(json.loads(msgspec.json.encode(run)) for run in provenance)
+    bounds = LatencyBounds(configs=configs, scores=scores, provenance=runs)
+    if scores["prefill"].num_requests < least_requests(DEFAULT_ALPHA):
+        return bounds
+    budgets_ms = default_budgets(parts.fit, "prefill").budgets_ms
+    controller = BoundController(model=model, bounds=bounds)
+    return replace(bounds, checks=check_policy(controller, _at_most(MOST_CHECKED, parts.test), budgets_ms))
+
+
+def split_for(num_samples: int, *, alpha: float, seed: int = DEFAULT_SEED) -> Split:
+    """Return the usual split, with a larger calibration share where a small profile needs it to promise 1 − α.
+
+    A promise takes `least_requests(α)` calibrating requests; the share aims at 30 % more, for which part a sample falls
+    into is left to chance. The part that judges is the same either way.
+    """
+    require_alpha(alpha)
+    usual = Split(seed=seed)
+    wanted = SPARE * least_requests(alpha) / max(num_samples, 1)
+    return replace(usual, calibration_share=min(max(usual.calibration_share, wanted), LARGEST_CALIBRATION_SHARE))
+
+
+def calibrated_configs(configs: Sequence[KnobConfig], parts: SampleParts) -> tuple[CalibratedConfig, ...]:
+    """Return accuracy (fit and calibration parts) and mean answer length (fit part) of every configuration, in order."""
+    entries = {each.config: each for each in aggregate_configs(known_samples(parts), "mean", "prefill")}
+    lengths = {
+        KnobConfig(tier=tier, top_k=top_k, num_active_blocks=blocks): mean
+        for tier, top_k, blocks, mean in parts.fit.group_by(CONFIGURATION)
+        .agg(pl.col("output_tokens").mean())
+        .iter_rows()
+    }
+    unknown = [config.key for config in configs if config not in lengths]
+    if unknown:
+        raise EstimatorError(
+            "latency model",
+            f"covers {', '.join(unknown)}, which the fitted samples do not",
+            expected="a model of this profile",
+            mend=RETRAIN,
+        )
+    return tuple(
+        CalibratedConfig(
+            config=config,
+            accuracy=entries[config].accuracy,
+            accuracy_std=entries[config].accuracy_std,
+            num_samples=entries[config].num_samples,
+            expected_output_tokens=lengths[config],
+        )
+        for config in configs
+    )
+
+
+def known_samples(parts: SampleParts) -> pl.DataFrame:
+    """Return the samples that a controller may know: those of the fit and the calibration part."""
+    return pl.concat([parts.fit, parts.calibration])
+
+
+def conformal_scores(measured_ms_RC: NDArray[np.float64], predicted_ms_RC: NDArray[np.float64]) -> ConformalScores:
+    """Return log(measured / predicted) of every configuration, ascending; NaN measurements are left out."""
+    scores_RC = np.log(np.maximum(measured_ms_RC, SMALLEST_MS)) - np.log(predicted_ms_RC)
+    scores_CR = scores_RC.T
+    order_CR = np.argsort(scores_CR, axis=1, kind="stable")  # NaN comes last
+    known_CR = ~np.isnan(np.take_along_axis(scores_CR, order_CR, axis=1))
+    requests_N = order_CR[known_CR]
+    return ConformalScores(
+        scores_N=np.take_along_axis(scores_CR, order_CR, axis=1)[known_CR],
+        requests_N=np.unique(requests_N, return_inverse=True)[1].astype(np.int32),
+        counts_C=known_CR.sum(axis=1),
+    )
+
+
+def predicted_matrix(
+    model: LatencyModel, features: Sequence[RequestFeatures], kind: LatencyKind, lengths_C: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the predicted milliseconds of every request under every configuration of the model.
+
+    A tier that a request was not measured under is given the image tokens of its largest known one: nothing that was
+    measured depends on that prediction.
+    """
+    tiers = {config.tier for config in model.configs}
+    return np.stack([predicted_ms(model.estimate(_with_every_tier(each, tiers)), kind, lengths_C) for each in features])
+
+
+def check_policy(
+    controller: BoundController, samples: pl.DataFrame, budgets_ms: Sequence[float]
+) -> tuple[PolicyCheck, ...]:
+    """Return how often the controller's decisions kept each budget, on samples that neither fitted nor calibrated it.
+
+    Only requests that were measured under every configuration are judged.
+    """
+    kind = controller.latency_kind
+    requests = measured_requests(samples, latency_of(kind))
+    judged = requests.only(requests.complete)
+    return tuple(_check_at(controller, judged, budget_ms) for budget_ms in budgets_ms)
+
+
+def save_bounds(bounds: LatencyBounds, directory: Path) -> None:
+    """Write the bounds into the artifact directory of the estimator that they calibrate.
+
+    Raises OutputPathError when that cannot be written. The description is written last and names the hashes of the other
+    files, so a write that was cut short is refused when read.
+    """
+    weights_sha256 = file_sha256(directory / WEIGHTS_FILE)
+    for name, content in bounds_files(bounds, estimator_sha256=weights_sha256).items():
+        write_atomically(directory / name, content)
+
+
+def _check_at(controller: BoundController, requests: MeasuredRequests, budget_ms: float) -> PolicyCheck:
+    column = {config: place for place, config in enumerate(requests.configs)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PacelineWarning)  # what nothing fits is counted
+        decisions = [controller.predict(budget_ms, features=each) for each in requests.features]
+    kept = [
+        decision.within_budget and bool(requests.latency_ms_RC[row, column[decision.config]] <= budget_ms)
+        for row, decision in enumerate(decisions)
+    ]
+    return PolicyCheck(
+        latency_kind=controller.latency_kind,
+        alpha=controller.alpha,
+        budget_ms=float(budget_ms),
+        num_requests=len(decisions),
+        none_fit=sum(not decision.within_budget for decision in decisions),
+        kept=sum(kept),
+    )
+
+
+def _at_most(count: int, samples: pl.DataFrame) -> pl.DataFrame:
+    names = samples.select("dataset", "sample_id").unique(maintain_order=True).head(count)
+    return samples.join(names, on=["dataset", "sample_id"], how="semi", maintain_order="left")
+
+
+def _in_order_of(configs: Sequence[KnobConfig], requests: MeasuredRequests) -> NDArray[np.float64]:
+    unknown = [config.key for config in requests.configs if config not in configs]
+    if unknown:
+        raise EstimatorError(
+            "latency model",
+            f"does not cover {', '.join(unknown)}, which samples were measured under",
+            expected="a model of the whole grid",
+            mend=RETRAIN,
+        )
+    found = np.full((len(requests.names), len(configs)), np.nan)
+    found[:, [configs.index(config) for config in requests.configs]] = requests.latency_ms_RC
+    return found
+
+
+def _with_every_tier(features: RequestFeatures, tiers: set[str | None]) -> RequestFeatures:
+    missing = tiers - features.vision_tokens.keys()
+    if not missing:
+        return features
+    largest = max(features.vision_tokens.values())
+    return RequestFeatures(
+        text_tokens=features.text_tokens,
+        vision_tokens={**dict.fromkeys(missing, largest), **features.vision_tokens},
+        dataset=features.dataset,
+    )

@@ -1,0 +1,128 @@
+"""An estimator's directory from a profile: trained, calibrated, and written in one step.
+
+A reader sees the old directory or the new one, never a mixture.
+"""
+
+import hashlib
+import json
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from paceline.control.estimated import DEFAULT_ALPHA
+from paceline.errors import InvalidValueError, OutputPathError
+from paceline.estimate.bounds import LatencyBounds
+from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
+from paceline.fit.conformal import calibrate_bounds, save_bounds, split_for
+from paceline.fit.estimator_coverage import check_bounds
+from paceline.fit.estimator_settings import FAST, EstimatorSettings
+from paceline.fit.estimator_training import Progress, TrainedEstimator, train_estimator
+from paceline.profiles import Profile, SampleParts, Split, split_samples
+from paceline.profiles.atomic import new_directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenEstimator:
+    """A trained estimator with the parts of its profile; `kept` is where the estimator that it replaced now stands."""
+
+    trained: TrainedEstimator
+    parts: SampleParts
+    kept: Path | None
+
+
+def train_artifact(
+    profile: Profile,
+    directory: Path,
+    *,
+    split: Split | None = None,
+    settings: EstimatorSettings = FAST,
+    device: str = "cpu",
+    on_progress: Progress | None = None,
+) -> WrittenEstimator:
+    """Train on the fit part of a profile, calibrate bounds on the calibration part, and write both to `directory`.
+
+    Without a split the usual one is taken, seeded as the settings are, with more calibration for a small profile.
+    Killed, it goes on where it stood when called again with the same arguments: its state is kept in a hidden file beside
+    `directory` until it is done. An estimator that stands there already is kept beside it. Raises OutputPathError for a
+    path that holds anything else, before training; InvalidValueError for a profile too small to be parted.
+    """
+    require_estimator_path(directory)
+    if split is None:
+        samples = profile.samples.select("dataset", "sample_id").n_unique()
+        split = split_for(samples, alpha=DEFAULT_ALPHA, seed=settings.seed)
+    parts = split_samples(profile.samples, split)
+    checkpoint = directory.with_name(f".{directory.name}.checkpoint")
+    trained = train_estimator(
+        parts.fit,
+        split=split,
+        settings=settings,
+        provenance=profile.provenance,
+        device=device,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+    )
+    bounds = _checked_bounds(trained, parts)
+    with replaced_estimator(directory) as (new, kept):
+        write_estimator(trained, new)
+        save_bounds(bounds, new)
+    checkpoint.unlink(missing_ok=True)
+    return WrittenEstimator(trained=trained, parts=parts, kept=kept)
+
+
+def _checked_bounds(trained: TrainedEstimator, parts: SampleParts) -> LatencyBounds:
+    bounds = replace(calibrate_bounds(trained.network, parts), provenance=trained.description.provenance)
+    with suppress(InvalidValueError):  # so few samples promise less than 1 − α: then there is nothing to check
+        return replace(bounds, checks=check_bounds(trained.network, bounds, parts, DEFAULT_ALPHA))
+    return bounds
+
+
+def write_estimator(trained: TrainedEstimator, directory: Path) -> None:
+    """Write description and weights into a directory that exists."""
+    weights = save(trained.weights)
+    document = trained.description.document(weights_sha256=hashlib.sha256(weights).hexdigest())
+    (directory / WEIGHTS_FILE).write_bytes(weights)
+    (directory / DESCRIPTION_FILE).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replaced_estimator(directory: Path) -> Generator[tuple[Path, Path | None]]:
+    """Yield an empty directory that becomes `directory` at the end, and where the estimator there will be kept.
+
+    An error inside leaves everything as it was. Raises OutputPathError as `require_estimator_path` does.
+    """
+    kept = require_estimator_path(directory)
+    with new_directory(directory.with_name(f"{directory.name}.new") if kept else directory) as new:
+        yield new, kept
+    if kept:
+        _swap(directory, kept)
+
+
+def require_estimator_path(directory: Path) -> Path | None:
+    """Return where an estimator that stands at this path would be kept; None where nothing stands.
+
+    Raises OutputPathError for a file, a directory that holds something else, and one that cannot be made.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        if not directory.exists() or (directory.is_dir() and next(directory.iterdir(), None) is None):
+            return None
+    except OSError as error:
+        raise OutputPathError(directory, error.strerror or str(error)) from error
+    description = directory / DESCRIPTION_FILE
+    if not description.is_file():
+        raise OutputPathError(directory, "it exists already and holds no estimator; it is left as it is")
+    written = datetime.fromtimestamp(description.stat().st_mtime, UTC)
+    return directory.with_name(f"{directory.name}-{written:%Y%m%dT%H%M%S.%fZ}")
+
+
+def _swap(directory: Path, kept: Path) -> None:
+    new = directory.with_name(f"{directory.name}.new")
+    try:
+        directory.rename(kept)
+        new.rename(directory)
+    except OSError as error:
+        raise OutputPathError(directory, error.strerror or str(error)) from error

@@ -1,0 +1,180 @@
+"""The page of an evaluation: adherence and accuracy against the budget, a line a controller."""
+
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from paceline.evaluate import Evaluation
+from paceline.evaluate.figures import BudgetFigures
+from paceline.profiles import Profile
+from paceline.report.charts import budget_chart
+from paceline.report.parts import (
+    ASSETS,
+    embedded_json,
+    facts_list,
+    numbers_table,
+    provenance_list,
+    title_of,
+    vega_script,
+    write_page,
+)
+
+# name: colour and dash of its line; a controller looks the same on every page
+LINES: dict[str, tuple[str, list[int]]] = {
+    "bound": ("var(--high)", [1, 0]),
+    "policy": ("var(--medium)", [1, 0]),
+    "point": ("var(--low)", [1, 0]),
+    "table": ("var(--global)", [6, 3]),
+    "dataset_tables": ("var(--own)", [6, 3]),
+    "table_equal_adherence": ("var(--d3)", [2, 2]),
+    "oracle": ("var(--muted)", [2, 2]),
+}
+WORDS = {
+    "bound": "estimator with bound",
+    "policy": "learned policy",
+    "point": "estimator, point",
+    "table": "table",
+    "dataset_tables": "table per dataset",
+    "table_equal_adherence": "table at the bound's adherence, in hindsight",
+    "oracle": "oracle, in hindsight",
+}
+COLUMNS = (
+    "controller",
+    "budget",
+    "accuracy",
+    "adherence",
+    "95 % interval",
+    "none fits",
+    "mean",
+    "p95",
+    "mean overshoot",
+    "p95 overshoot",
+    "most taken",
+)
+
+Row = dict[str, Any]
+
+
+def write_evaluation(evaluation: Evaluation, profile: Profile, out: Path | str) -> int:
+    """Write the page of an evaluation and return its size in bytes; raises OutputPathError."""
+    return write_page(Path(out), evaluation_page(evaluation, profile))
+
+
+def evaluation_page(evaluation: Evaluation, profile: Profile) -> str:
+    """Return the page's HTML; nothing in it is loaded from elsewhere."""
+    rows = evaluation_rows(evaluation)
+    lines = {WORDS[name]: line for name, line in LINES.items() if name in evaluation.controllers}
+    charts = {
+        "adherence": budget_chart("adherence", lines, promised=1 - evaluation.alpha),
+        "accuracy": budget_chart("accuracy", lines),
+    }
+    cells = {
+        "title": escape(title_of(profile)),
+        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
+        "script": (ASSETS / "evaluation.js").read_text(encoding="utf-8"),
+        "vega": vega_script(),
+        "figures": embedded_json({"rows": rows, "charts": charts}),
+        "summary": facts_list(profile, _facts(evaluation)),
+        "adherence_note": escape(_adherence_note(evaluation)),
+        "accuracy_note": escape(_accuracy_note(evaluation)),
+        "numbers_note": escape(_numbers_note(evaluation)),
+        "numbers": _numbers(evaluation),
+        "provenance": provenance_list(profile),
+    }
+    return Template((ASSETS / "evaluation.html").read_text(encoding="utf-8")).substitute(cells)
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[Row]:
+    """Return a row for each charted controller and budget, with 95 % intervals."""
+    return [
+        _row(name, figures)
+        for name in LINES
+        if name in evaluation.controllers
+        for figures in evaluation.controllers[name]
+    ]
+
+
+def _row(name: str, figures: BudgetFigures) -> Row:
+    kept, scored = figures.adherence.interval(), figures.accuracy.score_interval()
+    low, high = (None, None) if scored is None else (scored.low, scored.high)
+    return {
+        "controller": WORDS[name],
+        "budget_ms": figures.budget_ms,
+        "adherence": figures.adherence.share,
+        "adherence_low": kept.low,
+        "adherence_high": kept.high,
+        "accuracy": figures.accuracy.mean,
+        "accuracy_low": low,
+        "accuracy_high": high,
+    }
+
+
+def _facts(evaluation: Evaluation) -> dict[str, str]:
+    facts = {
+        "held-out requests": f"{evaluation.num_requests:,}",
+        "latency kind": evaluation.latency_kind,
+        "promised share": f"{1 - evaluation.alpha:g}",
+        "budgets": f"{evaluation.budgets_ms[0]:g} to {evaluation.budgets_ms[-1]:g} ms",
+    }
+    bound = evaluation.pooled.get("bound")
+    if bound is not None:
+        facts["kept with the bound"] = f"{bound.share:.3f} ({bound.interval})"
+    return facts
+
+
+def _adherence_note(evaluation: Evaluation) -> str:
+    impossible = [
+        f"{budget_ms:g}"
+        for budget_ms, possible in zip(evaluation.budgets_ms, evaluation.within_possible, strict=True)
+        if not possible
+    ]
+    cannot = f" No fixed configuration keeps {', '.join(impossible)} ms that often." if impossible else ""
+    return (
+        f"Share of requests within their budget, with 95 % intervals (Clopper and Pearson); the dashed line is the share "
+        f"{1 - evaluation.alpha:g} that the bound promises.{cannot}"
+    )
+
+
+def _accuracy_note(evaluation: Evaluation) -> str:
+    scaled = evaluation.scaled_table
+    if scaled is None or scaled.overall is None:
+        return "Mean accuracy of the answers, with 95 % intervals."
+    price = scaled.overall
+    return (
+        f"Mean accuracy of the answers, with 95 % intervals. Against a table whose latencies were scaled on these very "
+        f"requests until it kept budgets as often, the bound gives up {100 * price.difference:.2f} points "
+        f"({100 * price.interval.low:.2f} to {100 * price.interval.high:.2f}, paired, over the "
+        f"{sum(scaled.counted)} budgets that some fixed configuration can keep)."
+    )
+
+
+def _numbers_note(evaluation: Evaluation) -> str:
+    left = (
+        f" {evaluation.incomplete:,} requests lack a configuration and were not judged."
+        if evaluation.incomplete
+        else ""
+    )
+    return f"Requests that no part of a controller was learned from; times in milliseconds.{left}"
+
+
+def _numbers(evaluation: Evaluation) -> str:
+    rows = [_number_row(name, figures) for name, each in evaluation.controllers.items() for figures in each]
+    return numbers_table(COLUMNS, rows)
+
+
+def _number_row(name: str, figures: BudgetFigures) -> tuple[str, ...]:
+    taken, count = next(iter(figures.configs.items()))
+    return (
+        WORDS.get(name, name),
+        f"{figures.budget_ms:g}",
+        f"{figures.accuracy.mean:.3f}",
+        f"{figures.adherence.share:.3f}",
+        str(figures.adherence.interval()),
+        f"{figures.none_fit:,}",
+        f"{figures.mean_latency_ms:.2f}",
+        f"{figures.p95_latency_ms:.2f}",
+        f"{figures.mean_overshoot_ms:.2f}",
+        f"{figures.p95_overshoot_ms:.2f}",
+        f"{taken} ({count / figures.adherence.count:.0%})",
+    )

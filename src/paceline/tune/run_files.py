@@ -1,0 +1,64 @@
+"""A run's directory: settings, every request's times, the step log and the metric files, all of it or nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from paceline.errors import RequestFileError
+from paceline.profiles.atomic import new_directory
+from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes
+from paceline.tune.environment import machine
+from paceline.tune.host import ReplayResult
+from paceline.tune.metrics_csv import PLOTS, write_metric
+
+RUN_SCHEMA_VERSION = 1
+DOCUMENT, REQUESTS, STEPS = "run.json", "requests.jsonl", "steps.jsonl"
+REQUEST_LINES = msgspec.json.Decoder(RequestTimes)
+
+
+def write_run(
+    path: Path, result: ReplayResult, document: Mapping[str, object], *, metric_folders: Sequence[Path] = (PLOTS,)
+) -> None:
+    """Write a run into a new directory; raises OutputPathError, and leaves nothing behind, when that cannot be done.
+
+    `metric_folders`, within the run, say where the metric files stand.
+    """
+    with new_directory(path) as folder:
+        described = {"schema_version": RUN_SCHEMA_VERSION, **document, "machine": machine()}
+        (folder / DOCUMENT).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
+        lines = [msgspec.json.encode(request).decode() for request in result.requests]
+        (folder / REQUESTS).write_text("".join(f"{line}\n" for line in lines))
+        (folder / STEPS).write_text("".join(f"{step.line()}\n" for step in result.steps))
+        for metric, values in request_metrics(result.requests).items():
+            for inside in metric_folders:
+                write_metric(folder / inside / f"{metric}.csv", metric, values)
+
+
+def request_metrics(requests: Sequence[RequestTimes]) -> dict[str, dict[str, float]]:
+    """Return each metric by request id; a request to which it does not apply (no decode token) is not in it."""
+    metrics: dict[str, dict[str, float]] = {}
+    for name, of in REQUEST_METRICS.items():
+        values = {request.request_id: of(request) for request in requests}
+        metrics[name] = {request_id: value for request_id, value in values.items() if value is not None}
+    return metrics
+
+
+def read_requests(run: Path) -> tuple[RequestTimes, ...]:
+    """Return the times of a run's requests; raises RequestFileError with the line that cannot be trusted."""
+    path = run / REQUESTS
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        raise RequestFileError(path, reason, expected="a run's requests", mend="name a run directory") from error
+    requests: list[RequestTimes] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            requests.append(REQUEST_LINES.decode(line))
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise RequestFileError(
+                path, str(error), expected="one request's times a line", mend="run it again", line=number
+            ) from error
+    return tuple(requests)

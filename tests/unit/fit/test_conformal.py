@@ -1,0 +1,165 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from latency_models import GRID, TokenLinear, steady_bounds, synthetic_samples, token_linear
+
+from paceline.control.estimated import BoundController
+from paceline.errors import EstimatorError, InvalidValueError
+from paceline.estimate.bounds import SMALLEST_MS
+from paceline.estimate.bounds_file import load_bounds
+from paceline.estimate.description import WEIGHTS_FILE
+from paceline.fit.candidates import estimator_candidates, table_candidates
+from paceline.fit.conformal import calibrate_bounds, check_policy, conformal_scores, save_bounds, split_for
+from paceline.profiles import Profile, SampleParts, Split, split_samples
+
+
+def parts_of(samples: pl.DataFrame, seed: int = 3) -> SampleParts:
+    return split_samples(samples, Split(seed=seed))
+
+
+def test_scores_are_log_ratios_of_the_calibration_part_alone() -> None:
+    parts = parts_of(synthetic_samples(60))
+    found = calibrate_bounds(token_linear(), parts).scores["prefill"]
+    rows = parts.calibration.filter(pl.col("tier").cast(pl.String) == "low", pl.col("num_active_blocks") == 8)
+    tokens = (rows["actual_vision_tokens"] + rows["actual_text_tokens"]).to_numpy()
+    measured = (rows["T_vision_total"] + rows["T_LLM_prefill"]).to_numpy()
+    assert found.counts_C[0] == rows.height
+    assert np.allclose(found.scores_N[: rows.height], np.sort(np.log(measured / (0.08 * tokens))))
+
+
+def test_totals_are_calibrated_with_the_mean_answer_of_the_fit_part() -> None:
+    parts = parts_of(synthetic_samples(60))
+    bounds = calibrate_bounds(token_linear(), parts)
+    low_8 = pl.col("tier").cast(pl.String).eq("low") & pl.col("num_active_blocks").eq(8)
+    mean_tokens = parts.fit.filter(low_8)["output_tokens"].mean()
+    assert bounds.configs[0].expected_output_tokens == pytest.approx(mean_tokens)
+    rows = parts.calibration.filter(low_8)
+    predicted = 0.08 * (rows["actual_vision_tokens"] + rows["actual_text_tokens"]) + 2.0 * (mean_tokens - 1)
+    scores = np.sort(np.log((rows["T_total"] / predicted).to_numpy()))
+    assert np.allclose(bounds.scores["total"].scores_N[: rows.height], scores)
+
+
+def test_the_part_that_judges_is_not_looked_at() -> None:
+    parts = parts_of(synthetic_samples(60))
+    spoiled = SampleParts(
+        fit=parts.fit,
+        calibration=parts.calibration,
+        test=parts.test.with_columns(T_vision_total=pl.lit(1e9), accuracy=0.0),
+    )
+    one, other = calibrate_bounds(token_linear(), parts), calibrate_bounds(token_linear(), spoiled)
+    assert one.configs == other.configs
+    assert np.array_equal(one.factors(0.1, "total", None), other.factors(0.1, "total", None))
+
+
+def test_accuracies_come_from_fit_and_calibration() -> None:
+    parts = parts_of(synthetic_samples(60))
+    known = pl.concat([parts.fit, parts.calibration])
+    own = known.filter(pl.col("tier").cast(pl.String) == "high", pl.col("num_active_blocks") == 16)
+    found = calibrate_bounds(token_linear(), parts).configs[3]
+    assert (found.accuracy, found.num_samples) == (pytest.approx(own["accuracy"].mean()), own.height)
+
+
+def test_requests_measured_under_some_configurations_calibrate_those() -> None:
+    parts = parts_of(synthetic_samples(60))
+    names = sorted(parts.calibration["sample_id"].unique())
+    only_low = parts.calibration.filter(
+        ~(pl.col("sample_id").is_in(names[:3]) & pl.col("tier").cast(pl.String).eq("high"))
+    )
+    fewer = SampleParts(fit=parts.fit, calibration=only_low, test=parts.test)
+    counts = calibrate_bounds(token_linear(), fewer).scores["prefill"].counts_C
+    assert counts.tolist() == [len(names), len(names), len(names) - 3, len(names) - 3]
+
+
+def test_times_of_zero_give_finite_scores() -> None:
+    scores = conformal_scores(np.array([[0.0], [2.0]]), np.array([[1.0], [1.0]]))
+    assert scores.scores_N.tolist() == [math.log(SMALLEST_MS), math.log(2.0)]
+
+
+def test_a_model_of_other_configurations_is_refused() -> None:
+    parts = parts_of(synthetic_samples(60))
+    with pytest.raises(EstimatorError, match="does not cover high_4_16"):
+        calibrate_bounds(TokenLinear(dict.fromkeys(GRID[:3], 0.1)), parts)
+    small = SampleParts(
+        fit=parts.fit.filter(pl.col("num_active_blocks") == 8), calibration=parts.calibration, test=parts.test
+    )
+    with pytest.raises(EstimatorError, match="covers low_4_16, high_4_16, which"):
+        calibrate_bounds(token_linear(), small)
+
+
+def test_the_bound_keeps_its_promise_on_fresh_samples_at_every_budget() -> None:
+    """Adherence over many splits of synthetic samples whose noise differs by configuration; a point estimate's does not."""
+    noise = dict(zip(GRID, (0.05, 0.3, 0.1, 0.2), strict=True))
+    kept, promised, kept_by_point, said_by_point = (np.zeros(4) for _ in range(4))
+    budgets_ms = (12.0, 20.0, 40.0, 60.0)
+    for seed in range(25):
+        parts = parts_of(synthetic_samples(250, seed=seed, noise_of=noise), seed)
+        bounds = calibrate_bounds(token_linear(), parts)
+        pure_point = steady_bounds(1.0)  # factors of 1
+        for held, counts in ((bounds, (kept, promised)), (pure_point, (kept_by_point, said_by_point))):
+            controller = BoundController(model=token_linear(), bounds=held, alpha=0.1)
+            checks = check_policy(controller, parts.test, budgets_ms)
+            counts[0][:] += [check.kept for check in checks]
+            counts[1][:] += [check.num_requests - check.none_fit for check in checks]
+    assert (kept / promised >= 0.89).all()  # 0.9 less what 25 splits leave to chance
+    assert (kept_by_point / said_by_point).min() < 0.85
+
+
+def test_calibrated_bounds_carry_their_check_once_enough_requests_calibrate_them() -> None:
+    parts = parts_of(synthetic_samples(400))
+    checks = calibrate_bounds(token_linear(), parts).checks
+    assert len(checks) == 10
+    assert all(check.num_requests == parts.test["sample_id"].n_unique() for check in checks)
+    few = SampleParts(fit=parts.fit, calibration=parts.calibration.head(4 * 44), test=parts.test)
+    assert calibrate_bounds(token_linear(), few).checks == ()
+
+
+def test_the_check_counts_what_it_says() -> None:
+    parts = parts_of(synthetic_samples(60, noise=0.0))
+    controller = BoundController(model=token_linear(), bounds=steady_bounds(1.0))
+    tight, loose = check_policy(controller, parts.test, (1e-3, 1e6))
+    count = parts.test["sample_id"].n_unique()
+    assert (tight.num_requests, tight.none_fit, tight.kept) == (count, count, 0)
+    assert (loose.num_requests, loose.none_fit, loose.kept) == (count, 0, count)
+    assert (loose.alpha, loose.latency_kind) == (0.05, "prefill")
+
+
+@pytest.mark.parametrize(("count", "share"), [(1000, 0.2), (300, 0.2), (150, 0.39), (75, 0.45), (10, 0.45)])
+def test_a_small_profile_calibrates_with_a_larger_share(count: int, share: float) -> None:
+    split = split_for(count, alpha=0.05, seed=5)
+    assert split.calibration_share == pytest.approx(share)
+    assert (split.seed, split.test_share) == (5, Split().test_share)
+
+
+def test_another_calibration_share_judges_the_same_samples() -> None:
+    samples = synthetic_samples(80)
+    usual, larger = split_samples(samples, Split()), split_samples(samples, split_for(80, alpha=0.05))
+    assert larger.calibration.height > usual.calibration.height
+    assert larger.test.equals(usual.test)
+
+
+def test_saved_bounds_belong_to_the_estimator_they_lie_beside(tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"synthetic weights")
+    parts = parts_of(synthetic_samples(60))
+    bounds = calibrate_bounds(token_linear(), parts)
+    save_bounds(bounds, tmp_path)
+    assert load_bounds(tmp_path).configs == bounds.configs
+    assert json.loads((tmp_path / "bounds.json").read_text())["latency_kinds"] == ["prefill", "total"]
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"other weights")
+    with pytest.raises(EstimatorError, match="taken from another estimator"):
+        load_bounds(tmp_path)
+
+
+def test_tables_know_fit_and_calibration_and_nothing_else() -> None:
+    samples = synthetic_samples(60)
+    parts = parts_of(samples)
+    profile = Profile(samples=samples, provenance=(), source=Path("synthetic"), left_out=())
+    controllers = table_candidates(profile, parts)
+    assert list(controllers) == ["table", "dataset_tables", *(f"fixed_{config.key}" for config in GRID)]
+    known = parts.fit.height + parts.calibration.height
+    assert controllers["table"].metadata.num_profiling_results == known  # type: ignore[attr-defined]
+    with pytest.raises(InvalidValueError, match="alpha is 0.001"):
+        estimator_candidates(token_linear(), calibrate_bounds(token_linear(), parts), alpha=0.001)
