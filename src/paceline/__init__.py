@@ -7,37 +7,58 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from paceline.control import LookupTable
+    from paceline.control.estimated import BoundController
+    from paceline.control.loading import load_controller
     from paceline.errors import PacelineError
+    from paceline.estimate.network import NetworkEstimator
     from paceline.fit import build_lookup_table, build_lookup_table_from_core_exp, save_table
+    from paceline.fit.estimator import LatencyEstimator, LatencyEstimatorTrainer
+    from paceline.fit.estimator_artifact import train_artifact
     from paceline.measure.profiling import ProfilePlan, run_profile
     from paceline.measure.verify import verify
     from paceline.models.knobs import applied
     from paceline.models.loading import load_model
     from paceline.profiles import ProfileStore, read_profile
-    from paceline.records import Decision, KnobConfig, KnobGrid, LatencyBudget, ProfileSample, Provenance, StageTimes
+    from paceline.records import (
+        Decision,
+        KnobConfig,
+        KnobGrid,
+        LatencyBudget,
+        ProfileSample,
+        Provenance,
+        RequestFeatures,
+        StageTimes,
+    )
     from paceline.runtime import AdaptiveAnswer, AdaptiveModel
 
 _HOME = {
     "AdaptiveAnswer": "paceline.runtime",
     "AdaptiveModel": "paceline.runtime",
+    "BoundController": "paceline.control.estimated",
     "Decision": "paceline.records",
     "KnobConfig": "paceline.records",
     "KnobGrid": "paceline.records",
     "LatencyBudget": "paceline.records",
+    "LatencyEstimator": "paceline.fit.estimator",
+    "LatencyEstimatorTrainer": "paceline.fit.estimator",
     "LookupTable": "paceline.control",
+    "NetworkEstimator": "paceline.estimate.network",
     "PacelineError": "paceline.errors",
     "ProfilePlan": "paceline.measure.profiling",
     "ProfileSample": "paceline.records",
     "ProfileStore": "paceline.profiles",
     "Provenance": "paceline.records",
+    "RequestFeatures": "paceline.records",
     "StageTimes": "paceline.records",
     "applied": "paceline.models.knobs",
     "build_lookup_table": "paceline.fit",
     "build_lookup_table_from_core_exp": "paceline.fit",
+    "load_controller": "paceline.control.loading",
     "load_model": "paceline.models.loading",
     "read_profile": "paceline.profiles",
     "run_profile": "paceline.measure.profiling",
     "save_table": "paceline.fit",
+    "train_artifact": "paceline.fit.estimator_artifact",
     "verify": "paceline.measure.verify",
 }
 
@@ -52,12 +73,19 @@ __all__ = [  # noqa: RUF022  in the order of the pipeline: measure, build, serve
     "build_lookup_table",
     "build_lookup_table_from_core_exp",
     "save_table",
+    "LatencyEstimator",
+    "LatencyEstimatorTrainer",
+    "train_artifact",
+    "NetworkEstimator",
     "LookupTable",
+    "BoundController",
+    "load_controller",
     "AdaptiveModel",
     "AdaptiveAnswer",
     "KnobConfig",
     "KnobGrid",
     "LatencyBudget",
+    "RequestFeatures",
     "StageTimes",
     "ProfileSample",
     "Provenance",

@@ -14,6 +14,21 @@ from paceline.errors import InvalidValueError, UnknownChoiceError
 TIERS = ("low", "medium", "high")
 LATENCY_KINDS = ("prefill", "total")
 SCHEMA_VERSION = 1
+PROMPT_EMBEDDING_SIZE = 16
+THUMBNAIL_PX = 64
+LARGEST_MARK_COUNT = 64
+PICTURE_RANGES = {
+    "brightness": (0.0, 1.0),
+    "contrast": (0.0, 0.5),
+    "edge_density": (0.0, 1.0),
+    "entropy_bits": (0.0, 5.0),
+    "fine_detail": (0.0, 1.0),
+    "medium_detail": (0.0, 1.0),
+    "ink_share": (0.0, 1.0),
+    "stroke_width": (0.0, 1.0),
+    "mark_size": (0.0, 1.0),
+    "mark_count": (0, LARGEST_MARK_COUNT),
+}
 
 LatencyKind = Literal["prefill", "total"]
 MetadataValue = str | int | float | bool | None | list[float]
@@ -192,17 +207,62 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFeatures:
+    """What a glance at a picture tells: its size in pixels, and statistics of its grey levels on a square thumbnail of
+    64 x 64 pixels.
+
+    Statistics keep PICTURE_RANGES; lengths are shares of the thumbnail's side. Ink is what stands out from the background
+    (the median level), and a mark is a patch of ink, touching corners included. A picture without ink has no marks: its ink
+    share, stroke width, mark size and mark count are 0.
+
+    - `brightness`, `contrast`: mean and standard deviation of the grey level, black 0 and white 1.
+    - `edge_density`: share of neighbouring thumbnail pixels that differ by more than a tenth of the way from black to white.
+    - `entropy_bits`: entropy of the grey levels in 32 classes.
+    - `fine_detail`, `medium_detail`: share of the variance that is lost when the thumbnail is halved, and when it is halved
+      again; 0 for a picture of one level.
+    - `ink_share`: share of pixels that are ink; `stroke_width`: mean run of ink along rows and columns.
+    - `mark_size`: square root of the median mark's area; `mark_count`: number of marks, of which 64 are counted.
+    """
+
+    width_px: int
+    height_px: int
+    brightness: float
+    contrast: float
+    edge_density: float
+    entropy_bits: float
+    fine_detail: float
+    medium_detail: float
+    ink_share: float
+    stroke_width: float
+    mark_size: float
+    mark_count: int
+
+    def __post_init__(self) -> None:
+        for name, pixels in (("width_px", self.width_px), ("height_px", self.height_px)):
+            if not pixels >= 1:
+                raise InvalidValueError(name, pixels, "a whole number of pixels of at least 1")
+        for name, (lowest, highest) in PICTURE_RANGES.items():
+            value = getattr(self, name)
+            if not lowest <= value <= highest:
+                raise InvalidValueError(name, value, f"a number from {lowest:g} to {highest:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFeatures:
     """What is known of a request before the vision encoder runs.
 
     `vision_tokens` holds the image tokens that each tier would give this picture, by tier; the key is None for a model
     without tiers. `expected_output_tokens` matters to controllers of total latency only; `dataset` is None for live traffic.
+    `picture` and `prompt_embedding` are what a learned controller looks at: the embedding is 16 numbers of length 1 together,
+    None where the model's token embeddings are out of reach.
     """
 
     text_tokens: int
     vision_tokens: Mapping[str | None, int]
     dataset: str | None = None
     expected_output_tokens: float | None = None
+    picture: PictureFeatures | None = None
+    prompt_embedding: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("text_tokens", self.text_tokens), *self.vision_tokens.items()):
@@ -213,6 +273,15 @@ class RequestFeatures:
         expected = self.expected_output_tokens
         if expected is not None and not (math.isfinite(expected) and expected >= 1):
             raise InvalidValueError("expected_output_tokens", expected, "a number of at least 1, or None")
+        embedding = self.prompt_embedding
+        if embedding is not None and not _is_prompt_embedding(embedding):
+            raise InvalidValueError(
+                "prompt_embedding", embedding, f"{PROMPT_EMBEDDING_SIZE} numbers from -1 to 1, or None without a model"
+            )
+
+
+def _is_prompt_embedding(numbers: tuple[float, ...]) -> bool:
+    return len(numbers) == PROMPT_EMBEDDING_SIZE and all(-1 <= number <= 1 for number in numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,7 @@ class AdaptiveModel:
         expected_output_tokens: float | None,
     ) -> _TimedDecision:
         started = time.perf_counter()
-        features = self.model.features(picture, prompt)
+        features = self.model.token_features(picture, prompt)
         if expected_output_tokens is not None:
             features = replace(features, expected_output_tokens=expected_output_tokens)
         seen = time.perf_counter()

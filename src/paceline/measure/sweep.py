@@ -3,11 +3,14 @@
 One state for every measurement: each configuration is warmed up first (new shapes choose new kernels), the order of
 configurations is drawn anew for every question from the seed, so that drift of the machine falls on all of them alike,
 and a sentinel (one fixed question under one fixed configuration) is measured in between to show what drift there was.
+What a question shows before it runs is looked at once, between measurements, and kept with each of its samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +19,8 @@ from paceline.datasets import VisualQuestion, score
 from paceline.measure.clock import Clock, clock_for
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
 from paceline.models.loading import VisionLanguageModel
-from paceline.records import KnobConfig, ProfileSample
+from paceline.profiles.request_features import vector_metadata
+from paceline.records import KnobConfig, MetadataValue, ProfileSample
 
 
 class SampleSink(Protocol):
@@ -93,11 +97,15 @@ def sweep(
         for _ in range(settings.warmup_runs):
             measure(questions[0], config)
     sentinel = (questions[0], max(configurations, key=lambda config: config.size))
-    for count, (question, config) in enumerate(tasks):
-        if count % settings.sentinel_every == 0:
-            sink.append_sentinel(_sentinel_record(measure(*sentinel), count))
-        sink.append(_sample(question, config, measure(question, config)))
-        on_progress(mine - len(tasks) + count + 1, mine)
+    count = 0
+    for question, group in groupby(tasks, key=itemgetter(0)):
+        known = vector_metadata(model.features(question.picture, question.prompt))
+        for _question, config in group:
+            if count % settings.sentinel_every == 0:
+                sink.append_sentinel(_sentinel_record(measure(*sentinel), count))
+            sink.append(_sample(question, config, measure(question, config), known))
+            count += 1
+            on_progress(mine - len(tasks) + count, mine)
     return len(tasks)
 
 
@@ -116,7 +124,9 @@ def _measure(
     )
 
 
-def _sample(question: VisualQuestion, config: KnobConfig, answer: MeasuredAnswer) -> ProfileSample:
+def _sample(
+    question: VisualQuestion, config: KnobConfig, answer: MeasuredAnswer, known: Mapping[str, MetadataValue]
+) -> ProfileSample:
     times = answer.times
     steps: dict[str, list[float]] = {"decode_step_ms": list(times.decode_step_ms)} if times.decode_step_ms else {}
     return ProfileSample(
@@ -131,7 +141,7 @@ def _sample(question: VisualQuestion, config: KnobConfig, answer: MeasuredAnswer
         output_tokens=times.output_tokens,
         accuracy=score(question, answer.text),
         pred=answer.text,
-        metadata={**question.metadata, **steps},
+        metadata={**question.metadata, **steps, **known},
         T_vision_total=times.vision_ms,
         T_LLM_prefill=times.llm_prefill_ms,
         T_LLM_decode=times.decode_ms,

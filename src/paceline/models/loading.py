@@ -3,18 +3,21 @@
 import json
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError
+from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging
 
 from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
+from paceline.models.features import picture_features, project_tokens, prompt_embedding
 from paceline.models.pictures import check_pixels, check_smallest
 from paceline.models.structure import ModelParts, find_parts
 from paceline.records import TIERS, RequestFeatures
@@ -36,13 +39,17 @@ class PreparedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionLanguageModel:
-    """A loaded model with everything needed to ask it about a picture under any tier."""
+    """A loaded model with everything needed to ask it about a picture under any tier.
+
+    `token_projection_VP` (vocabulary, 16) is what a prompt's embedding is made from, see `project_tokens`.
+    """
 
     name: str
     revision: str | None
     parts: ModelParts
     tokenizer: Any
     image_processor: Any
+    token_projection_VP: NDArray[np.float32]
     tier_token_caps: dict[str, int]
     block_ranking: tuple[int, ...] | None
     default_top_ks: tuple[int, ...] | None
@@ -71,7 +78,7 @@ class VisionLanguageModel:
         check_smallest(picture.width, picture.height, family.smallest_side(self.image_processor))
         tensors = family.encode_picture(self.image_processor, picture, cap)
         vision_tokens = family.count_tokens(self.image_processor, tensors)
-        ids_BL = self._token_ids(prompt, vision_tokens)
+        ids_BL = torch.tensor([self._token_ids(prompt, vision_tokens)])
         image_BL = ids_BL == self.parts.model.config.image_token_id
         inputs = {
             "input_ids": ids_BL,
@@ -87,15 +94,29 @@ class VisionLanguageModel:
         )
 
     def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
-        """Return what a controller may know of a request before the vision encoder runs: text tokens, and the image
-        tokens that each tier would give the picture.
+        """Return all that a controller may know of a request before the vision encoder runs: its token counts, a glance at
+        the picture, and an embedding of the prompt's own tokens.
+
+        Raises PictureError and InvalidValueError as `prepare` does.
+        """
+        counts = self.token_features(picture, prompt)
+        own_ids: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return replace(
+            counts,
+            picture=picture_features(picture),
+            prompt_embedding=prompt_embedding(self.token_projection_VP, own_ids),
+        )
+
+    def token_features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
+        """Return the part of a request's features that latency depends on: its text tokens, and the image tokens that each
+        tier would give the picture; no pixel is read.
 
         Raises PictureError and InvalidValueError as `prepare` does.
         """
         family, processor = self.parts.family, self.image_processor
         check_pixels(picture.width, picture.height)
         check_smallest(picture.width, picture.height, family.smallest_side(processor))
-        text_tokens = self._token_ids(prompt, 0).shape[1]
+        text_tokens = len(self._token_ids(prompt, 0))
         ahead: dict[str | None, int] = {
             tier: family.tokens_ahead(processor, picture.width, picture.height, cap)
             for tier, cap in self.tier_token_caps.items()
@@ -106,7 +127,7 @@ class VisionLanguageModel:
         """Turn output token ids (sequence) into text, special tokens left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def _token_ids(self, prompt: str, vision_tokens: int) -> torch.Tensor:
+    def _token_ids(self, prompt: str, vision_tokens: int) -> list[int]:
         if not prompt.strip():
             raise InvalidValueError("prompt", prompt, "a question about the picture")
         special = [token for token in self.tokenizer.all_special_tokens if token in prompt]
@@ -118,7 +139,7 @@ class VisionLanguageModel:
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         text = text.replace(placeholder, placeholder * vision_tokens)
-        return self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def load_model(
@@ -147,12 +168,14 @@ def load_model(
             "or a hub id that this machine can reach"
         ) from error
     settings = _settings(Path(source))
+    parts = find_parts(model.to(where).eval())
     return VisionLanguageModel(
         name=name,
         revision=revision or getattr(config, "_commit_hash", None),
-        parts=find_parts(model.to(where).eval()),
+        parts=parts,
         tokenizer=tokenizer,
         image_processor=image_processor,
+        token_projection_VP=project_tokens(_input_embeddings(parts)),
         tier_token_caps=settings.get("tier_token_caps", TIER_TOKEN_CAPS),
         block_ranking=_numbers(settings, "block_ranking"),
         default_top_ks=_numbers(settings, "default_top_ks"),
@@ -203,6 +226,11 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UnknownChoiceError("dtype", name, ("auto", *DTYPES))
     return DTYPES[name]
+
+
+def _input_embeddings(parts: ModelParts) -> torch.Tensor:
+    weight: Any = parts.model.get_input_embeddings().weight
+    return weight
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from paceline.measure.profiling import ProfilePlan, load_questions
 from paceline.measure.strategies import STRATEGIES, choose
 from paceline.measure.sweep import SweepSettings, remaining_tasks, sweep
 from paceline.records import KnobConfig, KnobGrid
+from paceline.request_vector import REQUEST_VECTOR_VERSION, request_vector
 
 RANKING = (7, 9, 11, 5, 13, 3, 10, 8, 6, 12, 4, 14, 2, 15, 1)
 GRID = KnobGrid(tiers=("low", "medium", "high"), top_ks=(2, 4, 8), block_counts=(8, 12, 16))
@@ -71,6 +72,24 @@ def test_samples_carry_what_the_file_format_fixes(digits):
         )
         assert sample.accuracy in (0.0, 1.0) and sample.metadata["digits"] >= 1
         assert len(sample.metadata.get("decode_step_ms", [])) == sample.output_tokens - 1
+
+
+def test_every_sample_carries_what_its_request_shows_whatever_the_tier(digits, monkeypatch):
+    looked_at = []
+    look = type(digits).features
+    monkeypatch.setattr(
+        type(digits), "features", lambda model, *request: (looked_at.append(request), look(model, *request))[1]
+    )
+    asked, sink = questions(1), ListSink()
+    tiers = [KnobConfig(tier=tier, top_k=2, num_active_blocks=8) for tier in ("low", "medium", "high")]
+    sweep(digits, asked, tiers, sink, settings())
+    assert len(looked_at) == len(asked)  # once a question
+    for question in asked:
+        vector = list(request_vector(digits.features(question.picture, question.prompt)))
+        stored = [s.metadata for s in sink.samples if s.sample_id == question.sample_id]
+        assert len(stored) == 3 and all(each["request_features"] == vector for each in stored)
+        assert all(each["request_features_version"] == REQUEST_VECTOR_VERSION for each in stored)
+        assert all(each["digits"] == question.metadata["digits"] for each in stored)
 
 
 def test_ranks_share_the_work_without_overlap():
