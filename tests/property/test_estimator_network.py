@@ -24,17 +24,17 @@ def test_numpy_gives_what_torch_gives(
 ) -> None:
     model = random_model(seed, hidden_dim, min(num_layers, 2 if hidden_dim == 256 else 3))
     network = network_of(model)
-    request = RequestFeatures(
-        text_tokens=text, vision_tokens=dict(zip(("low", "medium", "high"), vision, strict=True))
-    )
+    request = RequestFeatures(text_tokens=text, vision_tokens=dict(zip(("low", "medium", "high"), vision, strict=True)))
     estimates = network.estimate(request)
     with torch.no_grad():
-        prefill, decode = model.double()(  # the truth in float64, so that torch's own rounding is not held against numpy
-            vision_tokens=[request.vision_tokens[config.tier] for config in CONFIGS],
-            text_tokens=text,
-            tier_idx=[config.size[0] for config in CONFIGS],
-            top_k=[config.top_k for config in CONFIGS],
-            num_active_blocks=[config.num_active_blocks for config in CONFIGS],
+        prefill, decode = (
+            model.double()(  # the truth in float64, so that torch's own rounding is not held against numpy
+                vision_tokens=[request.vision_tokens[config.tier] for config in CONFIGS],
+                text_tokens=text,
+                tier_idx=[config.size[0] for config in CONFIGS],
+                top_k=[config.top_k for config in CONFIGS],
+                num_active_blocks=[config.num_active_blocks for config in CONFIGS],
+            )
         )
     for found, true in ((estimates.prefill_ms_C, prefill), (estimates.decode_per_token_ms_C, decode)):
         np.testing.assert_allclose(found, true.numpy(), rtol=1e-4, atol=1e-4)
@@ -46,7 +46,10 @@ def test_numpy_gives_what_torch_gives(
 
 
 @given(
-    prefill_ms=st.floats(0, 500), decode_ms=st.floats(0.01, 100), budget_ms=st.floats(0.1, 1000), tokens=st.floats(1, 50)
+    prefill_ms=st.floats(0, 500),
+    decode_ms=st.floats(0.01, 100),
+    budget_ms=st.floats(0.1, 1000),
+    tokens=st.floats(1, 50),
 )
 def test_the_most_tokens_are_the_last_that_fit(
     prefill_ms: float, decode_ms: float, budget_ms: float, tokens: float

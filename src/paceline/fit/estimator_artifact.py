@@ -5,16 +5,18 @@ A reader sees the old directory or the new one, never a mixture.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from safetensors.numpy import save
 
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.errors import InvalidValueError, OutputPathError
+from paceline.errors import InvalidValueError, OutputPathError, UnknownChoiceError
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from paceline.fit.conformal import calibrate_bounds, save_bounds, split_for
@@ -48,9 +50,11 @@ def train_artifact(
     Without a split the usual one is taken, seeded as the settings are, with more calibration for a small profile.
     Killed, it goes on where it stood when called again with the same arguments: its state is kept in a hidden file beside
     `directory` until it is done. An estimator that stands there already is kept beside it. Raises OutputPathError for a
-    path that holds anything else, before training; InvalidValueError for a profile too small to be parted.
+    path that holds anything else, and UnknownChoiceError for a device that is none, before training; InvalidValueError for
+    a profile too small to be parted.
     """
     require_estimator_path(directory)
+    where = training_device(device)
     if split is None:
         samples = profile.samples.select("dataset", "sample_id").n_unique()
         split = split_for(samples, alpha=DEFAULT_ALPHA, seed=settings.seed)
@@ -61,7 +65,7 @@ def train_artifact(
         split=split,
         settings=settings,
         provenance=profile.provenance,
-        device=device,
+        device=where,
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
@@ -71,6 +75,18 @@ def train_artifact(
         save_bounds(bounds, new)
     checkpoint.unlink(missing_ok=True)
     return WrittenEstimator(trained=trained, parts=parts, kept=kept)
+
+
+def training_device(name: str) -> torch.device:
+    """Return auto (CUDA if there is one), cpu or cuda[:n]; raises UnknownChoiceError, or InvalidValueError without CUDA."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UnknownChoiceError("device", name, ("auto", "cpu", "cuda"))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError("device", name, "cpu, for this machine has no CUDA device that torch can use")
+    return torch.device(name)
 
 
 def _checked_bounds(trained: TrainedEstimator, parts: SampleParts) -> LatencyBounds:
@@ -95,10 +111,21 @@ def replaced_estimator(directory: Path) -> Generator[tuple[Path, Path | None]]:
     An error inside leaves everything as it was. Raises OutputPathError as `require_estimator_path` does.
     """
     kept = require_estimator_path(directory)
-    with new_directory(directory.with_name(f"{directory.name}.new") if kept else directory) as new:
+    if kept is None:
+        with new_directory(directory) as new:
+            yield new, None
+        return
+    successor = directory.with_name(f".{kept.name}.new")
+    with new_directory(successor) as new:
         yield new, kept
-    if kept:
-        _swap(directory, kept)
+    try:
+        directory.rename(kept)
+        successor.rename(directory)
+    except OSError as error:
+        if not directory.exists() and kept.exists():
+            kept.rename(directory)
+        shutil.rmtree(successor, ignore_errors=True)
+        raise OutputPathError(directory, error.strerror or str(error)) from error
 
 
 def require_estimator_path(directory: Path) -> Path | None:
@@ -117,12 +144,3 @@ def require_estimator_path(directory: Path) -> Path | None:
         raise OutputPathError(directory, "it exists already and holds no estimator; it is left as it is")
     written = datetime.fromtimestamp(description.stat().st_mtime, UTC)
     return directory.with_name(f"{directory.name}-{written:%Y%m%dT%H%M%S.%fZ}")
-
-
-def _swap(directory: Path, kept: Path) -> None:
-    new = directory.with_name(f"{directory.name}.new")
-    try:
-        directory.rename(kept)
-        new.rename(directory)
-    except OSError as error:
-        raise OutputPathError(directory, error.strerror or str(error)) from error

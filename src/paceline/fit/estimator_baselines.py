@@ -11,11 +11,13 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from paceline.fit.estimator_rows import LatencyRows
 
 KNOBS = slice(2, 5)  # of FEATURES
 SEED = 3407
+ONE_THREAD_ROWS = 100_000  # for fewer, threads wait for one another longer than they work on a busy machine
 
 Floats = NDArray[np.float64]
 Predict = Callable[[Floats], Floats]
@@ -60,10 +62,12 @@ def _by_head(rows: LatencyRows, new_model: Callable[[], HistGradientBoostingRegr
     for head in range(2):
         known_N = rows.weight_NK[:, head] > 0
         if known_N.any():
-            models.append(new_model().fit(rows.features_NF[known_N], rows.measured_ms_NK[known_N, head]))
+            with threadpool_limits(1 if len(known_N) <= ONE_THREAD_ROWS else None):
+                models.append(new_model().fit(rows.features_NF[known_N], rows.measured_ms_NK[known_N, head]))
 
     def predict(features_NF: Floats) -> Floats:
-        columns = [model.predict(features_NF) for model in models]
+        with threadpool_limits(1 if len(features_NF) <= ONE_THREAD_ROWS else None):
+            columns = [model.predict(features_NF) for model in models]
         # the second model is missing when no sample has a decode step, and then its column is never judged
         return np.column_stack([*columns, *[np.full(len(features_NF), np.nan)] * (2 - len(columns))])
 

@@ -34,7 +34,8 @@ from paceline.records import KnobConfig, Provenance
 
 ROUNDS = 50  # checkpoints and validation losses of a run, at most
 CHECKPOINT_SECONDS = 2.0  # between two of them: what is lost is less than what more of them would cost
-ONE_THREAD_ROWS = 512
+ONE_THREAD_ROWS = 20_000
+ONE_THREAD_BATCH = 256
 REPORTS = 200  # calls of on_progress, about
 
 Progress = Callable[[int, int], None]
@@ -223,7 +224,7 @@ def _epochs(
     most = max(settings.step_choices, default=0)
     if settings.num_epochs * batches >= most:
         return settings.num_epochs
-    if settings.patience is not None:  # early stopping finds its own number
+    if settings.patience is not None or len(settings.step_choices) == 1:  # early stopping finds its own number
         return -(-most // batches)
     held_back = _TrainingData.holding_back(samples, settings, definition)
     best, steps = math.inf, settings.step_choices[0]
@@ -245,9 +246,10 @@ def _batches(rows: int, settings: EstimatorSettings) -> int:
 
 @contextmanager
 def _threads_for(rows: LatencyRows, settings: EstimatorSettings) -> Generator[None]:
-    """Give small batches one thread: more would wait for one another longer than they work, most of all on a busy machine."""
+    """Give small data and batches one thread: more wait for one another longer than they work on a busy machine."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if min(len(rows.features_NF), settings.batch_size) <= ONE_THREAD_ROWS else before)
+    small = len(rows.features_NF) <= ONE_THREAD_ROWS or settings.batch_size <= ONE_THREAD_BATCH
+    torch.set_num_threads(1 if small else before)
     try:
         yield
     finally:

@@ -52,7 +52,9 @@ def test_a_configuration_with_few_scores_takes_a_pooled_quantile() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([45, 120, 400]), st.sampled_from([0.8, 0.9]))
-def test_a_calibration_keeps_its_promise_with_the_confidence_asked_for(seed: int, count: int, confidence: float) -> None:
+def test_a_calibration_keeps_its_promise_with_the_confidence_asked_for(
+    seed: int, count: int, confidence: float
+) -> None:
     """Of a thousand calibrations, those whose own coverage is below 0.95; scores are uniform, so coverage is the bound."""
     random = np.random.default_rng(seed)
     bounds = [scores_of([random.random(count).tolist()]).quantiles(0.05, confidence)[0] for _ in range(1000)]

@@ -1,4 +1,5 @@
 from contextlib import nullcontext
+from statistics import median
 
 import pytest
 
@@ -64,5 +65,6 @@ def test_each_limit_is_judged(change, said):
 
 
 def test_overhead_compares_as_many_pairs_as_asked(digits, request_high):
-    ratios = overhead_ratios(digits, request_high, pairs=6)
-    assert len(ratios) == 6 and all(0.2 < ratio < 5 for ratio in ratios)
+    ratios = overhead_ratios(digits, request_high, pairs=9)
+    # one pair may meet a stall of the machine, most of nine do not
+    assert len(ratios) == 9 and min(ratios) > 0 and 0.2 < median(ratios) < 5

