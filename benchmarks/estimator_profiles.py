@@ -33,7 +33,7 @@ def generated(kind: str, total: int, *, seed: int = 3407) -> pl.DataFrame:
     random = np.random.default_rng(seed)
     configs = GRID.configurations()
     count = total // len(configs)
-    text = np.clip(random.lognormal(3.0, 0.5, count), 4, 200).astype(int)
+    text = np.clip(random.lognormal(3.0, 0.5, count), 4, 200).round()
     sample_noise = random.normal(0, SAMPLE_NOISE, count)
     vision = {tier: _vision_tokens(kind, tier, count, random) for tier in TIERS}
     names = {
@@ -52,8 +52,8 @@ def generated(kind: str, total: int, *, seed: int = 3407) -> pl.DataFrame:
             "tier": [TIERS[tier]] * count,
             "top_k": [top_k] * count,
             "num_active_blocks": [blocks] * count,
-            "actual_vision_tokens": vision[TIERS[tier]],
-            "actual_text_tokens": text,
+            "actual_vision_tokens": vision[TIERS[tier]].astype(int),
+            "actual_text_tokens": text.astype(int),
             "output_tokens": tokens,
             "accuracy": (random.random(count) < 0.4 + 0.05 * tier + 0.01 * blocks).astype(float),
             "T_vision_total": 0.3 * prefill,
@@ -66,8 +66,8 @@ def generated(kind: str, total: int, *, seed: int = 3407) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _vision_tokens(kind: str, tier: str, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+def _vision_tokens(kind: str, tier: str, count: int, random: np.random.Generator) -> Floats:
     low, high = CROPS[tier]
     if kind == "crops":
-        return (random.integers(low, high + 1, count) + 1) * TOKENS_A_CROP
-    return random.integers(low * TOKENS_A_CROP, (high + 1) * TOKENS_A_CROP + 1, count)
+        return ((random.integers(low, high + 1, count) + 1) * TOKENS_A_CROP).astype(float)
+    return random.integers(low * TOKENS_A_CROP, (high + 1) * TOKENS_A_CROP + 1, count).astype(float)

@@ -43,14 +43,13 @@ def trained(parts: SampleParts, rows: LatencyRows, name: str) -> tuple[float, Fl
 
 
 def truth(rows: LatencyRows) -> Floats:
-    """Return the noise-free latencies of the held-out rows, scaled to the noise's mean."""
-    vision, text, _tier, top_k, blocks = rows.features_NF.T
+    """Return the noise-free latencies of the held-out rows."""
+    vision, text = rows.features_NF[:, 0], rows.features_NF[:, 1]
     columns = np.empty_like(rows.measured_ms_NK)
     for knobs in np.unique(rows.features_NF[:, 3:], axis=0):
         chosen = (rows.features_NF[:, 3:] == knobs).all(axis=1)
         found = true_ms(vision[chosen], text[chosen], int(knobs[0]), int(knobs[1]))
         columns[chosen] = np.column_stack(found)
-    del top_k, blocks
     return columns
 
 

@@ -8,7 +8,7 @@ scheduler, requests a second between the 10th and the 90th percentile of complet
 r-th stretch of requests under every setting, in an order drawn for the repetition; an engine serves both loads, in an
 order drawn too. Every finished run is kept under
 --work and not run again: a killed benchmark goes on where it stopped. Compared are ratios to the stock run of the same
-repetition, with t intervals over repetitions. Writes benchmarks/results/scheduling.json.
+repetition: geometric means, with t intervals of their logarithms over repetitions. Writes benchmarks/results/scheduling.json.
 """
 
 import argparse
@@ -96,7 +96,7 @@ FIGURES: Mapping[str, Callable[[RunSummary], float | None]] = {
 }
 
 
-def mean_with_interval(values: Sequence[float]) -> dict[str, object]:
+def mean_with_interval(values: Sequence[float]) -> dict[str, Any]:
     """Return the mean with Student's 95 % interval over repetitions; no interval for a single one."""
     if len(values) < 2:
         return {"mean": fmean(values), "ci": None, "n": len(values)}
@@ -105,9 +105,21 @@ def mean_with_interval(values: Sequence[float]) -> dict[str, object]:
 
 
 def paired(own: Sequence[float | None], stock: Sequence[float | None]) -> dict[str, object] | None:
-    """Return the mean relative change against the stock run of the same repetition; None where stock has none."""
-    pairs = [(one, other) for one, other in zip(own, stock, strict=True) if one is not None and other]
-    return mean_with_interval([one / other - 1 for one, other in pairs]) if pairs else None
+    """Return the change against the stock run of the same repetition, as the geometric mean of ratios minus 1.
+
+    Ratios are skewed, their logarithms are not: the interval is Student's on logarithms. A pair with a 0 has no ratio and
+    is left out; `n` counts the others. None where no pair is left.
+    """
+    logs = [math.log(one / other) for one, other in zip(own, stock, strict=True) if one and other]
+    if not logs:
+        return None
+    found = mean_with_interval(logs)
+    ends = found["ci"]
+    return {
+        "mean": math.expm1(fmean(logs)),
+        "ci": None if ends is None else [math.expm1(end) for end in ends],
+        "n": len(logs),
+    }
 
 
 def chunk_figures(steps: Sequence[StepRecord], requests: Sequence[RequestTimes], least: int) -> dict[str, object]:

@@ -166,12 +166,22 @@ def test_small_memory_preempts_partial_prefills_before_decodes_and_resumes_them_
     assert all(each.output_tokens == load[int(each.request_id)].output_tokens for each in run.times)
 
 
+def test_preemption_finds_the_partial_prefill_that_the_policy_puts_last(config_of):
+    built = dry_scheduler(config_of(False, policy="srtf", chunk_size=64))
+    for number, tokens in enumerate((400, 20, 200)):
+        built.add_request(dry_request(number, DryLoad(tokens, 9, seed=number)))
+        update(built, built.schedule(), ["1"] if number else [])
+    built.schedule()
+    assert [request.request_id for request in built.running] == ["1", "2", "0"]  # vLLM takes the last one
+
+
 def test_a_request_without_room_in_memory_does_not_stop_partial_prefills(config_of):
-    # 20 blocks of 16: the long one holds memory, the short one goes first by policy but does not fit beside it
-    load = [DryLoad(280, 2, seed=1), DryLoad(100, 2, step=1, seed=2)]
+    # 20 blocks of 16: the long one holds 12 when the short one arrives, which goes first by policy but needs 9
+    load = [DryLoad(280, 2, seed=1), DryLoad(130, 2, step=6, seed=2)]
     run = run_dry(dry_scheduler(config_of(False, policy="srtf", chunk_size=32), blocks=21), load)
-    assert all(output.total_num_scheduled_tokens for output in run.outputs[:10])
     assert {each.request_id for each in run.times} == {"0", "1"}
+    assert min(_steps_of(run, "1")) > max(_steps_of(run, "0"))
+    assert all(output.total_num_scheduled_tokens for output in run.outputs[: max(_steps_of(run, "1"))])
 
 
 def test_a_request_that_the_engine_refuses_is_passed_over_for_a_step(config_of, monkeypatch):
@@ -180,17 +190,17 @@ def test_a_request_that_the_engine_refuses_is_passed_over_for_a_step(config_of, 
     allocate = built.kv_cache_manager.allocate_slots
 
     def allocate_slots(request, *args, **kwargs):
-        if request.request_id == "1" and request.status == RequestStatus.WAITING and len(refused) < 6:
+        if request.request_id == "1" and request.status == RequestStatus.WAITING and len(refused) < 3:
             refused.append(request.request_id)
             return None
         return allocate(request, *args, **kwargs)
 
     monkeypatch.setattr(built.kv_cache_manager, "allocate_slots", allocate_slots)
-    run = run_dry(built, [DryLoad(200, 2, seed=1), DryLoad(20, 2, step=1, seed=2)])
-    assert len(refused) > 1
-    progress = ["0" in output.num_scheduled_tokens for output in run.outputs]
-    assert any(progress[number] for number in range(2, 4))  # the partial one went on while the other was refused
+    run = run_dry(built, [DryLoad(200, 2, seed=1), DryLoad(40, 2, step=1, seed=2)])
+    assert len(refused) == 3
     assert {each.request_id for each in run.times} == {"0", "1"}
+    # refused in steps 1, 3 and 5, where the plan gave it everything; in between the partial one goes on
+    assert _steps_of(run, "0")[:4] == [0, 2, 4, 6]
 
 
 def test_prefix_cache_hits_are_planned_as_context(config_of):

@@ -1,6 +1,6 @@
 """`paceline estimator`: train a latency estimator on a profile, judge it, and ask it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from paceline.cli.estimator_printing import (
     print_predictions,
     request_document,
 )
+from paceline.cli.flag_groups import with_groups
 from paceline.cli.flags import DeviceFlag
 from paceline.cli.list_flags import ListFlagCommand, split_numbers
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, progress_bar
@@ -32,7 +33,7 @@ from paceline.fit.estimator_artifact import WrittenEstimator, train_artifact
 from paceline.fit.estimator_coverage import PolicyCoverage, check_bounds, policy_coverage
 from paceline.fit.estimator_evaluation import evaluate_estimator, evaluation_document, parts_of
 from paceline.fit.estimator_rows import ESTIMATOR_COLUMNS, JOINED_MEANS
-from paceline.fit.estimator_settings import EstimatorSettings, settings_named
+from paceline.fit.estimator_settings import DEFAULT_SEED, EstimatorSettings, settings_named
 from paceline.profiles import SampleParts
 from paceline.records import KnobConfig, RequestFeatures
 
@@ -108,13 +109,36 @@ ExpectedOption = Annotated[
 AlphaOption = Annotated[float, typer.Option(help="Share of requests that may exceed their bound.")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFlags:
+    """How `paceline estimator train` trains; None leaves a number to the named settings."""
+
+    settings: SettingsOption = "fast"
+    loss: LossOption = None
+    batch_size: BatchOption = None
+    num_epochs: EpochsOption = None
+    lr: RateOption = None
+    patience: PatienceOption = None
+    device: DeviceFlag = "cpu"
+    seed: SeedOption = DEFAULT_SEED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionFlags:
+    """A request put to an estimator, and the configurations that it is asked for."""
+
+    vision_tokens: VisionOption = None
+    text_tokens: TextOption = None
+    tier: TierOption = None
+    top_k: TopKOption = None
+    blocks: BlocksOption = None
+
+
 def register(app: typer.Typer) -> None:
     """Add `paceline estimator train`, `eval`, `predict` and `feasible` to the command line."""
     group = typer.Typer(name="estimator", help="Train, judge and ask latency estimators.", no_args_is_help=True)
-    group.command("train", cls=ListFlagCommand)(train)
-    group.command("eval", cls=ListFlagCommand)(evaluate)
-    group.command("predict", cls=ListFlagCommand)(predict)
-    group.command("feasible", cls=ListFlagCommand)(feasible)
+    for name, command in {"train": train, "eval": evaluate, "predict": predict, "feasible": feasible}.items():
+        group.command(name, cls=ListFlagCommand)(with_groups(command))
     app.add_typer(group)
 
 
@@ -124,32 +148,19 @@ def train(
     out: OutOption = Path("estimator"),
     datasets: DatasetsOption = None,
     use_all_datasets: AllDatasetsFlag = False,
-    settings: SettingsOption = "fast",
-    loss: LossOption = None,
-    batch_size: BatchOption = None,
-    num_epochs: EpochsOption = None,
-    lr: RateOption = None,
-    patience: PatienceOption = None,
-    device: DeviceFlag = "cpu",
-    seed: SeedOption = 3407,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
+    *,
+    training: TrainingFlags,
 ) -> None:
     """Train a latency estimator on part of a profile, calibrate its bounds on another, and judge it on the rest."""
-    given = {
-        "loss": loss,
-        "batch_size": batch_size,
-        "num_epochs": num_epochs,
-        "learning_rate": lr,
-        "patience": patience,
-    }
-    chosen = _settings(settings, {name: value for name, value in given.items() if value is not None}, seed)
+    chosen = _settings(training)
     source = one_source(profile, results_dir)
     if datasets and use_all_datasets:
         raise InvalidValueError("--use-all-datasets", True, "either it or a list of datasets")
     read = read_listing_left_out(source, datasets=datasets, columns=ESTIMATOR_COLUMNS, skip_bad=skip_bad)
     with progress_bar("training the estimator") as move:
-        written = train_artifact(read, out, settings=chosen, device=device, on_progress=move)
+        written = train_artifact(read, out, settings=chosen, device=training.device, on_progress=move)
     _say(f"wrote {out}" + (f"; the estimator it replaces is kept as {written.kept}" if written.kept else ""))
     evaluation = evaluate_estimator(written.trained.network, written.parts, baselines=("config_mean",))
     if as_json:
@@ -181,18 +192,9 @@ def evaluate(
         print_coverage(coverage)
 
 
-def predict(
-    estimator: EstimatorArgument,
-    vision_tokens: VisionOption = None,
-    text_tokens: TextOption = None,
-    tier: TierOption = None,
-    top_k: TopKOption = None,
-    blocks: BlocksOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+def predict(estimator: EstimatorArgument, as_json: JsonFlag = False, *, question: QuestionFlags) -> None:
     """Show the latencies of one request under a configuration, or under every one that was measured."""
-    network, request = _asked(estimator, vision_tokens, text_tokens)
-    configs = Knobs(tier=tier, top_k=top_k, num_active_blocks=blocks).select(network.configs)
+    network, request, configs = _asked(estimator, question)
     rows = [(config, *network.estimate_one(request, config)) for config in configs]
     outside = _outside(network, request, configs)
     if as_json:
@@ -207,16 +209,12 @@ def feasible(
     estimator: EstimatorArgument,
     budget: BudgetOption,
     expected_output_tokens: ExpectedOption = 1.0,
-    vision_tokens: VisionOption = None,
-    text_tokens: TextOption = None,
-    tier: TierOption = None,
-    top_k: TopKOption = None,
-    blocks: BlocksOption = None,
     as_json: JsonFlag = False,
+    *,
+    question: QuestionFlags,
 ) -> None:
     """Show which configurations answer within a budget at an expected length, and how long each may answer."""
-    network, request = _asked(estimator, vision_tokens, text_tokens)
-    configs = Knobs(tier=tier, top_k=top_k, num_active_blocks=blocks).select(network.configs)
+    network, request, configs = _asked(estimator, question)
     found = [
         feasible_config(config, *network.estimate_one(request, config), budget, expected_output_tokens)
         for config in configs
@@ -249,21 +247,27 @@ def _coverage(network: NetworkEstimator, bounds: LatencyBounds, parts: SamplePar
     return policy_coverage(checks, alpha)
 
 
-def _settings(name: str, given: dict[str, Any], seed: int) -> EstimatorSettings:
-    settings = settings_named(name)
-    if "num_epochs" in given:
+def _settings(flags: TrainingFlags) -> EstimatorSettings:
+    numbers = {name: getattr(flags, name) for name in ("loss", "batch_size", "num_epochs", "patience")}
+    given = {name: value for name, value in {**numbers, "learning_rate": flags.lr}.items() if value is not None}
+    if flags.num_epochs is not None:
         given["step_choices"] = ()  # as many epochs as asked for, however small the data
-    if given.get("loss") not in (None, *JOINED_MEANS):
+    if flags.loss not in (None, *JOINED_MEANS):
         given["join_equal_rows"] = False
-    return replace(settings, seed=seed, **given)
+    return replace(settings_named(flags.settings), seed=flags.seed, **given)
 
 
 def _asked(
-    estimator: Path, vision_tokens: list[str] | None, text_tokens: int | None
-) -> tuple[NetworkEstimator, RequestFeatures]:
+    estimator: Path, question: QuestionFlags
+) -> tuple[NetworkEstimator, RequestFeatures, tuple[KnobConfig, ...]]:
     network = NetworkEstimator.load(estimator)
-    counts = split_numbers("vision_tokens", vision_tokens)
-    return network, typical_request(network.description, vision_tokens=counts, text_tokens=text_tokens)
+    request = typical_request(
+        network.description,
+        vision_tokens=split_numbers("vision_tokens", question.vision_tokens),
+        text_tokens=question.text_tokens,
+    )
+    knobs = Knobs(tier=question.tier, top_k=question.top_k, num_active_blocks=question.blocks)
+    return network, request, knobs.select(network.configs)
 
 
 def _outside(network: NetworkEstimator, request: RequestFeatures, configs: tuple[KnobConfig, ...]) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 Standardisation and LayerNorm's centring and gain are folded into the weights once, so that a layer costs one product,
 one sum of squares and three or four passes. Rows carry a last feature that is always 1, whose weights are the first bias.
-Legend of array suffixes: N rows, C configurations, F features, I inputs of a layer, H hidden, K heads (prefill, decode).
+Legend of array suffixes: N rows, C configurations, F features, I inputs of a layer, H hidden, D blocks
+of W hidden columns each, K heads (prefill, decode).
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from paceline.records import KnobConfig, RequestFeatures
 NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's own
 SMALLEST_GAIN = 1e-8  # a gain of 0 cannot be divided by; this close to 0 float32 gives the same sums
 ROWS_AT_ONCE = 65_536  # 64 MiB of hidden values
+# OpenBLAS takes one thread for a product of at most this many multiplications (interface/gemm.c). A grid is quicker with
+# two threads on an idle machine, but where a model keeps the cores busy they wait for one another ten times as long.
+ONE_THREAD_PRODUCT = 65_536 * 4
+GRID_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +40,20 @@ class FoldedLayer:
     """relu(z / sqrt(mean(z²) + ε) + shift) with z = x · weight + bias; LayerNorm and its gain are in the weights."""
 
     weight_IH: NDArray[np.float32]
+    blocks_DIW: NDArray[np.float32]  # the same weights in D blocks of W columns
     bias_H: NDArray[np.float32] | None  # None in the first layer: its bias is the weight of the feature that is 1
     shift_H: NDArray[np.float32]
     epsilon_sum: float  # H · ε, for the sum of squares stands in for their mean
+
+    def product(self, x_NI: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return x · weight, on one thread for as few rows as a grid has."""
+        rows = len(x_NI)
+        if rows > GRID_ROWS:
+            return x_NI @ self.weight_IH
+        blocks, _, width = self.blocks_DIW.shape
+        z_NH = np.empty((rows, blocks * width), dtype=np.float32)
+        np.matmul(x_NI, self.blocks_DIW, out=z_NH.reshape(rows, blocks, width).transpose(1, 0, 2))
+        return z_NH
 
 
 class NetworkEstimator:
@@ -98,7 +114,9 @@ class NetworkEstimator:
         rows_CF = self._grid_CF.copy()
         rows_CF[:, 0] = np.array(vision, dtype=np.float32)[self._tier_of_C]
         rows_CF[:, 1] = features.text_tokens
-        milliseconds_CK = self._milliseconds(rows_CF)
+        starts = range(0, len(rows_CF), GRID_ROWS)
+        parts = [self._milliseconds(rows_CF[start : start + GRID_ROWS]) for start in starts]
+        milliseconds_CK = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return LatencyEstimates(
             prefill_ms_C=milliseconds_CK[:, 0],
             decode_per_token_ms_C=milliseconds_CK[:, 1],
@@ -144,7 +162,7 @@ class NetworkEstimator:
 
     def _milliseconds(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         for layer in self._layers:
-            x = x @ layer.weight_IH
+            x = layer.product(x)
             if layer.bias_H is not None:
                 x += layer.bias_H
             x *= ((np.vecdot(x, x) + np.float32(layer.epsilon_sum)) ** np.float32(-0.5))[:, None]
@@ -182,9 +200,11 @@ def _folded_layers(
         root = hidden**0.5  # sqrt(H) / sqrt(sum + H · ε) is 1 / sqrt(mean + ε)
         both = np.vstack([weight_IH, bias_H])
         both = _float32((both - both.mean(axis=1, keepdims=True)) * sign_H)
+        folded_IH = np.ascontiguousarray(both[:-1]) if index else both
         layers.append(
             FoldedLayer(
-                weight_IH=np.ascontiguousarray(both[:-1]) if index else both,
+                weight_IH=folded_IH,
+                blocks_DIW=_in_blocks(folded_IH),
                 bias_H=both[-1].copy() if index else None,
                 shift_H=_float32(weights[f"{norm}.bias"].astype(float) / size_H / root),
                 epsilon_sum=hidden * NORM_EPSILON,
@@ -193,6 +213,13 @@ def _folded_layers(
         scale_I, mean_I = size_H * root, np.zeros(hidden)
     heads_HK = np.concatenate([weights["prefill_head.weight"], weights["decode_head.weight"]]).astype(float).T
     return tuple(layers), heads_HK * scale_I[:, None]
+
+
+def _in_blocks(weight_IH: NDArray[np.float32]) -> NDArray[np.float32]:
+    inputs, hidden = weight_IH.shape
+    widest = max(1, ONE_THREAD_PRODUCT // (GRID_ROWS * inputs))
+    width = next(width for width in range(min(widest, hidden), 0, -1) if hidden % width == 0)
+    return np.ascontiguousarray(weight_IH.reshape(inputs, hidden // width, width).transpose(1, 0, 2))
 
 
 def _float32(array: NDArray[np.float64]) -> NDArray[np.float32]:

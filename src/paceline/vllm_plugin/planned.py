@@ -103,7 +103,7 @@ class PlannedSteps(SchedulerMixin):
             settings=self.settings.planner,
             decodes=self._decode_load(len(self.running) - len(partial)),
             partial=views,
-            waiting=self._admissible(has_partial=bool(partial)),
+            waiting=self._admissible(has_partial=bool(partial)) if room > 0 else (),
             room=max(0, room),
             step_time=self.settings.step_time,
         )
