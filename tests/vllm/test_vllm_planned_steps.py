@@ -178,7 +178,7 @@ def test_preemption_finds_the_partial_prefill_that_the_policy_puts_last(config_o
 def test_a_request_without_room_in_memory_does_not_stop_partial_prefills(config_of):
     # 20 blocks of 16: the long one holds 12 when the short one arrives, which goes first by policy but needs 9
     load = [DryLoad(280, 2, seed=1), DryLoad(130, 2, step=6, seed=2)]
-    run = run_dry(dry_scheduler(config_of(False, policy="srtf", chunk_size=32), blocks=21), load)
+    run = run_dry(dry_scheduler(config_of(False, policy="spf", chunk_size=32), blocks=21), load)
     assert {each.request_id for each in run.times} == {"0", "1"}
     assert min(_steps_of(run, "1")) > max(_steps_of(run, "0"))
     assert all(output.total_num_scheduled_tokens for output in run.outputs[: max(_steps_of(run, "1"))])

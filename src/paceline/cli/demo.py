@@ -1,5 +1,6 @@
 """`paceline demo`: the whole of it on the model that ships with the package, without a network or a GPU."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table, progress_bars
 from paceline.demo import (
     BOUND,
+    FEWEST_SAMPLES,
     SAMPLE_PICTURE,
     SAMPLE_PROMPT,
     TABLE,
@@ -28,7 +30,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Directory for the profile, table, estimator, report.html and summary.json.")
     ] = Path("demo-out"),
-    samples: Annotated[int, typer.Option(help="Questions of each set to profile.", min=1)] = 45,
+    samples: Annotated[int, typer.Option(help="Questions of each set to profile.", min=FEWEST_SAMPLES)] = 45,
     requests: Annotated[int, typer.Option(help="Held-out questions to answer under each budget.", min=1)] = 45,
     as_json: JsonFlag = False,
 ) -> None:
@@ -54,18 +56,27 @@ def _print_result(result: DemoResult) -> None:
     print_table(
         f"Held-out requests under the estimator with bound, the first {SHOWN_PER_BUDGET} a budget; prefill in ms; "
         "setting is tier/top_k/blocks",
-        ("budget", "setting", "expected", "bound", "measured", "kept", "answer", "truth", "right"),
+        ("budget", "setting", "bound", "measured", "kept", "answer", "truth", "right"),
         [_row(request) for request in shown],
     )
+    count = len(result.at(BOUND, result.budgets_ms[0]))
     print_table(
-        f"What each budget bought ({len(result.at(BOUND, result.budgets_ms[0]))} held-out requests; 95 % CI in brackets)",
-        ("budget", "accuracy: bound", "table", "kept: bound", "table", "none fits"),
-        [_budget(budget_ms, result) for budget_ms in result.budgets_ms],
+        f"Accuracy at each budget ({count} held-out requests, 95 % CI)",
+        ("budget", "estimator with bound", "table"),
+        [_shares(budget_ms, result, lambda right, _kept: right) for budget_ms in result.budgets_ms],
+    )
+    print_table(
+        "Share of requests that kept the budget",
+        ("budget", "estimator with bound", "table", "no bound fits"),
+        [
+            (*_shares(budget_ms, result, lambda _right, kept: kept), _none_fits(budget_ms, result))
+            for budget_ms in result.budgets_ms
+        ],
     )
     OUT.print(
-        "The estimator's bound promises that 95 of 100 requests keep their budgets, where some setting's bound fits them "
-        "(`none fits` counts the others); it follows the machine when that becomes slower. The table promises the mean of what "
-        "it measured: near a setting's own latency that holds about half the time."
+        "The estimator's bound promises that 95 of 100 requests keep their budgets, where some setting's bound fits them; "
+        "it follows the machine when that becomes slower. The table promises the mean of what it measured: near a "
+        "setting's own latency that holds about half the time."
     )
     _print_next(result)
 
@@ -90,7 +101,6 @@ def _row(request: DemoRequest) -> tuple[object, ...]:
     return (
         f"{answer.budget_ms:.1f}",
         f"{config.tier}/{config.top_k}/{config.num_active_blocks}",
-        f"{answer.predicted_ms:.1f}",
         f"{promised_ms(answer):.1f}",
         f"{answer.measured_ms:.1f}",
         "yes" if answer.within_budget else "no",
@@ -100,15 +110,20 @@ def _row(request: DemoRequest) -> tuple[object, ...]:
     )
 
 
-def _budget(budget_ms: float, result: DemoResult) -> tuple[object, ...]:
-    (right, kept), (table_right, table_kept) = (proportions(result.at(name, budget_ms)) for name in (BOUND, TABLE))
-    none_fits = sum(not request.answer.promised for request in result.at(BOUND, budget_ms))
-    return f"{budget_ms:.1f}", _share(right), _share(table_right), _share(kept), _share(table_kept), none_fits
+def _shares(
+    budget_ms: float, result: DemoResult, pick: Callable[[Proportion, Proportion], Proportion]
+) -> tuple[str, str, str]:
+    bound, table = (_share(pick(*proportions(result.at(name, budget_ms)))) for name in (BOUND, TABLE))
+    return f"{budget_ms:.1f}", bound, table
+
+
+def _none_fits(budget_ms: float, result: DemoResult) -> int:
+    return sum(not request.answer.promised for request in result.at(BOUND, budget_ms))
 
 
 def _share(proportion: Proportion) -> str:
     interval = proportion.interval()
-    return f"{proportion.share:.2f} ({interval.low:.2f}–{interval.high:.2f})".replace("0.", ".")
+    return f"{proportion.share:.2f} ({interval.low:.2f}–{interval.high:.2f})"
 
 
 def register(app: typer.Typer) -> None:

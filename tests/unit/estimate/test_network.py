@@ -9,7 +9,7 @@ from estimator_samples import CONFIGS, a_config, network_of, random_model
 from paceline.errors import EstimatorError, InvalidValueError
 from paceline.estimate import LatencyModel
 from paceline.estimate.features import FEATURES
-from paceline.records import RequestFeatures
+from paceline.records import KnobGrid, RequestFeatures
 
 REQUEST = RequestFeatures(text_tokens=20, vision_tokens={"low": 432, "medium": 1008, "high": 1872})
 
@@ -106,3 +106,13 @@ def test_the_online_half_starts_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_grid_larger_than_one_product_is_as_good_as_its_rows() -> None:
+    grid = KnobGrid(tiers=("low",), top_ks=tuple(range(1, 10)), block_counts=tuple(range(1, 12))).configurations()
+    network = network_of(random_model(hidden_dim=66), configs=tuple(grid), typical_vision_tokens={"low": 432})
+    rows = np.array([(432, 20, 0, each.top_k, each.num_active_blocks) for each in grid], dtype=float)
+    estimates = network.estimate(RequestFeatures(text_tokens=20, vision_tokens={"low": 432}))
+    prefill, decode = network.estimate_rows(rows)
+    np.testing.assert_allclose(estimates.prefill_ms_C, prefill, rtol=1e-5)
+    np.testing.assert_allclose(estimates.decode_per_token_ms_C, decode, rtol=1e-5)
