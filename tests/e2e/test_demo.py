@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # profiles 34 questions a set: two minutes on two idle cores
 def test_the_demo_runs_offline_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "demo-out"
     command = [
