@@ -268,7 +268,7 @@ except ImportError as error:
 
 @pytest.fixture(scope="session")
 def evaluation() -> Evaluation:
-    parts = split_samples(evaluated_samples(150), Split(seed=4))
+    parts = split_samples(evaluated_samples(300), Split(seed=4))
     judged = profile_of(evaluated_samples(150))
     bounds = calibrate_bounds(token_linear(), parts)
     controllers = {**table_candidates(judged, parts), **estimator_candidates(token_linear(), bounds)}

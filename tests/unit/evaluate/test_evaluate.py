@@ -19,7 +19,7 @@ from paceline.records import KnobConfig
 from paceline.slo import Proportion
 
 BUDGETS_MS = (5.0, 12.0, 25.0, 40.0, 1000.0)
-SAMPLES = synthetic_samples(200)
+SAMPLES = synthetic_samples(300)
 PARTS = split_samples(SAMPLES, Split(seed=4))
 
 
