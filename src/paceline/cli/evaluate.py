@@ -23,7 +23,7 @@ from paceline.cli.printing import (
 from paceline.cli.profile_arguments import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.errors import InvalidValueError
+from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.latency_model import LatencyModel
@@ -33,27 +33,12 @@ from paceline.evaluate.evaluation import BOUND
 from paceline.evaluate.figures import BudgetFigures
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.conformal import calibrate_bounds, split_for
+from paceline.fit.estimator_rows import ESTIMATOR_COLUMNS
 from paceline.fit.estimator_training import train_estimator
 from paceline.profiles import Profile, SampleParts, Split, split_samples
 from paceline.profiles.splits import DEFAULT_SEED
-from paceline.records import LatencyKind
+from paceline.records import LATENCY_KINDS, LatencyKind
 
-EVALUATED_COLUMNS = (
-    "dataset",
-    "sample_id",
-    "tier",
-    "top_k",
-    "num_active_blocks",
-    "actual_vision_tokens",
-    "actual_text_tokens",
-    "output_tokens",
-    "accuracy",
-    "T_vision_total",
-    "T_LLM_prefill",
-    "T_LLM_decode",
-    "T_decode_per_token",
-    "T_total",
-)
 SHOWN = {  # name: how a column is headed
     "table": "table",
     "dataset_tables": "own table",
@@ -111,8 +96,10 @@ def evaluate_profile(
 ) -> None:
     """Judge tables, estimator, bound and oracle on held-out samples: accuracy, adherence and latency at every budget."""
     asked_ms = split_numbers("budgets", budgets)
-    kind = cast(LatencyKind, latency)  # checked where budgets are chosen and latencies read
-    read = read_listing_left_out(profile, datasets=datasets, columns=EVALUATED_COLUMNS, skip_bad=skip_bad)
+    if latency not in LATENCY_KINDS:
+        raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
+    kind = cast(LatencyKind, latency)
+    read = read_listing_left_out(profile, datasets=datasets, columns=ESTIMATOR_COLUMNS, skip_bad=skip_bad)
     with progress_bars("training the estimator", "judging controllers") as (on_training, on_judging):
         judged = _trained(read, alpha, seed, on_training) if estimator is None else _loaded(read, estimator, seed)
         chosen = _budgets(asked_ms, judged.parts, kind)
