@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -98,7 +98,7 @@ def evaluate_profile(
     asked_ms = split_numbers("budgets", budgets)
     if latency not in LATENCY_KINDS:
         raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
-    kind = cast(LatencyKind, latency)
+    kind: LatencyKind = latency
     read = read_listing_left_out(profile, datasets=datasets, columns=ESTIMATOR_COLUMNS, skip_bad=skip_bad)
     with progress_bars("training the estimator", "judging controllers") as (on_training, on_judging):
         judged = _trained(read, alpha, seed, on_training) if estimator is None else _loaded(read, estimator, seed)
