@@ -9,7 +9,7 @@ from latency_models import GRID, TokenLinear, steady_bounds, synthetic_samples, 
 
 from paceline.control.estimated import BoundController
 from paceline.errors import EstimatorError, InvalidValueError
-from paceline.estimate.bounds import SMALLEST_MS
+from paceline.estimate.bounds import SMALLEST_MS, CalibratedConfig
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.fit.candidates import estimator_candidates, table_candidates
@@ -51,8 +51,14 @@ def test_the_part_that_judges_is_not_looked_at() -> None:
         test=parts.test.with_columns(T_vision_total=pl.lit(1e9), accuracy=0.0),
     )
     one, other = calibrate_bounds(token_linear(), parts), calibrate_bounds(token_linear(), spoiled)
-    assert one.configs == other.configs
-    assert np.array_equal(one.factors(0.1, "total", None), other.factors(0.1, "total", None))
+    # polars sums groups in parallel: the last digit of a mean is not the same from run to run
+    assert [figures(each) for each in one.configs] == [pytest.approx(figures(each)) for each in other.configs]
+    assert np.allclose(one.factors(0.1, "total", None), other.factors(0.1, "total", None), rtol=1e-9)
+
+
+def figures(config: CalibratedConfig) -> dict[str, float]:
+    names = ("accuracy", "accuracy_std", "num_samples", "expected_output_tokens")
+    return {name: getattr(config, name) for name in names}
 
 
 def test_accuracies_come_from_fit_and_calibration() -> None:
