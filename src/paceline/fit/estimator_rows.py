@@ -101,14 +101,14 @@ def joined_rows(samples: pl.DataFrame, decode_definition: str, loss: str) -> Lat
     mean = JOINED_MEANS[loss]
     joined = (
         _frame(samples, decode_definition)
-        .group_by(FEATURES)
+        .group_by(FEATURES, maintain_order=True)  # else partial sums meet in the order that threads finish
         .agg(
             mean("prefill"),
             mean("decode").fill_null(0.0),
             prefill_count=pl.len(),
             decode_count=pl.col("decode").count(),
         )
-        .sort(FEATURES)  # groups come in no order, and training must not depend on it
+        .sort(FEATURES)  # training must not depend on the order of the samples
     )
     counts_NK = joined.select("prefill_count", "decode_count").to_numpy().astype(float)
     return _rows(joined, joined.select("prefill", "decode").to_numpy(), counts_NK)
