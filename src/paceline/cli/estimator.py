@@ -21,7 +21,7 @@ from paceline.cli.flag_groups import with_groups
 from paceline.cli.flags import DeviceFlag
 from paceline.cli.list_flags import ListFlagCommand, split_numbers
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, progress_bar
-from paceline.cli.profile_arguments import ProfileArgument, SkipBadFlag, read_listing_left_out
+from paceline.cli.profile_arguments import ProfileArgument, SkipBadFlag, one_source, read_listing_left_out
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import LatencyBounds, require_alpha
@@ -226,15 +226,6 @@ def feasible(
         print_json({**asked, **request_document(request, outside), "configurations": configurations})
     else:
         print_feasible(request, outside, found, budget, expected_output_tokens)
-
-
-def one_source(profile: Path | None, results_dir: Path | None) -> Path:
-    """Return the one of two ways to name a profile that was given; raises InvalidValueError for none and for both."""
-    given = [path for path in (profile, results_dir) if path is not None]
-    if len(given) != 1:
-        named = " and ".join(str(path) for path in given) or None
-        raise InvalidValueError("profile", named, "one path, as PROFILE or with --results-dir")
-    return given[0]
 
 
 def _coverage(network: NetworkEstimator, bounds: LatencyBounds, parts: SampleParts, alpha: float) -> PolicyCoverage:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from paceline.cli.list_flags import split_list
 from paceline.cli.printing import LOG
+from paceline.errors import InvalidValueError
 from paceline.profiles import Profile, read_profile
 
 ProfileArgument = Annotated[
@@ -30,3 +31,12 @@ def read_listing_left_out(
     for each in profile.left_out:
         LOG.print(f"[yellow]left out:[/] {escape(each.reason)}", highlight=False, soft_wrap=True)
     return profile
+
+
+def one_source(profile: Path | None, results_dir: Path | None) -> Path:
+    """Return the one of two ways to name a profile that was given; raises InvalidValueError for none and for both."""
+    given = [path for path in (profile, results_dir) if path is not None]
+    if len(given) != 1:
+        named = " and ".join(str(path) for path in given) or None
+        raise InvalidValueError("profile", named, "one path, as PROFILE or with --results-dir")
+    return given[0]

@@ -11,10 +11,10 @@ from rich.markup import escape
 from paceline.analyze import analyzed_columns
 from paceline.cli.list_flags import ListFlagCommand, split_numbers
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table
-from paceline.cli.profile_arguments import DatasetsOption, SkipBadFlag, read_listing_left_out
+from paceline.cli.profile_arguments import DatasetsOption, SkipBadFlag, one_source, read_listing_left_out
 from paceline.control import AggregationMethod, LookupTable
 from paceline.control.table_entry import DEFAULT_TOLERANCE
-from paceline.errors import InvalidValueError, PacelineWarning
+from paceline.errors import PacelineWarning
 from paceline.fit import build_dataset_tables, build_lookup_table, save_table
 from paceline.records import Decision, LatencyKind
 from paceline.slo import MeanEstimate
@@ -72,7 +72,7 @@ def build(
     """Build a lookup table from a profile and show what it decides."""
     kind: LatencyKind = "prefill" if use_prefill_only else "total"
     shown_ms = split_numbers("budgets", budgets)
-    source = _one_source(profile, results_dir)
+    source = one_source(profile, results_dir)
     read = read_listing_left_out(source, datasets=datasets, columns=analyzed_columns(kind), skip_bad=skip_bad)
     method = cast(AggregationMethod, aggregation_method)  # checked where the table is built
     tables = {output_file: build_lookup_table(read, aggregation_method=method, latency_kind=kind, tolerance=tolerance)}
@@ -94,14 +94,6 @@ def show(
 ) -> None:
     """Show a table's latency range, its decision at each budget, and its statistics."""
     _show_table(LookupTable.load(table), split_numbers("budgets", budgets), as_json)
-
-
-def _one_source(profile: Path | None, results_dir: Path | None) -> Path:
-    given = [path for path in (profile, results_dir) if path is not None]
-    if len(given) != 1:
-        named = " and ".join(str(path) for path in given) or None
-        raise InvalidValueError("profile", named, "one path, as PROFILE or with --results-dir")
-    return given[0]
 
 
 def _show_table(table: LookupTable, budgets_ms: Sequence[float] | None, as_json: bool) -> None:

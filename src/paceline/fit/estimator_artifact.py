@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from safetensors.numpy import save
 
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.errors import InvalidValueError, OutputPathError, UnknownChoiceError
+from paceline.errors import InvalidValueError, OutputPathError
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from paceline.fit.conformal import calibrate_bounds, save_bounds, split_for
 from paceline.fit.estimator_coverage import check_bounds
 from paceline.fit.estimator_settings import FAST, EstimatorSettings
 from paceline.fit.estimator_training import Progress, TrainedEstimator, train_estimator
+from paceline.models.devices import torch_device
 from paceline.profiles import Profile, SampleParts, Split, split_samples
 from paceline.profiles.atomic import new_directory
 
@@ -54,7 +54,7 @@ def train_artifact(
     a profile too small to be parted.
     """
     require_estimator_path(directory)
-    where = training_device(device)
+    where = torch_device(device)
     if split is None:
         samples = profile.samples.select("dataset", "sample_id").n_unique()
         split = split_for(samples, alpha=DEFAULT_ALPHA, seed=settings.seed)
@@ -75,18 +75,6 @@ def train_artifact(
         save_bounds(bounds, new)
     checkpoint.unlink(missing_ok=True)
     return WrittenEstimator(trained=trained, parts=parts, kept=kept)
-
-
-def training_device(name: str) -> torch.device:
-    """Return auto (CUDA if there is one), cpu or cuda[:n]; raises UnknownChoiceError, or InvalidValueError without CUDA."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UnknownChoiceError("device", name, ("auto", "cpu", "cuda"))
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("device", name, "cpu, for this machine has no CUDA device that torch can use")
-    return torch.device(name)
 
 
 def _checked_bounds(trained: TrainedEstimator, parts: SampleParts) -> LatencyBounds:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.utils import logging
 
 from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
+from paceline.models.devices import torch_device
 from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
 from paceline.models.features import picture_features, project_tokens, prompt_embedding
 from paceline.models.pictures import check_pixels, check_smallest
@@ -152,7 +153,7 @@ def load_model(
     """
     folder = EMBEDDED.get(name)
     source = str(folder) if folder else name
-    where = _device(device)
+    where = torch_device(device)
     torch_dtype = _dtype(dtype, where)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
@@ -207,17 +208,6 @@ def _refuse_unsupported(name: str, config: Any) -> None:
             f"the model {name!r} is of the family {config.model_type!r}, which is not supported yet; expected one of "
             f"{', '.join(sorted(FAMILIES))}"
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UnknownChoiceError("device", name, ("auto", "cpu", "cuda"))
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("device", name, "cpu, for this machine has no CUDA device that torch can use")
-    return torch.device(name)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
