@@ -79,6 +79,14 @@ class EstimatorError(PacelineError):
         super().__init__(f"{path}: {problem}; expected {expected}; {mend}")
 
 
+class ControllerError(PacelineError):
+    """A learned controller that cannot be trusted or does not fit; names the file, what was expected and how to mend it."""
+
+    def __init__(self, path: Path | str, problem: str, *, expected: str, mend: str) -> None:
+        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
+        super().__init__(f"{path}: {problem}; expected {expected}; {mend}")
+
+
 class RequestFileError(PacelineError, ValueError):
     """A trace, or a file of a benchmark run, that cannot be trusted: names the file, the line and the column."""
 

@@ -254,7 +254,8 @@ class RequestFeatures:
     `vision_tokens` holds the image tokens that each tier would give this picture, by tier; the key is None for a model
     without tiers. `expected_output_tokens` matters to controllers of total latency only; `dataset` is None for live traffic.
     `picture` and `prompt_embedding` are what a learned controller looks at: the embedding is 16 numbers of length 1 together,
-    None where the model's token embeddings are out of reach.
+    None where the model's token embeddings are out of reach. `vector` holds the numbers of `request_vector` where they were
+    computed before, as a profile stores them; they then stand for the picture and the prompt.
     """
 
     text_tokens: int
@@ -263,6 +264,7 @@ class RequestFeatures:
     expected_output_tokens: float | None = None
     picture: PictureFeatures | None = None
     prompt_embedding: tuple[float, ...] | None = None
+    vector: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("text_tokens", self.text_tokens), *self.vision_tokens.items()):
@@ -291,6 +293,8 @@ class Decision:
     The budget stays with the request: a table builds a decision once for every budget that leads to it, and hands it out
     again. `bound_ms` is what the latency stays under with the controller's promised probability, None from a controller
     that promises none. `outside` names the request's features that lie outside what the controller was measured on.
+    `refused` marks a learned controller's choice that does not fit the budget since the machine became slower: the most
+    accurate configuration that does was taken in its place.
     """
 
     config: KnobConfig
@@ -300,3 +304,4 @@ class Decision:
     within_budget: bool
     bound_ms: float | None = None
     outside: tuple[str, ...] = ()
+    refused: bool = False

@@ -44,9 +44,12 @@ def request_vector(features: RequestFeatures) -> tuple[float, ...]:
     """Return a request's numbers in the order of REQUEST_VECTOR_NAMES, each within its RANGES and of six decimals.
 
     Counts, and lengths in thumbnail pixels, stand as ln(1 + n); pixels and aspect (width / height) as ln. A value beyond its
-    range is given as the range's end. Raises InvalidValueError when the request brings no picture features, or no tokens for
-    one of the tiers.
+    range is given as the range's end. A request that brings its vector has it returned as it is. Raises InvalidValueError for
+    one of another length or with a number that is not finite, when the request brings neither vector nor picture features,
+    and where it has no tokens for one of the tiers.
     """
+    if features.vector is not None:
+        return _checked(features.vector)
     if features.picture is None:
         raise InvalidValueError(
             "picture", None, "the features of the picture, as `VisionLanguageModel.features` gives them"
@@ -64,6 +67,13 @@ def request_vector(features: RequestFeatures) -> tuple[float, ...]:
         round(min(max(number, lowest), highest), DECIMALS)
         for number, (lowest, highest) in zip(numbers, RANGES.values(), strict=True)
     )
+
+
+def _checked(vector: tuple[float, ...]) -> tuple[float, ...]:
+    if len(vector) != len(REQUEST_VECTOR_NAMES) or not all(map(math.isfinite, vector)):
+        expected = f"{len(REQUEST_VECTOR_NAMES)} finite numbers, in the order of REQUEST_VECTOR_NAMES"
+        raise InvalidValueError("vector", vector, expected)
+    return vector
 
 
 def _vision_tokens(features: RequestFeatures, tier: str) -> int:

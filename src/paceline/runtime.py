@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from paceline.control.controller import Controller, DriftCorrecting
+from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.loading import load_controller
 from paceline.errors import ModelError, PacelineWarning, TableError
 from paceline.measure.clock import clock_for
@@ -27,9 +27,9 @@ class AdaptiveAnswer:
 
     `predicted_ms`, `bound_ms` and `measured_ms` are of the same latency kind: what the controller expects, what it expects
     not to be exceeded (None from one that promises no bound), what it was. `promised` says whether the controller expected
-    the budget to hold, `within_budget` whether it held; `outside` names features of the request beyond what the controller
-    was measured on. `features_us` is the time taken to look at the request, `decision_us` the controller's own, both in
-    microseconds.
+    the budget to hold, `within_budget` whether it held. `refused` marks a learned controller's preference that did not fit,
+    `outside` names features of the request beyond what the controller was measured on. `features_us` is the time taken to
+    look at the request, `decision_us` the controller's own, both in microseconds.
     """
 
     text: str
@@ -40,6 +40,7 @@ class AdaptiveAnswer:
     bound_ms: float | None
     measured_ms: float
     promised: bool
+    refused: bool
     within_budget: bool
     outside: tuple[str, ...]
     times: StageTimes
@@ -62,6 +63,8 @@ class AdaptiveModel:
     ) -> None:
         self.model, self.controller, self.max_new_tokens = model, controller, max_new_tokens
         self.block_ranking = _ranking(model, controller)
+        # a look at the picture takes longer than counting tokens: only for those who see it
+        self._features = model.features if isinstance(controller, SeesPictures) else model.token_features
 
     @staticmethod
     def from_pretrained(
@@ -75,9 +78,10 @@ class AdaptiveModel:
     ) -> "AdaptiveModel":
         """Load a model (`digits`, a local folder or a hub id) and put it under a controller.
 
-        `controller` is one, or the path of a table file or of an estimator's directory; that of an estimator promises
-        95 of 100 requests their budgets. Raises ModelError when the model cannot be steered, TableError or EstimatorError
-        when the file cannot be trusted, and TableError when it was measured on another model.
+        `controller` is one, or the path of a table file or of the directory of an estimator or a learned controller; the
+        latter two promise 95 of 100 requests their budgets. Raises ModelError when the model cannot be steered, TableError,
+        EstimatorError or ControllerError when the file cannot be trusted, and TableError when it was measured on another
+        model.
         """
         chosen = load_controller(controller) if isinstance(controller, str | Path) else controller
         _require_same_model(name, chosen)
@@ -146,7 +150,7 @@ class AdaptiveModel:
         expected_output_tokens: float | None,
     ) -> _TimedDecision:
         started = time.perf_counter()
-        features = self.model.token_features(picture, prompt)
+        features = self._features(picture, prompt)
         if expected_output_tokens is not None:
             features = replace(features, expected_output_tokens=expected_output_tokens)
         seen = time.perf_counter()
@@ -181,6 +185,7 @@ def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget
         bound_ms=decision.bound_ms,
         measured_ms=measured_ms,
         promised=decision.within_budget,
+        refused=decision.refused,
         within_budget=measured_ms <= budget.ms,
         outside=decision.outside,
         times=answer.times,

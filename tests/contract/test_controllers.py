@@ -4,18 +4,23 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from latency_models import GRID, bounds_of, request, steady_bounds, token_linear
+from latency_models import GRID, bounds_of, steady_bounds, token_linear
+from learned_controllers import seen_request, synthetic_policy
 
 from paceline.control import LookupTable, TableEntry, TableMetadata
-from paceline.control.controller import Controller, DriftCorrecting
+from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.dataset_tables import DatasetTables
 from paceline.control.estimated import BoundController, PointController
 from paceline.control.fixed import FixedConfiguration
+from paceline.control.learned import LearnedController
+from paceline.control.two_stage import TwoStage
 from paceline.errors import BudgetTooSmallError, InvalidValueError, PacelineWarning
-from paceline.records import LATENCY_KINDS
+from paceline.records import LATENCY_KINDS, RequestFeatures
+from paceline.request_vector import REQUEST_VECTOR_NAMES
 
 RUN = {"model": "synthetic", "block_ranking": [2, 1]}
 ENTRIES = [
@@ -43,6 +48,21 @@ def table() -> LookupTable:
     return LookupTable(entries=ENTRIES, metadata=metadata)
 
 
+def request() -> RequestFeatures:
+    return seen_request(10, low=90, medium=140, high=190)
+
+
+def learned(learner: str, **changes: Any) -> LearnedController:
+    policy = synthetic_policy(learner, configs=tuple(GRID), **changes)
+    return LearnedController(policy=policy, model=token_linear(), bounds=_bounds())
+
+
+LEARNED: dict[str, Callable[[], Controller]] = {
+    "supervised": lambda: learned("supervised"),
+    "grpo": lambda: learned("grpo"),
+    "grpo of totals": lambda: learned("grpo", latency_kind="total"),
+    "two stages": lambda: TwoStage(controller=learned("supervised"), expected_vision_tokens={"low": 80, "high": 200}),
+}
 CONTROLLERS: dict[str, Callable[[], Controller]] = {
     "fixed": lambda: FixedConfiguration(entry=ENTRIES[1], latency_kind="prefill", provenance=(RUN,)),
     "table": table,
@@ -50,6 +70,7 @@ CONTROLLERS: dict[str, Callable[[], Controller]] = {
     "point": lambda: PointController(model=token_linear(), bounds=_bounds()),
     "bound": lambda: BoundController(model=token_linear(), bounds=_bounds()),
     "bound of totals": lambda: BoundController(model=token_linear(), bounds=_bounds(), latency_kind="total"),
+    **LEARNED,
 }
 
 
@@ -107,6 +128,8 @@ def test_the_same_question_gets_the_same_answer(controller: Controller) -> None:
     assert controller.predict(35.0, features=request()) == first
 
 
+# what a learned controller takes need not be what is most accurate over all requests
+@pytest.mark.parametrize("controller", [name for name in CONTROLLERS if name not in LEARNED], indirect=True)
 def test_a_larger_budget_never_expects_less_accuracy(controller: Controller) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PacelineWarning)
@@ -116,11 +139,30 @@ def test_a_larger_budget_never_expects_less_accuracy(controller: Controller) -> 
 
 
 def test_features_are_used_or_not_needed(controller: Controller) -> None:
-    if isinstance(controller, PointController | BoundController):
+    if isinstance(controller, PointController | BoundController | SeesPictures):
         with pytest.raises(InvalidValueError, match="features is None"):
             controller.predict(50.0)
     else:
         assert controller.predict(50.0).config in GRID
+
+
+@pytest.mark.parametrize("budget_ms", [0.001, 50.0])
+def test_who_sees_pictures_says_so_and_needs_them(controller: Controller, budget_ms: float) -> None:
+    blind = replace(request(), picture=None)
+    if isinstance(controller, SeesPictures):
+        assert set(controller.looks_at) <= set(REQUEST_VECTOR_NAMES) and controller.looks_at
+        with pytest.raises(InvalidValueError, match="picture is None"):
+            controller.predict(budget_ms, features=blind)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PacelineWarning)
+            decisions = [controller.predict(budget_ms, features=each) for each in (request(), blind)]
+        assert decisions[0] == decisions[1]
+
+
+def test_only_what_prefers_can_be_refused(controller: Controller) -> None:
+    if not isinstance(controller, SeesPictures):
+        assert not controller.predict(50.0, features=request()).refused
 
 
 def test_only_what_carries_a_bound_learns_from_drift(controller: Controller) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import typer
+from evaluated_controllers import RuledBySight, synthetic_samples_with_vectors
 from latency_models import synthetic_samples as evaluated_samples
 from latency_models import token_linear
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -15,14 +16,18 @@ from typer.testing import CliRunner
 
 from paceline.cli import report as report_command
 from paceline.control import LookupTable
+from paceline.control.estimated import BoundController
 from paceline.errors import OutputPathError, UnknownChoiceError
 from paceline.evaluate import Evaluation, evaluate
+from paceline.evaluate.knob_shares import knob_shares
 from paceline.fit import build_dataset_tables, build_lookup_table
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.conformal import calibrate_bounds
 from paceline.profiles import SCHEMA, Profile, Split, read_profile, split_samples
+from paceline.profiles.request_features import request_vectors
 from paceline.report import write_report
-from paceline.report.evaluation import LINES, write_evaluation
+from paceline.report.evaluation import write_evaluation
+from paceline.report.lines import LINES, lines_of, words_of
 from paceline.report.page import report_page
 from paceline.report.parts import LARGEST_PAGE_BYTES
 
@@ -288,7 +293,15 @@ def test_an_evaluation_draws_both_charts_with_a_line_a_controller(
     visit = Visit(browser, evaluation_file)
     assert visit.page.locator("[data-chart] svg").count() == 2
     drawn = [name for name in LINES if name in evaluation.controllers]
-    assert drawn == ["bound", "point", "table", "dataset_tables", "table_equal_adherence", "oracle"]
+    assert drawn == [
+        "bound",
+        "point",
+        "table",
+        "dataset_tables",
+        "table_equal_adherence",
+        "oracle_within_bound",
+        "oracle",
+    ]
     for chart in ("adherence", "accuracy"):
         svg = visit.page.locator(f"[data-chart={chart}] svg")
         assert svg.locator(".mark-line path").count() == len(drawn)
@@ -317,3 +330,97 @@ def test_an_evaluation_fits_a_phone(browser: Browser, evaluation_file: Path, wid
     visit = Visit(browser, evaluation_file, width=width, scheme=scheme)
     assert visit.page.evaluate("document.documentElement.scrollWidth") == width
     assert visit.complaints == []
+
+
+CURVES = {
+    "policy": [{"step": 0.0, "validation_reward": 0.1}, {"step": 50.0, "validation_reward": 0.3, "kl": 0.2}],
+    "supervised": [{"step": 0.0, "validation_reward": 0.2, "training_loss": 0.7}],
+}
+
+
+@pytest.fixture(scope="session")
+def learned_evaluation() -> Evaluation:
+    parts = split_samples(synthetic_samples_with_vectors(300), Split(seed=4))
+    judged = profile_of(evaluated_samples(150))
+    bounds = calibrate_bounds(token_linear(), parts)
+    bound = BoundController(model=token_linear(), bounds=bounds)
+    controllers = {
+        "table": table_candidates(judged, parts)["table"],
+        "bound": bound,
+        "policy": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[-1], refuses=True),
+        "policy_two_stage": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[0]),
+        "supervised": RuledBySight(
+            bound=bound, pick=lambda _budget, vector, fitting: fitting[int(vector[6] > 0.5) - 1]
+        ),
+    }
+    vectors = request_vectors(parts.test, Path("synthetic"))
+    return evaluate(parts.test, controllers, budgets_ms=(10.0, 20.0, 40.0), vectors=vectors)
+
+
+@pytest.fixture(scope="session")
+def learned_file(learned_evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("learned") / "evaluation.html"
+    write_evaluation(learned_evaluation, profile_of(synthetic_samples()), path, curves=CURVES)
+    return path
+
+
+def test_learned_controllers_have_lines_and_learning_curves(
+    browser: Browser, learned_evaluation: Evaluation, learned_file: Path
+) -> None:
+    visit = Visit(browser, learned_file)
+    charts = visit.page.locator("[data-chart]").evaluate_all("all => all.map(each => each.dataset.chart)")
+    assert charts == [
+        "adherence",
+        "accuracy",
+        *(f"learning_{name}" for name in ("validation_reward", "kl", "training_loss")),
+    ]
+    assert visit.page.locator("[data-chart] svg").count() == len(charts)
+    drawn = ["bound", "policy", "policy_two_stage", "supervised", "table", "table_equal_adherence"]
+    lines = lines_of(learned_evaluation.controllers)
+    assert list(lines) == [*drawn, "oracle_within_bound", "oracle"]
+    assert lines["policy_two_stage"][0] == lines["policy"][0] and lines["policy_two_stage"] != lines["policy"]
+    assert visit.page.locator("[data-chart=accuracy] svg .mark-line path").count() == len(lines)
+    rewards = visit.page.locator("[data-chart=learning_validation_reward] svg .mark-symbol.role-mark path")
+    assert rewards.count() == 3
+    assert visit.complaints == []
+    assert visit.requests == [learned_file.as_uri()]
+
+
+def test_what_is_recovered_refused_and_taken_stands_on_the_page(
+    browser: Browser, learned_evaluation: Evaluation, learned_file: Path
+) -> None:
+    visit = Visit(browser, learned_file)
+    shown = visit.page.locator("section[aria-labelledby=recovered-title]").inner_text()
+    for name, figures in learned_evaluation.learned.items():
+        assert words_of(name) in shown
+        for each in figures.recovered:
+            if each.overall is not None:
+                assert f"{100 * each.overall.gain.difference:.2f}" in shown
+                assert each.overall.share is not None and f"{each.overall.share:.3f}" in shown
+    refused = sum(row.refused for row in learned_evaluation.controllers["policy"])
+    assert refused > 0 and f"learned policy (GRPO)\t{3 * learned_evaluation.num_requests}\t{refused}\t" in shown
+    rows = visit.page.locator("section[aria-labelledby=knobs-title] tbody tr").all_inner_texts()
+    for name in ("bound", "policy", "policy_two_stage", "supervised"):
+        for each in knob_shares(learned_evaluation.controllers[name]):
+            cells = [words_of(name), each.dataset, f"{each.accuracy:.3f}"]
+            assert any(row.split("\t")[:3] == cells for row in rows)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_an_evaluation_of_learned_controllers_fits_a_phone(
+    browser: Browser, learned_file: Path, width: int, scheme: str
+) -> None:
+    visit = Visit(browser, learned_file, width=width, scheme=scheme)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+    assert visit.complaints == []
+
+
+def test_two_controllers_of_one_learner_look_different() -> None:
+    lines = lines_of(["policy_new", "policy_old", "policy_old_two_stage", "bound"])
+    assert len({str(line) for line in lines.values()}) == 4
+    assert lines["policy_old_two_stage"][0] == lines["policy_old"][0]
+    assert words_of("policy_old_two_stage") == "learned policy (GRPO) old, in two stages"
+
+
+def test_without_learned_controllers_the_page_says_nothing_of_them(evaluation_file: Path) -> None:
+    assert "What learning wins back" not in evaluation_file.read_text()

@@ -55,7 +55,7 @@ def test_the_document_holds_every_controller_at_every_budget(profile_path: Path,
     result = run(profile_path, "--estimator", estimator_path, "--budgets", 10, 20, 40, "--json")
     document = json.loads(result.stdout)
     assert (document["latency_kind"], document["alpha"]) == ("prefill", 0.05)
-    named = {"table", "dataset_tables", "point", "bound", "oracle", "table_equal_adherence"}
+    named = {"table", "dataset_tables", "point", "bound", "oracle", "oracle_within_bound", "table_equal_adherence"}
     assert set(document["controllers"]) == named | {f"fixed_{config.key}" for config in GRID}
     for rows in document["controllers"].values():
         assert [row["budget_ms"] for row in rows] == [10.0, 20.0, 40.0]
@@ -124,6 +124,7 @@ def test_the_flags_are_what_they_were() -> None:
     assert sorted(flag for param in params for flag in param.opts if flag.startswith("-")) == [
         "--alpha",
         "--budgets",
+        "--controller",
         "--datasets",
         "--estimator",
         "--json",
@@ -132,5 +133,6 @@ def test_the_flags_are_what_they_were() -> None:
         "--report",
         "--seed",
         "--skip-bad",
+        "--two-stage",
         "-o",
     ]

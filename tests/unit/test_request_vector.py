@@ -89,6 +89,19 @@ def test_a_model_without_tiers_has_its_tokens_under_all_three():
     assert {found[f"log_vision_tokens_{tier}"] for tier in TIERS} == {round(math.log(100), 6)}
 
 
+@given(requests)
+def test_a_vector_that_was_computed_before_is_the_one_used(features):
+    stored = request_vector(features)
+    assert request_vector(RequestFeatures(text_tokens=1, vision_tokens={None: 1}, vector=stored)) == stored
+    assert request_vector(request(vector=stored)) == stored
+
+
+@pytest.mark.parametrize("wrong", [(), (0.5,) * 32, (0.5,) * 34, (*(0.5,) * 32, math.nan), (math.inf, *(0.5,) * 32)])
+def test_a_vector_of_another_length_or_without_a_number_is_refused(wrong):
+    with pytest.raises(InvalidValueError, match="expected 33 finite numbers"):
+        request_vector(request(vector=wrong))
+
+
 def test_a_request_that_does_not_tell_enough_is_refused_with_the_remedy():
     with pytest.raises(InvalidValueError, match=r"VisionLanguageModel\.features"):
         request_vector(request(picture=None))

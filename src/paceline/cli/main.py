@@ -30,9 +30,10 @@ COMMANDS = {  # name: (module, first line of its help)
     ),
     "table": ("table", "Build and show lookup tables."),
     "estimator": ("estimator", "Train, judge and ask latency estimators."),
+    "controller": ("controller", "Train and judge learned controllers."),
     "evaluate": (
         "evaluate",
-        "Judge tables, estimator, bound and oracle on held-out samples: accuracy, adherence and latency at every budget.",
+        "Judge tables, estimator, bound, learned controllers and oracle on held-out samples at every budget.",
     ),
     "tune": ("tune", "Replay loads against vLLM and choose scheduler parameters from the runs."),
     "run": (

@@ -8,6 +8,7 @@ import typer
 
 from paceline.cli.flags import DeviceFlag, DtypeFlag, RevisionFlag
 from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json
+from paceline.control.loading import load_controller
 from paceline.models.pictures import open_picture
 from paceline.records import LatencyBudget
 from paceline.runtime import DEFAULT_MAX_NEW_TOKENS, AdaptiveAnswer, AdaptiveModel
@@ -20,8 +21,14 @@ def run(
     budget: Annotated[float, typer.Option(help="Latency budget in milliseconds, of the controller's latency kind.")],
     controller: Annotated[
         Path,
-        typer.Option("--controller", "--table", help="A table file, or the directory of a trained estimator."),
+        typer.Option(
+            "--controller", "--table", help="A table file, or the directory of an estimator or a learned controller."
+        ),
     ],
+    two_stage: Annotated[
+        bool,
+        typer.Option("--two-stage", help="Learned controller: the tier first, from the image tokens expected of each."),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a budget that no configuration keeps.")] = False,
     warmup: Annotated[int, typer.Option(help="Untimed runs first: a process's first request is slow.", min=0)] = 2,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = DEFAULT_MAX_NEW_TOKENS,
@@ -34,8 +41,9 @@ def run(
     """Answer one question about one picture under the most accurate configuration that keeps the budget."""
     picture = open_picture(image)
     wanted = LatencyBudget(ms=budget)
+    chosen = load_controller(controller, two_stage=two_stage)
     adaptive = AdaptiveModel.from_pretrained(
-        model, controller=controller, device=device, dtype=dtype, revision=revision, max_new_tokens=max_new_tokens
+        model, controller=chosen, device=device, dtype=dtype, revision=revision, max_new_tokens=max_new_tokens
     )
     adaptive.decide(picture, prompt, latency_budget_ms=wanted.ms, strict=strict)  # refuses before it warms up
     adaptive.warm_up(picture, prompt, [wanted.ms], runs=warmup)
@@ -82,6 +90,10 @@ def _print_answer(answer: AdaptiveAnswer) -> None:
     print_facts("", rows)
     if answer.outside:
         LOG.print(f"beyond what the controller was measured on: {', '.join(answer.outside)}")
+    if answer.refused:
+        LOG.print(
+            "what the learned controller prefers does not fit; the most accurate configuration that does was taken"
+        )
     if not answer.promised:
         LOG.print("no configuration keeps this budget; --strict makes that an error")
 

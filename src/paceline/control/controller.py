@@ -34,3 +34,13 @@ class DriftCorrecting(Protocol):
     def observe(self, decision: Decision, measured_ms: float) -> None:
         """Take note of the latency that a decision led to, of the controller's own latency kind."""
         ...
+
+
+@runtime_checkable
+class SeesPictures(Protocol):
+    """A controller that looks at more than token counts: it needs the features of the picture and of the prompt."""
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The numbers of the request vector that its choice depends on, by name."""
+        ...

@@ -1,25 +1,59 @@
-"""The controller of a file or directory, whichever it is: a lookup table, or an estimator with its bounds."""
+"""The controller of a file or directory, whichever it is: a lookup table, an estimator with its bounds, or a learned one."""
 
 from pathlib import Path
 
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA, BoundController
+from paceline.control.learned import LearnedController
+from paceline.control.policy_file import is_policy_directory, read_policy
+from paceline.control.policy_network import PolicyNetwork
 from paceline.control.table import LookupTable
+from paceline.control.two_stage import TwoStage
+from paceline.errors import InvalidValueError
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.records import LatencyKind
 
 
 def load_controller(
-    path: Path | str, *, alpha: float = DEFAULT_ALPHA, latency_kind: LatencyKind = "prefill"
+    path: Path | str,
+    *,
+    alpha: float = DEFAULT_ALPHA,
+    latency_kind: LatencyKind | None = None,
+    two_stage: bool = False,
 ) -> Controller:
-    """Load a table file as a LookupTable, or the directory of an estimator as a BoundController.
+    """Load a table file as a LookupTable, an estimator's directory as a BoundController, a learned controller's as such.
 
-    `alpha` and `latency_kind` say what the bounds promise; a table promises nothing and keeps its own latency kind. Raises
-    TableError or EstimatorError for what cannot be trusted, and InvalidValueError for an α that the bounds cannot promise.
+    `alpha` says what the bounds promise; a table promises nothing. `latency_kind` is that of the bounds, `prefill` where it
+    is None; a table and a learned controller have their own. With `two_stage` a learned controller chooses the tier from the
+    typical image tokens of each, and the rest from those of that tier. Raises TableError, EstimatorError or ControllerError
+    for what cannot be trusted, and InvalidValueError for an α that the bounds cannot promise, for another latency kind than a
+    learned controller's, and for `two_stage` with anything but one.
     """
     path = Path(path)
+    if is_policy_directory(path):
+        return _learned(path, alpha, latency_kind, two_stage)
+    if two_stage:
+        raise InvalidValueError(
+            "two_stage", str(path), "the directory of a learned controller, which can choose in two"
+        )
     if not path.is_dir():
         return LookupTable.load(path)
     model, bounds = NetworkEstimator.load(path), load_bounds(path)
-    return BoundController(model=model, bounds=bounds, alpha=alpha, latency_kind=latency_kind)
+    return BoundController(model=model, bounds=bounds, alpha=alpha, latency_kind=latency_kind or "prefill")
+
+
+def _learned(path: Path, alpha: float, latency_kind: LatencyKind | None, two_stage: bool) -> Controller:
+    artifact = read_policy(path)
+    own = artifact.description.latency_kind
+    if latency_kind not in (None, own):
+        raise InvalidValueError("latency kind", latency_kind, f"{own}, which {path} was trained for")
+    controller = LearnedController(
+        policy=PolicyNetwork(description=artifact.description, weights=artifact.weights),
+        model=artifact.estimator,
+        bounds=artifact.bounds,
+        alpha=alpha,
+    )
+    if not two_stage:
+        return controller
+    return TwoStage(controller=controller, expected_vision_tokens=artifact.estimator.description.typical_vision_tokens)

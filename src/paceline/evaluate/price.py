@@ -1,8 +1,8 @@
-"""The price of the promise: accuracy given up against a lookup table that keeps budgets just as often.
+"""The price of a promise: accuracy given up against a lookup table that keeps budgets just as often.
 
 The table's latencies are scaled at every budget until, on the judged samples themselves, its adherence reaches that of the
-controller with bounds. No table could be scaled so well beforehand, which favours it; but it moves in steps, from one
-configuration to the next for all requests at once, and may have to keep budgets more often than the bound does, which
+judged controller. No table could be scaled so well beforehand, which favours it; but it moves in steps, from one
+configuration to the next for all requests at once, and may have to keep budgets more often than that controller does, which
 does not. Both adherences are told.
 """
 
@@ -10,60 +10,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from paceline.control import LookupTable, TableEntry
+from paceline.evaluate.bootstrap import PairedDifference, paired_difference
 from paceline.evaluate.choices import Choices, Outcomes, outcomes_of, same_for_all
 from paceline.profiles.requests import MeasuredRequests
-from paceline.slo import Interval
-
-RESAMPLES = 1000
-SEED = 3407
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """Accuracy of the scaled table minus that of the controller with bounds, with a paired 95 % bootstrap interval.
-
-    The interval resamples requests; which configuration the scaled table takes stays as it was found.
-    """
-
-    difference: float
-    interval: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledTable:
     """The table at equal adherence, a value a budget: what it takes, by how much its latencies were scaled, the price.
 
-    `reached` is False where no configuration of the table keeps the budget as often; it then takes the one that keeps it
-    most often. `overall` averages over the budgets in `counted`: those that a fixed configuration can keep.
+    A price is the accuracy of the scaled table minus that of the judged controller; its interval resamples requests, while
+    which configuration the scaled table takes stays as it was found. `reached` is False where no configuration of the table
+    keeps the budget as often; it then takes the one that keeps it most often. `overall` averages over the budgets in
+    `counted`: those that a fixed configuration can keep.
     """
 
     choices: Choices
     scales: tuple[float, ...]
     reached: tuple[bool, ...]
-    prices: tuple[Price, ...]
+    prices: tuple[PairedDifference, ...]
     counted: tuple[bool, ...]
-    overall: Price | None
+    overall: PairedDifference | None
 
 
 def scaled_table(
     table: LookupTable,
-    bound: Outcomes,
+    judged: Outcomes,
     requests: MeasuredRequests,
     budgets_ms: Sequence[float],
     within_possible: Sequence[bool],
 ) -> ScaledTable:
-    """Scale a table to the adherence of the controller with bounds, and say what that controller's promise costs."""
+    """Scale a table to the adherence of the judged controller, and say what that controller's promise costs."""
     found = [
         _entry_at(table, requests, float(budget_ms), int(kept_R.sum()))
-        for budget_ms, kept_R in zip(budgets_ms, bound.kept_BR, strict=True)
+        for budget_ms, kept_R in zip(budgets_ms, judged.kept_BR, strict=True)
     ]
     column_of = {config: column for column, config in enumerate(requests.configs)}
     choices = same_for_all([column_of[entry.config] for entry, _ in found], requests)
     scored = outcomes_of(choices, requests, budgets_ms)
-    difference_BR = scored.accuracy_BR - bound.accuracy_BR
+    difference_BR = scored.accuracy_BR - judged.accuracy_BR
     counted = np.asarray(within_possible, dtype=np.bool_)
     tolerated = 1 + table.metadata.tolerance
     return ScaledTable(
@@ -73,27 +60,19 @@ def scaled_table(
             for budget_ms, (entry, _) in zip(budgets_ms, found, strict=True)
         ),
         reached=tuple(reached for _, reached in found),
-        prices=tuple(_price(difference_R) for difference_R in difference_BR),
+        prices=tuple(paired_difference(difference_R) for difference_R in difference_BR),
         counted=tuple(within_possible),
-        overall=_price(difference_BR[counted].mean(axis=0)) if counted.any() else None,
+        overall=paired_difference(difference_BR[counted].mean(axis=0)) if counted.any() else None,
     )
 
 
 def _entry_at(
-    table: LookupTable, requests: MeasuredRequests, budget_ms: float, kept_by_bound: int
+    table: LookupTable, requests: MeasuredRequests, budget_ms: float, kept_by_judged: int
 ) -> tuple[TableEntry, bool]:
     """Return the table's most accurate entry that keeps the budget at least as often, and whether there is one."""
     column_of = {config: column for column, config in enumerate(requests.configs)}
     kept = {
         entry: int((requests.latency_ms_RC[:, column_of[entry.config]] <= budget_ms).sum()) for entry in table.front
     }
-    reaching = [entry for entry, count in kept.items() if count >= kept_by_bound]
+    reaching = [entry for entry, count in kept.items() if count >= kept_by_judged]
     return (reaching[-1], True) if reaching else (max(kept, key=lambda entry: kept[entry]), False)
-
-
-def _price(difference_R: NDArray[np.float64]) -> Price:
-    random = np.random.default_rng(SEED)
-    count = len(difference_R)
-    means = [float(difference_R[random.integers(0, count, count)].mean()) for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Price(difference=float(difference_R.mean()), interval=Interval(low=float(low), high=float(high)))

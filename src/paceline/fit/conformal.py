@@ -32,7 +32,7 @@ from paceline.estimate.bounds import (
     require_alpha,
 )
 from paceline.estimate.bounds_file import bounds_files, file_sha256
-from paceline.estimate.description import WEIGHTS_FILE
+from paceline.estimate.description import WEIGHTS_FILE, EstimatorDescription
 from paceline.estimate.latency_model import LatencyModel
 from paceline.fit.table import aggregate_configs
 from paceline.profiles import CONFIGURATION, SampleParts, Split
@@ -81,6 +81,12 @@ def split_for(num_samples: int, *, alpha: float, seed: int = DEFAULT_SEED) -> Sp
     usual = Split(seed=seed)
     wanted = SPARE * least_requests(alpha) / max(num_samples, 1)
     return replace(usual, calibration_share=min(max(usual.calibration_share, wanted), LARGEST_CALIBRATION_SHARE))
+
+
+def split_of(description: EstimatorDescription) -> Split:
+    """Return how samples were parted when an estimator was trained: what it did not see then can judge now."""
+    told = description.split
+    return Split(seed=int(told["seed"]), calibration_share=told["calibration_share"], test_share=told["test_share"])
 
 
 def calibrated_configs(configs: Sequence[KnobConfig], parts: SampleParts) -> tuple[CalibratedConfig, ...]:

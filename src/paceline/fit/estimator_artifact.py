@@ -5,26 +5,23 @@ A reader sees the old directory or the new one, never a mixture.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors.numpy import save
 
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.errors import InvalidValueError, OutputPathError
+from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
+from paceline.fit.artifact_directory import replaced_artifact, require_artifact_path
 from paceline.fit.conformal import calibrate_bounds, save_bounds, split_for
 from paceline.fit.estimator_coverage import check_bounds
 from paceline.fit.estimator_settings import FAST, EstimatorSettings
 from paceline.fit.estimator_training import Progress, TrainedEstimator, train_estimator
 from paceline.models.devices import torch_device
 from paceline.profiles import Profile, SampleParts, Split, split_samples
-from paceline.profiles.atomic import new_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +50,7 @@ def train_artifact(
     path that holds anything else, and UnknownChoiceError for a device that is none, before training; InvalidValueError for
     a profile too small to be parted.
     """
-    require_estimator_path(directory)
+    require_artifact_path(directory, DESCRIPTION_FILE)
     where = torch_device(device)
     if split is None:
         samples = profile.samples.select("dataset", "sample_id").n_unique()
@@ -70,7 +67,7 @@ def train_artifact(
         on_progress=on_progress,
     )
     bounds = _checked_bounds(trained, parts)
-    with replaced_estimator(directory) as (new, kept):
+    with replaced_artifact(directory, DESCRIPTION_FILE) as (new, kept):
         write_estimator(trained, new)
         save_bounds(bounds, new)
     checkpoint.unlink(missing_ok=True)
@@ -90,45 +87,3 @@ def write_estimator(trained: TrainedEstimator, directory: Path) -> None:
     document = trained.description.document(weights_sha256=hashlib.sha256(weights).hexdigest())
     (directory / WEIGHTS_FILE).write_bytes(weights)
     (directory / DESCRIPTION_FILE).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def replaced_estimator(directory: Path) -> Generator[tuple[Path, Path | None]]:
-    """Yield an empty directory that becomes `directory` at the end, and where the estimator there will be kept.
-
-    An error inside leaves everything as it was. Raises OutputPathError as `require_estimator_path` does.
-    """
-    kept = require_estimator_path(directory)
-    if kept is None:
-        with new_directory(directory) as new:
-            yield new, None
-        return
-    successor = directory.with_name(f".{kept.name}.new")
-    with new_directory(successor) as new:
-        yield new, kept
-    try:
-        directory.rename(kept)
-        successor.rename(directory)
-    except OSError as error:
-        if not directory.exists() and kept.exists():
-            kept.rename(directory)
-        shutil.rmtree(successor, ignore_errors=True)
-        raise OutputPathError(directory, error.strerror or str(error)) from error
-
-
-def require_estimator_path(directory: Path) -> Path | None:
-    """Return where an estimator that stands at this path would be kept; None where nothing stands.
-
-    Raises OutputPathError for a file, a directory that holds something else, and one that cannot be made.
-    """
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        if not directory.exists() or (directory.is_dir() and next(directory.iterdir(), None) is None):
-            return None
-    except OSError as error:
-        raise OutputPathError(directory, error.strerror or str(error)) from error
-    description = directory / DESCRIPTION_FILE
-    if not description.is_file():
-        raise OutputPathError(directory, "it exists already and holds no estimator; it is left as it is")
-    written = datetime.fromtimestamp(description.stat().st_mtime, UTC)
-    return directory.with_name(f"{directory.name}-{written:%Y%m%dT%H%M%S.%fZ}")

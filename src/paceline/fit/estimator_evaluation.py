@@ -16,9 +16,10 @@ from scipy.stats import t as student
 
 from paceline.errors import EstimatorError
 from paceline.estimate.network import NetworkEstimator
+from paceline.fit.conformal import split_of
 from paceline.fit.estimator_baselines import BASELINES
 from paceline.fit.estimator_rows import decode_definition_of, latency_rows
-from paceline.profiles import CONFIGURATION, Profile, SampleParts, Split, split_samples
+from paceline.profiles import CONFIGURATION, Profile, SampleParts, split_samples
 from paceline.records import KnobConfig
 from paceline.slo import CONFIDENCE, Interval
 
@@ -101,11 +102,7 @@ def parts_of(estimator: NetworkEstimator, profile: Profile) -> SampleParts:
             expected=f"the {len(estimator.configs)} configurations of the estimator",
             mend="train an estimator on this profile, or judge it on a profile of its own grid",
         )
-    split = estimator.description.split
-    return split_samples(
-        profile.samples,
-        Split(seed=int(split["seed"]), calibration_share=split["calibration_share"], test_share=split["test_share"]),
-    )
+    return split_samples(profile.samples, split_of(estimator.description))
 
 
 def evaluate_estimator(

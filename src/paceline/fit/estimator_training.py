@@ -25,8 +25,8 @@ from paceline.estimate.artifact import Weights
 from paceline.estimate.description import EstimatorDescription
 from paceline.estimate.features import FEATURES
 from paceline.estimate.network import NetworkEstimator
+from paceline.fit.checkpoint import TrainingState, resume, write_checkpoint
 from paceline.fit.estimator import LatencyEstimator, LatencyEstimatorTrainer, TrainingBatch
-from paceline.fit.estimator_checkpoint import TrainingState, resume, write_checkpoint
 from paceline.fit.estimator_rows import LatencyRows, decode_definition_of, joined_rows, latency_rows
 from paceline.fit.estimator_settings import FAST, SCHEDULES, EstimatorSettings
 from paceline.profiles import CONFIGURATION, Split

@@ -21,6 +21,7 @@ NOTHING = alt.InlineData(values=[{}])
 ROW_STEP_PX = 17
 PANEL_HEIGHT_PX = 230
 BUDGET_CHART_HEIGHT_PX = 320
+LEARNING_CHART_HEIGHT_PX = 160
 TIER_COLOURS = {"low": "var(--low)", "medium": "var(--medium)", "high": "var(--high)", "all": "var(--high)"}
 STAGE_COLOURS = dict(zip(STAGES, ("var(--vision)", "var(--prefill)", "var(--decode)", "var(--other)"), strict=True))
 INK, MUTED, GLOBAL, OWN = "var(--ink)", "var(--muted)", "var(--global)", "var(--own)"
@@ -94,6 +95,23 @@ def budget_chart(
         layers.append(across.mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.Y("share:Q")))
     chart = alt.layer(*layers).properties(width="container", height=BUDGET_CHART_HEIGHT_PX)
     return {**chart.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def learning_chart(colours: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the specification of one figure of training against the step, a line a controller.
+
+    `colours` gives that of each line; `rows` hold controller, step and value.
+    """
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
+        alt.X("step:Q", title="step"),
+        alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+        alt.Color("controller:N", scale=scale, legend=None),
+        tooltip=[alt.Tooltip("controller:N"), alt.Tooltip("step:Q"), alt.Tooltip("value:Q", format=".4f")],
+    )
+    chart = alt.layer(drawn.mark_line(strokeWidth=2), drawn.mark_circle(size=25))
+    placed = chart.properties(width="container", height=LEARNING_CHART_HEIGHT_PX)
+    return {**placed.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
 def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:

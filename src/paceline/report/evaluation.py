@@ -7,8 +7,11 @@ from typing import Any
 
 from paceline.evaluate import Evaluation
 from paceline.evaluate.figures import BudgetFigures
+from paceline.evaluate.names import BOUND
 from paceline.profiles import Profile
 from paceline.report.charts import budget_chart
+from paceline.report.learning import Curves, learning_charts, learning_section
+from paceline.report.lines import lines_of, words_of
 from paceline.report.parts import (
     ASSETS,
     embedded_json,
@@ -20,25 +23,6 @@ from paceline.report.parts import (
     write_page,
 )
 
-# name: colour and dash of its line; a controller looks the same on every page
-LINES: dict[str, tuple[str, list[int]]] = {
-    "bound": ("var(--high)", [1, 0]),
-    "policy": ("var(--medium)", [1, 0]),
-    "point": ("var(--low)", [1, 0]),
-    "table": ("var(--global)", [6, 3]),
-    "dataset_tables": ("var(--own)", [6, 3]),
-    "table_equal_adherence": ("var(--d3)", [2, 2]),
-    "oracle": ("var(--muted)", [2, 2]),
-}
-WORDS = {
-    "bound": "estimator with bound",
-    "policy": "learned policy",
-    "point": "estimator, point",
-    "table": "table",
-    "dataset_tables": "table per dataset",
-    "table_equal_adherence": "table at the bound's adherence, in hindsight",
-    "oracle": "oracle, in hindsight",
-}
 COLUMNS = (
     "controller",
     "budget",
@@ -46,6 +30,7 @@ COLUMNS = (
     "adherence",
     "95 % interval",
     "none fits",
+    "refused",
     "mean",
     "p95",
     "mean overshoot",
@@ -53,21 +38,27 @@ COLUMNS = (
     "most taken",
 )
 
+NO_CURVES: Curves = {}
+
 Row = dict[str, Any]
 
 
-def write_evaluation(evaluation: Evaluation, profile: Profile, out: Path | str) -> int:
+def write_evaluation(evaluation: Evaluation, profile: Profile, out: Path | str, *, curves: Curves = NO_CURVES) -> int:
     """Write the page of an evaluation and return its size in bytes; raises OutputPathError."""
-    return write_page(Path(out), evaluation_page(evaluation, profile))
+    return write_page(Path(out), evaluation_page(evaluation, profile, curves=curves))
 
 
-def evaluation_page(evaluation: Evaluation, profile: Profile) -> str:
-    """Return the page's HTML; nothing in it is loaded from elsewhere."""
+def evaluation_page(evaluation: Evaluation, profile: Profile, *, curves: Curves = NO_CURVES) -> str:
+    """Return the page's HTML; nothing in it is loaded from elsewhere.
+
+    `curves` holds the rows of each learned controller's learning curve by its name.
+    """
     rows = evaluation_rows(evaluation)
-    lines = {WORDS[name]: line for name, line in LINES.items() if name in evaluation.controllers}
+    lines = {words_of(name): line for name, line in lines_of(evaluation.controllers).items()}
     charts = {
         "adherence": budget_chart("adherence", lines, promised=1 - evaluation.alpha),
         "accuracy": budget_chart("accuracy", lines),
+        **learning_charts(curves),
     }
     cells = {
         "title": escape(title_of(profile)),
@@ -78,6 +69,7 @@ def evaluation_page(evaluation: Evaluation, profile: Profile) -> str:
         "summary": facts_list(profile, _facts(evaluation)),
         "adherence_note": escape(_adherence_note(evaluation)),
         "accuracy_note": escape(_accuracy_note(evaluation)),
+        "learning": learning_section(evaluation, curves),
         "numbers_note": escape(_numbers_note(evaluation)),
         "numbers": _numbers(evaluation),
         "provenance": provenance_list(profile),
@@ -88,10 +80,7 @@ def evaluation_page(evaluation: Evaluation, profile: Profile) -> str:
 def evaluation_rows(evaluation: Evaluation) -> list[Row]:
     """Return a row for each charted controller and budget, with 95 % intervals."""
     return [
-        _row(name, figures)
-        for name in LINES
-        if name in evaluation.controllers
-        for figures in evaluation.controllers[name]
+        _row(name, figures) for name in lines_of(evaluation.controllers) for figures in evaluation.controllers[name]
     ]
 
 
@@ -99,7 +88,7 @@ def _row(name: str, figures: BudgetFigures) -> Row:
     kept, scored = figures.adherence.interval(), figures.accuracy.score_interval()
     low, high = (None, None) if scored is None else (scored.low, scored.high)
     return {
-        "controller": WORDS[name],
+        "controller": words_of(name),
         "budget_ms": figures.budget_ms,
         "adherence": figures.adherence.share,
         "adherence_low": kept.low,
@@ -117,7 +106,7 @@ def _facts(evaluation: Evaluation) -> dict[str, str]:
         "promised share": f"{1 - evaluation.alpha:g}",
         "budgets": f"{evaluation.budgets_ms[0]:g} to {evaluation.budgets_ms[-1]:g} ms",
     }
-    bound = evaluation.pooled.get("bound")
+    bound = evaluation.pooled.get(BOUND)
     if bound is not None:
         facts["kept with the bound"] = f"{bound.share:.3f} ({bound.interval})"
     return facts
@@ -166,12 +155,13 @@ def _numbers(evaluation: Evaluation) -> str:
 def _number_row(name: str, figures: BudgetFigures) -> tuple[str, ...]:
     taken, count = next(iter(figures.configs.items()))
     return (
-        WORDS.get(name, name),
+        words_of(name),
         f"{figures.budget_ms:g}",
         f"{figures.accuracy.mean:.3f}",
         f"{figures.adherence.share:.3f}",
         str(figures.adherence.interval()),
         f"{figures.none_fit:,}",
+        f"{figures.refused:,}",
         f"{figures.mean_latency_ms:.2f}",
         f"{figures.p95_latency_ms:.2f}",
         f"{figures.mean_overshoot_ms:.2f}",

@@ -61,12 +61,14 @@ def facts_list(profile: Profile, facts: Mapping[str, str]) -> str:
 
 def numbers_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table that opens on a click, and by itself in print."""
+    return f"<details><summary>Show the numbers</summary>{table(columns, rows)}</details>"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table that scrolls sideways where the page is too narrow for it."""
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f"<details><summary>Show the numbers</summary><div class='scroll' tabindex='0'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
-    )
+    return f"<div class='scroll' tabindex='0'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def provenance_list(profile: Profile) -> str:

@@ -11,7 +11,7 @@ from paceline.control import LookupTable
 from paceline.control.controller import Controller
 from paceline.errors import InvalidValueError
 from paceline.evaluate import Evaluation, evaluate, evaluation_document
-from paceline.evaluate.evaluation import ORACLE, SCALED_TABLE
+from paceline.evaluate.names import ORACLE, SCALED_TABLE
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.conformal import calibrate_bounds
 from paceline.profiles import Profile, SampleParts, Split, split_samples

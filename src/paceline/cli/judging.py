@@ -1,0 +1,82 @@
+"""What the commands that judge controllers build alike: estimator and held-out part, budgets, evaluation and page."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from rich.markup import escape
+
+from paceline.analyze import ChosenBudgets, default_budgets
+from paceline.cli.printing import LOG
+from paceline.control.controller import Controller
+from paceline.estimate.bounds import LatencyBounds
+from paceline.estimate.bounds_file import load_bounds
+from paceline.estimate.latency_model import LatencyModel
+from paceline.estimate.network import NetworkEstimator
+from paceline.evaluate import Evaluation, evaluate
+from paceline.evaluate.learned_candidates import LearnedCandidates
+from paceline.fit.conformal import split_of
+from paceline.profiles import Profile, SampleParts, split_samples
+from paceline.profiles.request_features import request_vectors
+from paceline.records import LatencyKind
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the controllers are built from, and the samples that judge them."""
+
+    model: LatencyModel
+    bounds: LatencyBounds
+    parts: SampleParts
+
+
+def judged_with(profile: Profile, estimator: Path) -> Judged:
+    """Part a profile as the training of an estimator did; raises EstimatorError for one of another model."""
+    model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
+    model.require_model(frozenset(run.model for run in profile.provenance), artifact=estimator)
+    # a sample's part follows from its name and the split alone: nothing that trained or calibrated it can judge it
+    return Judged(model=model, bounds=bounds, parts=split_samples(profile.samples, split_of(model.description)))
+
+
+def chosen_budgets(asked_ms: list[float] | None, parts: SampleParts, kind: LatencyKind) -> ChosenBudgets:
+    """Return the budgets asked for, ascending, or ten that the fitted part of the profile suggests."""
+    if asked_ms is not None:
+        return ChosenBudgets(budgets_ms=tuple(sorted(asked_ms)), origin="as asked for")
+    return default_budgets(parts.fit, kind)
+
+
+def judge(
+    profile: Profile,
+    parts: SampleParts,
+    controllers: Mapping[str, Controller],
+    learned: LearnedCandidates | None,
+    chosen: ChosenBudgets,
+    *,
+    alpha: float,
+    latency_kind: LatencyKind,
+    on_progress: Progress,
+) -> Evaluation:
+    """Judge controllers, and learned ones beside them, on the held-out part.
+
+    Raises ProfileDataError where a learned controller is judged on samples without request vectors.
+    """
+    return evaluate(
+        parts.test,
+        controllers if learned is None else {**controllers, **learned.controllers},
+        budgets_ms=chosen.budgets_ms,
+        latency_kind=latency_kind,
+        alpha=alpha,
+        vectors=None if learned is None else request_vectors(parts.test, profile.source),
+        on_progress=on_progress,
+    )
+
+
+def write_page(evaluation: Evaluation, profile: Profile, learned: LearnedCandidates | None, path: Path) -> None:
+    """Write the page of an evaluation, with the learning curves of learned controllers, and say where."""
+    curves = {} if learned is None else {name: each.learning for name, each in learned.descriptions.items()}
+    # charts need an extra that the commands do without
+    size_bytes = import_module("paceline.report.evaluation").write_evaluation(evaluation, profile, path, curves=curves)
+    LOG.print(escape(f"wrote {path} ({size_bytes / 1e6:.2f} MB)"), highlight=False, soft_wrap=True)

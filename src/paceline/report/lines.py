@@ -1,0 +1,79 @@
+"""How controllers look on a page: a word, a colour and a dash each, the same everywhere."""
+
+from collections.abc import Iterable
+
+from paceline.evaluate.names import (
+    BOUND,
+    LEARNED,
+    ORACLE,
+    ORACLE_WITHIN_BOUND,
+    SCALED_TABLE,
+    TABLE,
+    is_learned,
+    scaled_table_for,
+)
+
+TWO_STAGE = "_two_stage"
+SOLID, LONG, SHORT, DOTTED = [1, 0], [6, 3], [2, 2], [1, 3]
+
+# name: colour and dash of its line
+LINES: dict[str, tuple[str, list[int]]] = {
+    BOUND: ("var(--high)", SOLID),
+    "policy": ("var(--medium)", SOLID),
+    "supervised": ("var(--d5)", SOLID),
+    "point": ("var(--low)", SOLID),
+    TABLE: ("var(--global)", LONG),
+    "dataset_tables": ("var(--own)", LONG),
+    SCALED_TABLE: ("var(--d3)", SHORT),
+    ORACLE_WITHIN_BOUND: ("var(--d6)", SHORT),
+    ORACLE: ("var(--muted)", SHORT),
+}
+WORDS = {
+    BOUND: "estimator with bound",
+    "policy": "learned policy (GRPO)",
+    "supervised": "learned accuracies",
+    "point": "estimator, point",
+    TABLE: "table",
+    "dataset_tables": "table per dataset",
+    SCALED_TABLE: "table at the bound's adherence, in hindsight",
+    ORACLE_WITHIN_BOUND: "oracle within the bound, in hindsight",
+    ORACLE: "oracle, in hindsight",
+}
+FURTHER_COLOURS = ("var(--d4)", "var(--d7)", "var(--d1)", "var(--d2)", "var(--d0)")  # for a second one of a learner
+
+
+def lines_of(names: Iterable[str]) -> dict[str, tuple[str, list[int]]]:
+    """Return colour and dash of every controller that has a line, by name: learned ones come after the bound.
+
+    Each learned controller has a colour, its two-stage form the same one dotted.
+    """
+    present = list(names)
+    lines: dict[str, tuple[str, list[int]]] = {}
+    for name in LINES:
+        if name in LEARNED.values():
+            lines |= _learned_lines(name, [each for each in present if each.split("_")[0] == name])
+        elif name in present:
+            lines[name] = LINES[name]
+    return lines
+
+
+def words_of(name: str) -> str:
+    """Return what a controller is called on a page; one without a word goes by its name."""
+    if name in WORDS:
+        return WORDS[name]
+    if name.startswith(scaled_table_for("")):
+        return f"table at the adherence of: {words_of(name.removeprefix(scaled_table_for('')))}"
+    if name.endswith(TWO_STAGE):
+        return f"{words_of(name.removesuffix(TWO_STAGE))}, in two stages"
+    learner = name.split("_")[0]
+    return f"{WORDS[learner]} {name.removeprefix(f'{learner}_')}" if is_learned(name) else name
+
+
+def _learned_lines(learner: str, names: list[str]) -> dict[str, tuple[str, list[int]]]:
+    single = [name for name in names if not name.endswith(TWO_STAGE)]
+    colours = dict(zip(single, (LINES[learner][0], *FURTHER_COLOURS), strict=False))
+    return {
+        name: (colours[name.removesuffix(TWO_STAGE)], DOTTED if name.endswith(TWO_STAGE) else SOLID)
+        for name in names
+        if name.removesuffix(TWO_STAGE) in colours
+    }
