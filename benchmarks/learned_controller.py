@@ -1,6 +1,6 @@
 """How much of the distance from table to oracle a learned controller recovers: five splits, and question sets held out whole.
 
-    python benchmarks/learned_controller.py PROFILE [--seeds 5] [--only seeds|sets]
+    python benchmarks/learned_controller.py PROFILE [--seeds 5] [--first-seed 10] [--only seeds|sets]
 
 For every seed the samples are parted anew: an estimator and both learners are trained on one part, bounds calibrated on
 another, and all controllers judged on the third at ten budgets. For every question set, everything is trained on the other
@@ -51,12 +51,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("profile", type=Path)
     arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--first-seed", type=int, default=10)
     arguments.add_argument("--only", choices=("seeds", "sets"))
     asked = arguments.parse_args()
     profile = read_profile(asked.profile, columns=POLICY_COLUMNS)
     found: dict[str, Any] = {"profile": _described(profile), "seeds": [], "sets": []}
     if asked.only != "sets":
-        for seed in range(asked.seeds):
+        for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             found["seeds"].append({"seed": seed, **_judged_split(profile, seed)})
             _print_case(f"seed {seed}", found["seeds"][-1])
     if asked.only != "seeds":

@@ -1,7 +1,7 @@
 """GRPO: a policy over the grid that learns from what its own choices earned, compared within groups.
 
 A group is a set of configurations drawn for one request and budget. The advantage of each is its reward less the group's
-mean, over the group's standard deviation; no value network is needed (Shao et al., "DeepSeekMath", 2024). Configurations
+mean, over a standard deviation; no value network is needed (Shao et al., "DeepSeekMath", 2024). Configurations
 whose bound does not fit the budget have no probability, in training as in use (invalid action masking: Huang and Ontañón,
 2022); where none fits, the choice of the controller with bounds has all of it. Rewards come from the profile, so no model
 runs.
@@ -23,7 +23,7 @@ from paceline.fit.policy_settings import GrpoSettings
 from paceline.fit.policy_training import inputs_of, new_model, new_optimizer, outcome_of
 
 LEAST_LOGIT = -1e4  # finite: its probability is 0, and 0 · its logarithm is 0 and not NaN
-SMALLEST_SPREAD = 1e-4  # of the rewards in a group; below it they count as equal
+SMALLEST_SPREAD = 1e-4  # of rewards; below it they count as equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class GrpoLearner:
             old_MBG=old_MBC.gather(-1, taken_MBG),
             reference_MBC=reference_MBC,
             taken_MBG=taken_MBG,
-            advantage_MBG=group_advantages(earned_MBG),
+            advantage_MBG=advantages(earned_MBG, self.settings.advantage_scale),
         )
         return groups, float(earned_MBG.mean())
 
@@ -158,10 +158,14 @@ def clipped_gain(ratio_MBG: Tensor, advantage_MBG: Tensor, clip: float) -> Tenso
     return torch.minimum(ratio_MBG * advantage_MBG, ratio_MBG.clamp(1 - clip, 1 + clip) * advantage_MBG)
 
 
-def group_advantages(earned_MBG: Tensor) -> Tensor:
-    """Return rewards less their group's mean, over its standard deviation; 0 in a group of equal rewards."""
+def advantages(earned_MBG: Tensor, scale: str) -> Tensor:
+    """Return rewards less their group's mean, over the standard deviation of the `group` or of the `batch`.
+
+    0 in a group of equal rewards. A batch is one member's: members do not touch one another.
+    """
     centred_MBG = earned_MBG - earned_MBG.mean(dim=-1, keepdim=True)
-    return centred_MBG / (earned_MBG.std(dim=-1, keepdim=True, correction=0) + SMALLEST_SPREAD)
+    over = (-1,) if scale == "group" else (-2, -1)
+    return centred_MBG / (centred_MBG.square().mean(dim=over, keepdim=True).sqrt() + SMALLEST_SPREAD)
 
 
 def log_policy(logits_MBC: Tensor, allowed_BC: Tensor) -> Tensor:

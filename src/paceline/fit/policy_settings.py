@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from paceline.errors import InvalidValueError
+from paceline.errors import InvalidValueError, UnknownChoiceError
 
 DEFAULT_SEED = 3407
+ADVANTAGE_SCALES = ("batch", "group")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,9 +16,9 @@ class NetworkSettings:
     """The network of a learned controller: `members` of it are trained side by side and their scores averaged."""
 
     members: int = 4
-    hidden_dim: int = 32
+    hidden_dim: int = 64
     num_layers: int = 1
-    dropout: float = 0.3
+    dropout: float = 0.5
 
     def __post_init__(self) -> None:
         _require(self)
@@ -36,7 +37,7 @@ class SupervisedSettings:
     patience: int = 20
     batch_size: int = 256
     learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
     seed: int = DEFAULT_SEED
 
     def __post_init__(self) -> None:
@@ -50,11 +51,15 @@ class GrpoSettings:
     A step draws `batch_size` requests with a budget each, `group_size` configurations for every one of them from the
     policy as it was, and takes `inner_steps` on them with the ratio of new to old probability clipped to 1 ± `clip`.
     `kl_weight` holds the policy near the cloned one; below `entropy_floor` (nats) `entropy_weight` draws its entropy up.
-    The weights of the best validation reward are kept.
+    Rewards are compared with their group's mean, and divided by the standard deviation of the `group`, or of the whole
+    `batch` (`advantage_scale`): divided by their own, groups in which nothing but a little latency differs weigh as much as
+    those in which an answer turns wrong (Liu et al., "Understanding R1-Zero-Like Training", 2025; measured in
+    docs/decisions/006-learned-controllers.md). The weights of the best validation reward are kept.
     """
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
-    cloning_steps: int = 300
+    advantage_scale: str = "batch"
+    cloning_steps: int = 100
     num_steps: int = 1500
     round_steps: int = 50
     patience: int = 15
@@ -62,14 +67,16 @@ class GrpoSettings:
     group_size: int = 16
     inner_steps: int = 2
     clip: float = 0.2
-    kl_weight: float = 0.02
-    entropy_floor: float = 0.3
-    entropy_weight: float = 0.05
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    kl_weight: float = 0.01
+    entropy_floor: float = 1.5
+    entropy_weight: float = 0.3
+    learning_rate: float = 1e-3
+    weight_decay: float = 1.0
     seed: int = DEFAULT_SEED
 
     def __post_init__(self) -> None:
+        if self.advantage_scale not in ADVANTAGE_SCALES:
+            raise UnknownChoiceError("advantage_scale", self.advantage_scale, ADVANTAGE_SCALES)
         _require(self)
 
 

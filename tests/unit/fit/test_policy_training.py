@@ -20,16 +20,16 @@ from paceline.control.policy_network import PolicyNetwork
 from paceline.control.reward import Reward
 from paceline.errors import InvalidValueError, ProfileDataError
 from paceline.fit.policy_data import PolicyParts, policy_data, policy_parts
-from paceline.fit.policy_grpo import GrpoLearner, clipped_gain, group_advantages, log_policy
+from paceline.fit.policy_grpo import GrpoLearner, advantages, clipped_gain, log_policy
 from paceline.fit.policy_network import PolicyModule
-from paceline.fit.policy_settings import GrpoSettings, NetworkSettings, SupervisedSettings
+from paceline.fit.policy_settings import ADVANTAGE_SCALES, GrpoSettings, NetworkSettings, SupervisedSettings
 from paceline.fit.policy_supervised import SupervisedLearner, best_fitting
 from paceline.fit.policy_training import Learner, fingerprint_of, inputs_of, train_policy
 
 SOURCE = Path("synthetic")
 ACCURACY_ALONE = Reward(latency_weight=0, overshoot_weight=0)
 BUDGET_MS = 24.0  # fits 16 blocks in the low tier or 8 in the high one, not both
-SMALL = NetworkSettings(members=2, hidden_dim=8)
+SMALL = NetworkSettings(members=2, hidden_dim=8, dropout=0.2)
 SUPERVISED = SupervisedSettings(network=SMALL, num_steps=400, learning_rate=0.01)
 GRPO = GrpoSettings(network=SMALL, cloning_steps=50, num_steps=300, batch_size=64, learning_rate=0.01)
 LEARNERS: dict[str, Callable[[PolicyParts], Learner]] = {
@@ -178,13 +178,21 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
         replace(GRPO, **changes)
 
 
-@given(rewards=st.lists(st.floats(-100, 100), min_size=2, max_size=8))
-def test_advantages_are_centred_and_keep_the_order(rewards: list[float]) -> None:
-    advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64)[None, None])[0, 0]
-    assert abs(float(advantages.mean())) < 1e-6
-    assert float(advantages.abs().max()) <= len(rewards)
-    order = np.argsort(rewards, kind="stable")
-    assert (np.diff(advantages.numpy()[order]) >= -1e-12).all()
+@given(rewards=st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_advantages_are_centred_and_keep_the_order(rewards: list[list[float]]) -> None:
+    for scale in ADVANTAGE_SCALES:
+        found_BG = advantages(torch.tensor(rewards, dtype=torch.float64)[None], scale)[0]
+        assert float(found_BG.mean(dim=-1).abs().max()) < 1e-6
+        for group, found in zip(rewards, found_BG.tolist(), strict=True):
+            order = np.argsort(group, kind="stable")
+            assert (np.diff(np.array(found)[order]) >= -1e-12).all()
+
+
+def test_a_group_weighs_as_much_as_its_rewards_differ_only_by_the_batch() -> None:
+    earned = torch.tensor([[[1.0, 0.99], [1.0, 0.0], [0.5, 0.5]]])
+    assert advantages(earned, "group")[0, :, 0].tolist() == pytest.approx([1, 1, 0], abs=0.03)
+    slight, large, none = advantages(earned, "batch")[0, :, 0].tolist()
+    assert large == pytest.approx(100 * slight) and none == 0
 
 
 @given(ratio=st.floats(0.01, 10), advantage=st.floats(-5, 5), clip=st.floats(0.05, 0.5))
