@@ -4,7 +4,8 @@
 
 For every seed the samples are parted anew: an estimator and both learners are trained on one part, bounds calibrated on
 another, and all controllers judged on the third at ten budgets. For every question set, everything is trained on the other
-sets and judged on that one. Each learner is trained twice: for the whole reward (`supervised`, `policy`), and for accuracy
+sets and judged on that one, once as controllers are (requests beyond training are left to the controller with bounds) and once
+trusted with them (`…_trusted`). Each learner is trained twice: for the whole reward (`supervised`, `policy`), and for accuracy
 alone, its latency terms off (`supervised_accuracy`, `policy_accuracy`). The parts of different seeds overlap, for there is one
 profile: the spread over seeds is that of splitting. Writes benchmarks/results/learned_controller.json.
 """
@@ -15,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import polars as pl
 
 from paceline.analyze import dataset_names, default_budgets
 from paceline.control.controller import Controller
+from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.learned import LearnedController
 from paceline.control.reward import Reward
 from paceline.estimate.bounds_file import load_bounds
@@ -32,9 +34,14 @@ from paceline.evaluate import Evaluation, evaluate, evaluation_document
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.estimator_artifact import train_artifact
 from paceline.fit.policy_artifact import POLICY_COLUMNS, ControllerSettings, WrittenController, train_controller
+from paceline.fit.policy_data import policy_parts
+from paceline.fit.policy_grpo import GrpoLearner
+from paceline.fit.policy_settings import ADVANTAGE_SCALES, GrpoSettings
+from paceline.fit.policy_training import train_policy
 from paceline.profiles import Profile, Split, read_profile
 from paceline.profiles.request_features import request_vectors
 
+BY_SET = ("bound", "supervised_accuracy")
 RESULTS = Path(__file__).parent / "results" / "learned_controller.json"
 ACCURACY_ALONE = Reward(latency_weight=0.0, overshoot_weight=0.0)
 TRAINED = {
@@ -43,7 +50,7 @@ TRAINED = {
     "policy": ("grpo", Reward()),
     "policy_accuracy": ("grpo", ACCURACY_ALONE),
 }
-SHOWN = ("table", "bound", *TRAINED, "oracle_within_bound", "oracle")
+SHOWN = ("table", "bound", *TRAINED, *(f"{name}_trusted" for name in TRAINED), "oracle_within_bound", "oracle")
 
 
 def main() -> None:
@@ -86,7 +93,28 @@ def _judged_split(profile: Profile, seed: int) -> dict[str, Any]:
     split = Split(seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         written = train_artifact(profile, Path(folder) / "estimator", split=split)
-        return _judged(profile, Path(folder), written.parts.test, seed)
+        scales = _advantage_scales(profile, Path(folder) / "estimator", written.parts.fit, seed)
+        return {**_judged(profile, Path(folder), written.parts.test, seed), "advantage_scales": scales}
+
+
+def _advantage_scales(profile: Profile, estimator: Path, fit: pl.DataFrame, seed: int) -> dict[str, Any]:
+    """Return what GRPO makes of the whole reward with advantages over the spread of the batch, and of the group."""
+    parts = policy_parts(
+        fit,
+        source=profile.source,
+        model=NetworkEstimator.load(estimator),
+        bounds=load_bounds(estimator),
+        latency_kind="prefill",
+        alpha=DEFAULT_ALPHA,
+        seed=seed,
+    )
+    found: dict[str, Any] = {}
+    for scale in ADVANTAGE_SCALES:
+        learner = GrpoLearner(parts, GrpoSettings(advantage_scale=scale, seed=seed), Reward())
+        curve = train_policy(learner, "not kept").learning
+        best = max(curve, key=lambda row: row["validation_reward"])
+        found[scale] = {"start": curve[0], "best": best, "last": curve[-1]}
+    return found
 
 
 def _judged_set(profile: Profile, held_out: str) -> dict[str, Any]:
@@ -94,10 +122,12 @@ def _judged_set(profile: Profile, held_out: str) -> dict[str, Any]:
     others = replace(profile, samples=profile.samples.filter(~is_held))
     with tempfile.TemporaryDirectory() as folder:
         train_artifact(others, Path(folder) / "estimator")
-        return _judged(others, Path(folder), profile.samples.filter(is_held), 0)
+        return _judged(others, Path(folder), profile.samples.filter(is_held), 0, trusted_too=True)
 
 
-def _judged(profile: Profile, folder: Path, test: pl.DataFrame, seed: int) -> dict[str, Any]:
+def _judged(
+    profile: Profile, folder: Path, test: pl.DataFrame, seed: int, *, trusted_too: bool = False
+) -> dict[str, Any]:
     """Train both learners beside the estimator in `folder` and judge everything on `test`."""
     estimator = folder / "estimator"
     written = {
@@ -112,6 +142,9 @@ def _judged(profile: Profile, folder: Path, test: pl.DataFrame, seed: int) -> di
         **estimator_candidates(NetworkEstimator.load(estimator), load_bounds(estimator)),
         **{name: LearnedController.load(folder / name) for name in TRAINED},
     }
+    if trusted_too:
+        for name in TRAINED:
+            controllers[f"{name}_trusted"] = LearnedController.load(folder / name, trust_outside=True)
     evaluation = evaluate(
         test,
         controllers,
@@ -122,9 +155,23 @@ def _judged(profile: Profile, folder: Path, test: pl.DataFrame, seed: int) -> di
         "fit_requests": next(iter(written.values())).description.num_requests,
         "judged_requests": evaluation.num_requests,
         "training": {name: _training(each) for name, each in written.items()},
-        "summary": {name: _summary(name, evaluation) for name in SHOWN},
-        "evaluation": evaluation_document(evaluation),
+        "summary": {name: _summary(name, evaluation) for name in SHOWN if name in evaluation.controllers},
+        "decision_us": {name: asdict(times) for name, times in evaluation.decision_times.items()},
+        "evaluation": _short(evaluation_document(evaluation)),
     }
+
+
+def _short(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the summary tells or nobody reads: every budget's figures stay, knobs by question set for two alone."""
+    rows = {
+        name: [
+            {key: value for key, value in row.items() if not key.endswith("_by_dataset") or name in BY_SET}
+            for row in each
+        ]
+        for name, each in document["controllers"].items()
+        if name in SHOWN
+    }
+    return {"budgets": document["budgets"], "controllers": rows}
 
 
 def _training(written: WrittenController) -> dict[str, float]:
@@ -146,7 +193,10 @@ def _summary(name: str, evaluation: Evaluation) -> dict[str, Any]:
         "adherence": float(np.mean([row.adherence.share for row in rows])),
         "mean_latency_ms": float(np.mean([row.mean_latency_ms for row in rows])),
     }
+    found["refused"] = sum(row.refused for row in rows) / sum(row.adherence.count for row in rows)
     learned = evaluation.learned.get(name)
+    if name == "bound":
+        found["table_equal_adherence to oracle"] = _of_bound(evaluation, possible)
     if learned is None:
         return found
     for each in learned.recovered:
@@ -166,6 +216,16 @@ def _summary(name: str, evaluation: Evaluation) -> dict[str, Any]:
     return found
 
 
+def _of_bound(evaluation: Evaluation, possible: Sequence[int]) -> dict[str, Any]:
+    """Return what the controller with bounds itself recovers; without learning, there is no more to it than latencies."""
+    mean = {
+        name: float(np.mean([evaluation.controllers[name][place].accuracy.mean for place in possible]))
+        for name in ("bound", "table_equal_adherence", "oracle")
+    }
+    gain, distance = mean["bound"] - mean["table_equal_adherence"], mean["oracle"] - mean["table_equal_adherence"]
+    return {"share": gain / distance, "interval": None, "gain": gain, "distance": distance}
+
+
 def _word(base: str) -> str:
     return "table_equal_adherence" if base.startswith("table_equal_adherence") else base
 
@@ -183,6 +243,11 @@ def _print_case(title: str, case: dict[str, Any]) -> None:
                     end="",
                 )
         print(flush=True)
+    for scale, rows in case.get("advantage_scales", {}).items():
+        told = (
+            f"{at} {rows[at]['validation_reward']:.4f}, accuracy {rows[at]['validation_accuracy']:.4f}" for at in rows
+        )
+        print(f"  advantages over the {scale}'s spread, held-back reward: {'; '.join(told)}")
     for name, row in case["training"].items():
         factor = row["rewards_per_second"] / row["model_requests_per_second"]
         print(
@@ -193,13 +258,17 @@ def _print_case(title: str, case: dict[str, Any]) -> None:
 
 def _print_over(title: str, cases: Sequence[dict[str, Any]]) -> None:
     print(f"\nover {len(cases)} {title}: mean (smallest to largest)")
-    for name in TRAINED:
+    for name in ("bound", *(each for each in SHOWN if each.split("_")[0] in ("supervised", "policy"))):
+        if name not in cases[0]["summary"]:
+            continue
         for key in cases[0]["summary"][name]:
             shares = [cells["share"] for case in cases if isinstance(cells := case["summary"][name].get(key), dict)]
             if shares:
                 print(
                     f"  {name:22s} {key:38s} {statistics.fmean(shares):+.3f} ({min(shares):+.3f} to {max(shares):+.3f})"
                 )
+        if name == "bound":
+            continue
         kept = [case["summary"][name]["adherence_minus_bound"][0] for case in cases]
         print(
             f"  {name:22s} adherence minus bound's {statistics.fmean(kept):+.4f} ({min(kept):+.4f} to {max(kept):+.4f})"

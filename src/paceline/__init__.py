@@ -8,12 +8,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from paceline.control import LookupTable
     from paceline.control.estimated import BoundController
+    from paceline.control.learned import LearnedController
     from paceline.control.loading import load_controller
     from paceline.errors import PacelineError
     from paceline.estimate.network import NetworkEstimator
     from paceline.fit import build_lookup_table, build_lookup_table_from_core_exp, save_table
     from paceline.fit.estimator import LatencyEstimator, LatencyEstimatorTrainer
     from paceline.fit.estimator_artifact import train_artifact
+    from paceline.fit.policy_artifact import train_controller
     from paceline.measure.profiling import ProfilePlan, run_profile
     from paceline.measure.verify import verify
     from paceline.models.knobs import applied
@@ -41,6 +43,7 @@ _HOME = {
     "LatencyBudget": "paceline.records",
     "LatencyEstimator": "paceline.fit.estimator",
     "LatencyEstimatorTrainer": "paceline.fit.estimator",
+    "LearnedController": "paceline.control.learned",
     "LookupTable": "paceline.control",
     "NetworkEstimator": "paceline.estimate.network",
     "PacelineError": "paceline.errors",
@@ -59,6 +62,7 @@ _HOME = {
     "run_profile": "paceline.measure.profiling",
     "save_table": "paceline.fit",
     "train_artifact": "paceline.fit.estimator_artifact",
+    "train_controller": "paceline.fit.policy_artifact",
     "verify": "paceline.measure.verify",
 }
 
@@ -76,9 +80,11 @@ __all__ = [  # noqa: RUF022  in the order of the pipeline: measure, build, serve
     "LatencyEstimator",
     "LatencyEstimatorTrainer",
     "train_artifact",
+    "train_controller",
     "NetworkEstimator",
     "LookupTable",
     "BoundController",
+    "LearnedController",
     "load_controller",
     "AdaptiveModel",
     "AdaptiveAnswer",

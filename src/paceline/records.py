@@ -293,8 +293,8 @@ class Decision:
     The budget stays with the request: a table builds a decision once for every budget that leads to it, and hands it out
     again. `bound_ms` is what the latency stays under with the controller's promised probability, None from a controller
     that promises none. `outside` names the request's features that lie outside what the controller was measured on.
-    `refused` marks a learned controller's choice that does not fit the budget since the machine became slower: the most
-    accurate configuration that does was taken in its place.
+    `refused` marks a learned controller's choice that was not taken, for the request lies beyond its training or the choice
+    no longer fits: the most accurate configuration that does was taken in its place.
     """
 
     config: KnobConfig

@@ -27,7 +27,7 @@ class AdaptiveAnswer:
 
     `predicted_ms`, `bound_ms` and `measured_ms` are of the same latency kind: what the controller expects, what it expects
     not to be exceeded (None from one that promises no bound), what it was. `promised` says whether the controller expected
-    the budget to hold, `within_budget` whether it held. `refused` marks a learned controller's preference that did not fit,
+    the budget to hold, `within_budget` whether it held. `refused` marks a learned controller's choice that was not taken,
     `outside` names features of the request beyond what the controller was measured on. `features_us` is the time taken to
     look at the request, `decision_us` the controller's own, both in microseconds.
     """

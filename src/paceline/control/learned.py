@@ -2,7 +2,8 @@
 
 A network scores the grid for the request's vector and budget (`paceline.control.policy_network`); what the scores mean is up
 to the learner. It chooses among the configurations whose bound fits as it was calibrated, as it did in training. The choice
-is accepted if its bound fits as it stands, corrected for drift; otherwise BoundController's is taken, and marked.
+is accepted if the request lies within what it was trained on, and if its bound fits as it stands, corrected for drift;
+otherwise BoundController's is taken, and marked.
 Legend of array suffixes: C configurations, most accurate first and the smaller first of equals.
 """
 
@@ -51,9 +52,10 @@ class _Considered:
 class LearnedController:
     """Takes the configuration that a learned policy prefers, as long as its bound fits the budget.
 
-    A `supervised` policy predicts accuracies: the best predicted reward is preferred. A `grpo` policy has preferences. What
-    fits no longer since the machine became slower is refused, and the decision is BoundController's, marked `refused`.
-    `observe` corrects the bounds while it serves; an instance is meant for one stream of requests on one machine.
+    A `supervised` policy predicts accuracies: the best predicted reward is preferred. A `grpo` policy has preferences. Refused
+    is what fits no longer since the machine became slower, and what is preferred for a request beyond training, unless
+    `trust_outside`: then the decision is BoundController's, marked `refused`. `observe` corrects the bounds while it serves;
+    an instance is meant for one stream of requests on one machine.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class LearnedController:
         bounds: LatencyBounds,
         alpha: float = DEFAULT_ALPHA,
         confidence: float | None = DEFAULT_CONFIDENCE,
+        trust_outside: bool = False,
     ) -> None:
         kind = policy.description.latency_kind
-        self.policy, self.alpha = policy, alpha
+        self.policy, self.alpha, self.trust_outside = policy, alpha, trust_outside
         self.latency_kind: LatencyKind = kind
         self.provenance = bounds.provenance
         self.bound = BoundController(model=model, bounds=bounds, alpha=alpha, confidence=confidence, latency_kind=kind)
@@ -75,11 +78,15 @@ class LearnedController:
         self._by_tier = _parts_by_tier(self._whole)
 
     @staticmethod
-    def load(directory: Path | str, *, alpha: float = DEFAULT_ALPHA) -> "LearnedController":
+    def load(
+        directory: Path | str, *, alpha: float = DEFAULT_ALPHA, trust_outside: bool = False
+    ) -> "LearnedController":
         """Read a learned controller's directory; raises ControllerError, with file and remedy, for one not to be trusted."""
         artifact = read_policy(Path(directory))
         policy = PolicyNetwork(description=artifact.description, weights=artifact.weights)
-        return LearnedController(policy=policy, model=artifact.estimator, bounds=artifact.bounds, alpha=alpha)
+        return LearnedController(
+            policy=policy, model=artifact.estimator, bounds=artifact.bounds, alpha=alpha, trust_outside=trust_outside
+        )
 
     @property
     def looks_at(self) -> tuple[str, ...]:
@@ -137,8 +144,11 @@ class LearnedController:
         fitting = part.ranked.fitting(budget_ms, times)
         if not len(fitting):
             return None, times
-        place, refused = self._place(budget_ms, vector, times, fitting, part)
         outside = self.policy.outside(vector, budget_ms)
+        if outside and not self.trust_outside:
+            place, refused = int(fitting[0]), True
+        else:
+            place, refused = self._place(budget_ms, vector, times, fitting, part)
         return part.ranked.decision(place, times, refused=refused, outside=outside), times
 
     def _place(

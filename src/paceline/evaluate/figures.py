@@ -22,8 +22,8 @@ class BudgetFigures:
     """One controller at one budget over all judged requests.
 
     `adherence` counts every request; `promised` only those that the controller said fit (None where it said so of none),
-    `none_fit` the others. `refused` counts those for which a learned controller's own choice was not taken, for it did not
-    fit. `overshoot` is max(0, latency − budget). `configs` counts what was taken; both are told by question set too.
+    `none_fit` the others. `refused` counts those for which a learned controller's own choice was not taken. `overshoot` is
+    max(0, latency − budget). `configs` counts what was taken; it and accuracy are told by question set too.
     """
 
     budget_ms: float

@@ -88,8 +88,9 @@ def _recovered_note(evaluation: Evaluation) -> str:
         "what the best choice in hindsight gains over it; intervals resample requests, pairs kept. It counts the budgets "
         "with a distance, where the best in hindsight is above the first, of those that some fixed configuration can keep. "
         "The table at its adherence keeps budgets as often as the learned controller; the table as it is need not, so the "
-        f"distance from it says less. Kept over all budgets: {kept}. A decision is refused where the learned choice "
-        "no longer fits, for the machine became slower: then the choice of the estimator with bound is taken."
+        f"distance from it says less. Kept over all budgets: {kept}. A decision is refused where the request lies "
+        "beyond training, or the learned choice no longer fits since the machine became slower: then the choice of the "
+        "estimator with bound is taken."
     )
 
 

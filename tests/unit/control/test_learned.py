@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,17 +109,33 @@ def test_a_stored_vector_is_as_good_as_the_picture() -> None:
         assert controller.predict(budget_ms, features=stored) == controller.predict(budget_ms, features=seen)
 
 
-def test_what_is_beyond_training_is_told_once_it_had_a_say() -> None:
+def test_a_request_beyond_training_is_told_and_left_to_the_controller_with_bounds() -> None:
     narrow = {name: (0.0, 100.0) for name in REQUEST_VECTOR_NAMES} | {"brightness": (0.6, 1.0)}
-    controller = learned((0.0, 0.0, 0.0, 1.0), "grpo", input_ranges=narrow, budget_range_ms=(10.0, 30.0))
-    assert controller.predict(20.0, features=request()).outside == ("brightness",)
-    assert controller.predict(400.0, features=request(text_tokens=1001)).outside == (
-        "text_tokens",
-        "brightness",
-        "budget_ms",
+    policy = policy_of_scores(
+        dict(zip(GRID, (0.0, 0.0, 1.0, 0.5), strict=True)),
+        "grpo",
+        input_ranges=narrow,
+        budget_range_ms=(10.0, 30.0),
     )
+    careful, trusting = (
+        LearnedController(policy=policy, model=token_linear(), bounds=steady_bounds(1.2), trust_outside=trust)
+        for trust in (False, True)
+    )
+    within = careful.predict(20.0, features=request(brightness=0.7))
+    assert (within.config, within.refused, within.outside) == (HIGH_8, False, ())
+    for budget_ms, features, outside in (
+        (20.0, request(), ("brightness",)),
+        (35.0, request(brightness=0.7), ("budget_ms",)),
+        (400.0, request(text_tokens=1001), ("text_tokens", "brightness", "budget_ms")),
+    ):
+        decision = careful.predict(budget_ms, features=features)
+        plain = careful.bound.predict(budget_ms, features=features)
+        assert (decision.outside, decision.refused) == (outside, True)
+        assert replace(decision, refused=False, outside=()) == replace(plain, outside=())
+        decision = trusting.predict(budget_ms, features=features)
+        assert (decision.config, decision.outside, decision.refused) == (HIGH_8, outside, False)
     with pytest.warns(PacelineWarning):
-        assert controller.predict(5.0, features=request()).outside == ()
+        assert careful.predict(5.0, features=request()).outside == ()
 
 
 def test_totals_are_promised_by_a_policy_of_totals() -> None:
