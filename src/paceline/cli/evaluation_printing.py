@@ -214,15 +214,15 @@ def _print_knob_shares(evaluation: Evaluation) -> None:
     for value in knob_values([row for rows in named.values() for row in rows]):
         by_knob.setdefault(value.knob, []).append(value)
     headings = [f"{KNOBS[knob]} {'/'.join(str(value.value) for value in values)}" for knob, values in by_knob.items()]
-    print_table(
-        "Over all budgets: accuracy, and decisions by knob value in %",
-        ("controller", "question set", "accuracy", *headings),
-        [
-            [heading_of(name), row.dataset, f"{row.accuracy:.3f}", *(_percents(row, each) for each in by_knob.values())]
-            for name, rows in named.items()
-            for row in rows
-        ],
-    )
+    for name, rows in named.items():
+        print_table(
+            f"Over all budgets, {heading_of(name)}: accuracy, and decisions by knob value in %",
+            ("question set", "accuracy", *headings),
+            [
+                [row.dataset, f"{row.accuracy:.3f}", *(_percents(row, each) for each in by_knob.values())]
+                for row in rows
+            ],
+        )
 
 
 def _percents(row: KnobShares, values: Sequence[KnobValue]) -> str:
