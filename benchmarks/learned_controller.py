@@ -177,7 +177,7 @@ def _short(document: dict[str, Any]) -> dict[str, Any]:
     """Leave out what the summary tells or nobody reads: every budget's figures stay, knobs by question set for two alone."""
     rows = {
         name: [
-            {key: value for key, value in row.items() if not key.endswith("_by_dataset") or name in BY_SET}
+            {key: value for key, value in row.items() if not key.startswith("configs") or name in BY_SET}
             for row in each
         ]
         for name, each in document["controllers"].items()
