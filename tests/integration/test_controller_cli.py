@@ -122,7 +122,7 @@ def test_eval_judges_on_what_the_estimator_held_out(tmp_path: Path, profile_path
     }
     assert set(document["learned"]) == {"supervised", "supervised_two_stage"}
     assert "supervised two stage" in text and "Accuracy won back by supervised" in text
-    assert "Decisions over all budgets" in text and "Over all budgets: accuracy" in text
+    assert "Decisions over all budgets" in text and "Over all budgets, supervised: accuracy" in text
     html = page.read_text()
     assert "How they learned" in html and "learning_validation_accuracy" in html
 
