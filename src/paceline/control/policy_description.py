@@ -10,6 +10,7 @@ from typing import Any, cast
 from paceline.control.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, PacelineError, UnknownChoiceError
 from paceline.estimate.bounds import require_alpha
+from paceline.estimate.json_fields import UnfitFieldError, finite_number, typed_fields
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 from paceline.request_vector import REQUEST_VECTOR_NAMES, REQUEST_VECTOR_VERSION
 
@@ -98,7 +99,7 @@ def read_policy_description(path: Path) -> tuple[PolicyDescription, str]:
     """Return a `controller.json` and the hash of the weights that it belongs to; raises ControllerError."""
     document = _read_object(path)
     _require_own_format(document, path)
-    fields = {name: _field(document, name, path) for name in FIELDS}
+    fields = _fields(document, path)
     digest = str(fields.pop("weights_sha256"))
     try:
         return PolicyDescription(**{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()}), digest
@@ -149,15 +150,11 @@ def _require_own_format(document: Mapping[str, Any], path: Path) -> None:
             raise ControllerError(path, f"{name} is {document.get(name)!r:.60}", expected=repr(expected), mend=mend)
 
 
-def _field(document: Mapping[str, Any], name: str, path: Path) -> Any:
-    kind = FIELDS[name]
-    if name not in document:
-        raise ControllerError(path, f"field {name} is missing", expected=kind, mend=RETRAIN)
-    value = document[name]
-    # bool is an int to Python, but `true` is no count and no share
-    if not isinstance(value, KINDS[kind]) or isinstance(value, bool):
-        raise ControllerError(path, f"{name} is {value!r:.60}", expected=kind, mend=RETRAIN)
-    return value
+def _fields(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        return typed_fields(document, FIELDS, place="the document")
+    except UnfitFieldError as error:
+        raise ControllerError(path, error.problem, expected=error.expected, mend=RETRAIN) from error
 
 
 def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -167,7 +164,7 @@ def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 def _parse_span(span: list[Any]) -> tuple[float, float]:
     if len(span) != 2:
         raise InvalidValueError("range", span, "two numbers, the smaller first")
-    return _number(span[0]), _number(span[1])
+    return finite_number(span[0]), finite_number(span[1])
 
 
 def _parse_configs(keys: list[Any]) -> tuple[KnobConfig, ...]:
@@ -179,11 +176,11 @@ def _parse_reward(weights: Mapping[str, Any]) -> Reward:
 
 
 def _parse_split(split: Mapping[str, Any]) -> dict[str, float]:
-    return {name: _number(split[name]) for name in ("seed", "calibration_share", "test_share")}
+    return {name: finite_number(split[name]) for name in ("seed", "calibration_share", "test_share")}
 
 
 def _parse_numbers(numbers: Mapping[str, Any]) -> dict[str, float]:
-    return {name: _number(value) for name, value in numbers.items()}
+    return {name: finite_number(value) for name, value in numbers.items()}
 
 
 def _parse_learning(rows: list[Any]) -> tuple[dict[str, float], ...]:
@@ -197,23 +194,10 @@ def _objects(rows: list[Any], name: str) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidValueError("value", value, "a finite number")
-    return value
-
-
 def _as_is(value: Any) -> Any:
     return value
 
 
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "text": str,
-    "a whole number": int,
-    "a number": (int, float),
-    "a list": list,
-    "an object": dict,
-}
 FIELDS = {
     "learner": "text",
     "latency_kind": "text",

@@ -17,19 +17,13 @@ from safetensors.numpy import load, save
 from paceline.errors import EstimatorError, PacelineError
 from paceline.estimate.bounds import CalibratedConfig, ConformalScores, LatencyBounds, PolicyCheck
 from paceline.estimate.description import WEIGHTS_FILE
+from paceline.estimate.json_fields import UnfitFieldError, typed, typed_fields
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 DESCRIPTION, SCORES = "bounds.json", "bounds.safetensors"
 FORMAT = "paceline latency bounds"
 SCHEMA_VERSION = 1
 MEND = "train the estimator again with `paceline estimator train`, which calibrates its bounds"
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "text": str,
-    "a whole number": int,
-    "a number": (int, float),
-    "a list": list,
-    "an object": dict,
-}
 FIELDS = {
     "format": "text",
     "schema_version": "a whole number",
@@ -95,16 +89,17 @@ def load_bounds(directory: Path | str) -> LatencyBounds:
     _require_hash(directory / WEIGHTS_FILE, weights, document["estimator_sha256"])
     try:
         return LatencyBounds(
-            configs=tuple(_config(cells, path, f"configs[{index}]") for index, cells in enumerate(document["configs"])),
+            configs=tuple(_config(cells, f"configs[{index}]") for index, cells in enumerate(document["configs"])),
             scores=_scores(scores, document["latency_kinds"], directory / SCORES),
             provenance=tuple(
-                _typed(run, "an object", path, f"provenance[{index}]")
-                for index, run in enumerate(document["provenance"])
+                typed(run, "an object", f"provenance[{index}]") for index, run in enumerate(document["provenance"])
             ),
-            checks=tuple(_check(cells, path, f"checks[{index}]") for index, cells in enumerate(document["checks"])),
+            checks=tuple(_check(cells, f"checks[{index}]") for index, cells in enumerate(document["checks"])),
         )
     except EstimatorError:
         raise
+    except UnfitFieldError as error:
+        raise _error(path, error.problem, error.expected) from error
     except PacelineError as error:
         raise _error(path, str(error), "what `paceline estimator train` writes") from error
 
@@ -119,7 +114,7 @@ def _description(path: Path) -> dict[str, Any]:
         document = json.loads(_content(path))
     except ValueError as error:
         raise _error(path, f"is not a JSON document ({error})", "the description of bounds") from error
-    fields = _fields(document, FIELDS, path, "the document", "")
+    fields = _document_fields(document, path)
     if fields["format"] != FORMAT:
         raise _error(path, f"format is {fields['format']!r:.60}", repr(FORMAT))
     if fields["schema_version"] != SCHEMA_VERSION:
@@ -127,6 +122,13 @@ def _description(path: Path) -> dict[str, Any]:
         mend = f"read it with the version of paceline that wrote it, or {MEND}"
         raise EstimatorError(path, problem, expected=str(SCHEMA_VERSION), mend=mend)
     return fields
+
+
+def _document_fields(document: object, path: Path) -> dict[str, Any]:
+    try:
+        return typed_fields(document, FIELDS, place="the document")
+    except UnfitFieldError as error:
+        raise _error(path, error.problem, error.expected) from error
 
 
 def _content(path: Path) -> bytes:
@@ -163,29 +165,13 @@ def _kind_scores(arrays: Mapping[str, Any], kind: str, path: Path) -> ConformalS
     return ConformalScores(**{name: arrays[f"{kind}.{name}"] for name in ARRAYS})
 
 
-def _config(cells: object, path: Path, place: str) -> CalibratedConfig:
-    fields = _fields(cells, CONFIG_FIELDS, path, place, f"{place}.")
+def _config(cells: object, place: str) -> CalibratedConfig:
+    fields = typed_fields(cells, CONFIG_FIELDS, place=place, prefix=f"{place}.")
     return CalibratedConfig(config=KnobConfig.from_key(fields.pop("config")), **fields)
 
 
-def _check(cells: object, path: Path, place: str) -> PolicyCheck:
-    return PolicyCheck(**_fields(cells, CHECK_FIELDS, path, place, f"{place}."))
-
-
-def _fields(owner: object, expected: Mapping[str, str], path: Path, place: str, prefix: str) -> dict[str, Any]:
-    held = _typed(owner, "an object", path, place)
-    for name, kind in expected.items():
-        if name not in held:
-            raise _error(path, f"field {prefix}{name} is missing", kind)
-        _typed(held[name], kind, path, f"{prefix}{name}")
-    return {name: held[name] for name in expected}
-
-
-def _typed(value: object, kind: str, path: Path, place: str) -> Any:
-    # bool is an int to Python, but `true` is no count and no share
-    if not isinstance(value, KINDS[kind]) or isinstance(value, bool):
-        raise _error(path, f"{place} is {value!r:.60}", kind)
-    return cast(Any, value)
+def _check(cells: object, place: str) -> PolicyCheck:
+    return PolicyCheck(**typed_fields(cells, CHECK_FIELDS, place=place, prefix=f"{place}."))
 
 
 def _error(path: Path, problem: str, expected: str) -> EstimatorError:

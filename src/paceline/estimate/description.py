@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from paceline.errors import EstimatorError, InvalidValueError, PacelineError
 from paceline.estimate.features import FEATURES
+from paceline.estimate.json_fields import UnfitFieldError, finite_number, typed_fields
 from paceline.records import TIERS, KnobConfig
 
 FORMAT = "paceline-latency-estimator"
@@ -92,7 +93,7 @@ def read_description(path: Path) -> tuple[EstimatorDescription, str]:
     """Return an `estimator.json` and the hash of the weights that it belongs to; raises EstimatorError."""
     document = _read_object(path)
     _require_own_format(document, path)
-    fields = {name: _field(document, name, path) for name in FIELDS}
+    fields = _fields(document, path)
     digest = str(fields.pop("weights_sha256"))
     try:
         return EstimatorDescription(
@@ -137,25 +138,22 @@ def _require_own_format(document: Mapping[str, Any], path: Path) -> None:
             raise EstimatorError(path, f"{name} is {document.get(name)!r}", expected=repr(expected), mend=MENDS[name])
 
 
-def _field(document: Mapping[str, Any], name: str, path: Path) -> Any:
-    if name not in document:
-        raise EstimatorError(path, f"field {name} is missing", expected=KINDS[FIELDS[name]], mend=RETRAIN)
-    value, kind = document[name], FIELDS[name]
-    # bool is an int to Python, but `true` is no count
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise EstimatorError(path, f"{name} is {value!r:.60}", expected=KINDS[kind], mend=RETRAIN)
-    return value
+def _fields(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        return typed_fields(document, FIELDS, place="the document")
+    except UnfitFieldError as error:
+        raise EstimatorError(path, error.problem, expected=error.expected, mend=RETRAIN) from error
 
 
 def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {name: (_number(pair[0]), _number(pair[1])) for name, pair in ranges.items()}
+    return {name: (finite_number(pair[0]), finite_number(pair[1])) for name, pair in ranges.items()}
 
 
 def _parse_vision_tokens(counts: Mapping[str, Any]) -> dict[str | None, int]:
     unknown = next((name for name in counts if name not in (*TIERS, "none")), None)
     if unknown is not None:
         raise InvalidValueError("typical_vision_tokens", unknown, "the names of tiers, or none")
-    return {None if name == "none" else name: int(_number(count)) for name, count in counts.items()}
+    return {None if name == "none" else name: int(finite_number(count)) for name, count in counts.items()}
 
 
 def _parse_configs(keys: list[Any]) -> tuple[KnobConfig, ...]:
@@ -169,13 +167,7 @@ def _parse_provenance(runs: list[Any]) -> tuple[dict[str, object], ...]:
 
 
 def _parse_split(split: Mapping[str, Any]) -> dict[str, float]:
-    return {name: _number(split[name]) for name in ("seed", "calibration_share", "test_share")}
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidValueError("value", value, "a finite number")
-    return value
+    return {name: finite_number(split[name]) for name in ("seed", "calibration_share", "test_share")}
 
 
 def _as_is(value: Any) -> Any:
@@ -186,22 +178,21 @@ def _tier_word(tier: str | None) -> str:
     return "none" if tier is None else tier
 
 
-KINDS: dict[type, str] = {int: "a whole number", str: "text", list: "a list", dict: "an object"}
-FIELDS: dict[str, type] = {
-    "hidden_dim": int,
-    "num_layers": int,
-    "feature_ranges": dict,
-    "typical_text_tokens": int,
-    "typical_vision_tokens": dict,
-    "configs": list,
-    "decode_definition": str,
-    "split": dict,
-    "training": dict,
-    "datasets": list,
-    "num_rows": int,
-    "num_decode_rows": int,
-    "provenance": list,
-    "weights_sha256": str,
+FIELDS = {
+    "hidden_dim": "a whole number",
+    "num_layers": "a whole number",
+    "feature_ranges": "an object",
+    "typical_text_tokens": "a whole number",
+    "typical_vision_tokens": "an object",
+    "configs": "a list",
+    "decode_definition": "text",
+    "split": "an object",
+    "training": "an object",
+    "datasets": "a list",
+    "num_rows": "a whole number",
+    "num_decode_rows": "a whole number",
+    "provenance": "a list",
+    "weights_sha256": "text",
 }
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "feature_ranges": _parse_ranges,
