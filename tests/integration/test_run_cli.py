@@ -1,31 +1,11 @@
 """`paceline run` under a learned controller: its directory, its two stages, and what it says of a refusal."""
 
 import json
-import sys
 
 import pytest
 from learned_controllers import write_controller, write_estimator
 
-from paceline.cli.main import main
-
 RUN = {"model": "digits", "block_ranking": [7, 9, 11, 5, 13, 3, 10, 8, 6, 12, 4, 14, 2, 15, 1]}
-
-
-@pytest.fixture
-def paceline(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paceline", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, " ".join(captured.err.split())
-
-    return run
 
 
 def run_arguments(controller, picture, *more, budget="1000000"):

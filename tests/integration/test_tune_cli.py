@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 from typer.main import get_command
 
-from paceline.cli.main import app_for, main
+from paceline.cli.main import app_for
 from paceline.cli.tune_flags import EngineFlags
 from paceline.schedule import (
     DecodeLoad,
@@ -192,21 +192,6 @@ def trace(tmp_path):
     rows = [f"{index * 0.01},{300 if index % 4 == 0 else 20},{5 + index % 3}" for index in range(40)]
     path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
     return path
-
-
-@pytest.fixture
-def paceline(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paceline", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, " ".join(captured.err.split())
-
-    return run
 
 
 def done(outcome):

@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from paceline.analyze import dataset_names
 from paceline.control.estimated import DEFAULT_ALPHA
@@ -14,7 +15,7 @@ from paceline.control.policy_description import DESCRIPTION_FILE, ESTIMATOR_DIRE
 from paceline.control.policy_file import policy_files
 from paceline.control.reward import Reward
 from paceline.errors import UnknownChoiceError
-from paceline.estimate.bounds import require_alpha
+from paceline.estimate.bounds import LatencyBounds, require_alpha
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.fit.artifact_directory import replaced_artifact, require_artifact_path
@@ -89,23 +90,12 @@ def train_controller(
     model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     model.require_model(frozenset(run.model for run in profile.provenance), artifact=estimator)
     samples = split_samples(profile.samples, split_of(model.description))
-    parts = policy_parts(
-        samples.fit,
-        source=profile.source,
-        model=model,
-        bounds=bounds,
-        latency_kind=settings.latency_kind,
-        alpha=settings.alpha,
-        seed=settings.seed,
-    )
+    parts = _parts(samples.fit, profile.source, model, bounds, settings)
     learner = TRAINED_BY[settings.learner](parts, settings)
     checkpoint = directory.with_name(f".{directory.name}.checkpoint")
     trained = train_policy(learner, fingerprint_of(learner), checkpoint=checkpoint, on_progress=on_progress)
     description = _described(trained, parts, settings, model, dataset_names(samples.fit))
-    with replaced_artifact(directory, DESCRIPTION_FILE) as (new, kept):
-        shutil.copytree(estimator, new / ESTIMATOR_DIRECTORY)
-        for name, content in policy_files(description, trained.weights).items():
-            (new / name).write_bytes(content)
+    kept = _write(directory, policy_files(description, trained.weights), estimator)
     checkpoint.unlink(missing_ok=True)
     return WrittenController(
         description=description,
@@ -117,6 +107,33 @@ def train_controller(
         rewards_per_second=trained.steps_per_second * learner.rewards_per_step,
         model_requests_per_second=1000 / float(np.mean(samples.fit["T_total"].to_numpy())),
     )
+
+
+def _parts(
+    fit_samples: pl.DataFrame,
+    source: Path,
+    model: NetworkEstimator,
+    bounds: LatencyBounds,
+    settings: ControllerSettings,
+) -> PolicyParts:
+    return policy_parts(
+        fit_samples,
+        source=source,
+        model=model,
+        bounds=bounds,
+        latency_kind=settings.latency_kind,
+        alpha=settings.alpha,
+        seed=settings.seed,
+    )
+
+
+def _write(directory: Path, files: Mapping[str, bytes], estimator: Path) -> Path | None:
+    """Write a controller's directory with a copy of its estimator; return where the one that stood there is kept."""
+    with replaced_artifact(directory, DESCRIPTION_FILE) as (new, kept):
+        shutil.copytree(estimator, new / ESTIMATOR_DIRECTORY)
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+    return kept
 
 
 def _supervised(parts: PolicyParts, settings: ControllerSettings) -> Learner:

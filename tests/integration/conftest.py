@@ -1,0 +1,22 @@
+import sys
+
+import pytest
+
+from paceline.cli.main import main
+
+
+@pytest.fixture
+def paceline(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit code, standard output, standard error on one line)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["paceline", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return run
