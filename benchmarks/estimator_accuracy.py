@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from paceline.fit.estimator_evaluation import evaluate_estimator, evaluation_document
-from paceline.fit.estimator_rows import ESTIMATOR_COLUMNS
-from paceline.fit.estimator_settings import SETTINGS
-from paceline.fit.estimator_training import train_estimator
+from paceline.fit.estimator.evaluation import evaluate_estimator, evaluation_document
+from paceline.fit.estimator.rows import ESTIMATOR_COLUMNS
+from paceline.fit.estimator.settings import SETTINGS
+from paceline.fit.estimator.training import train_estimator
 from paceline.profiles import Profile, Split, read_profile, split_samples
 
 RESULTS = Path(__file__).parent / "results" / "estimator_accuracy.json"

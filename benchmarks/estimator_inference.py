@@ -23,7 +23,7 @@ from paceline.estimate.description import DECODE_DEFINITIONS, EstimatorDescripti
 from paceline.estimate.features import FEATURES, knob_features
 from paceline.estimate.network import NetworkEstimator
 from paceline.estimate.request import typical_request
-from paceline.fit.estimator import LatencyEstimator
+from paceline.fit.estimator.network import LatencyEstimator
 from paceline.records import TIERS, KnobGrid
 
 GRID = KnobGrid(tiers=TIERS, top_ks=(4, 6, 8), block_counts=(12, 14, 16))

@@ -23,10 +23,10 @@ import torch
 from estimator_profiles import REFERENCE_SAMPLES, generated, true_ms
 from numpy.typing import NDArray
 
-from paceline.fit.estimator_evaluation import sample_mean
-from paceline.fit.estimator_rows import LatencyRows, decode_definition_of, latency_rows
-from paceline.fit.estimator_settings import SETTINGS
-from paceline.fit.estimator_training import train_estimator
+from paceline.fit.estimator.evaluation import sample_mean
+from paceline.fit.estimator.rows import LatencyRows, decode_definition_of, latency_rows
+from paceline.fit.estimator.settings import SETTINGS
+from paceline.fit.estimator.training import train_estimator
 from paceline.profiles import SampleParts, Split, split_samples
 
 RESULTS = Path(__file__).parent / "results" / "estimator_training.json"

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from paceline.control.learned import LearnedController
+from paceline.control.learned.controller import LearnedController
 from paceline.datasets import VisualQuestion, score
 from paceline.datasets.digits import DIGIT_SETS, DigitScans, DigitScene, PlacedDigit, ask, compose_scene, digit_scans
 from paceline.errors import PacelineWarning
@@ -64,7 +64,7 @@ def main() -> None:
         for scene in range(asked.scenes):
             drawn.append(_variants(model, dataset, scene, asked.variants, configs, learned))
             print(f"{dataset} {scene + 1} of {asked.scenes}", flush=True)
-    low, high = learned.policy.description.budget_range_ms
+    low, high = learned.chooser.description.budget_range_ms
     found = [_at_budget(drawn, learned, budget_ms) for budget_ms in np.linspace(low, high, 10).tolist()]
     means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
     _print(found, means)

@@ -29,7 +29,7 @@ from paceline.estimate.latency_model import LatencyEstimates, LatencyModel
 from paceline.evaluate import Evaluation, evaluate
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.conformal import calibrate_bounds
-from paceline.fit.estimator_training import train_estimator
+from paceline.fit.estimator.training import train_estimator
 from paceline.profiles import CONFIGURATION, Profile, SampleParts, Split, read_profile, split_samples
 from paceline.profiles.requests import measured_requests
 from paceline.records import KnobConfig, LatencyKind, RequestFeatures

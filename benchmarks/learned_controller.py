@@ -5,8 +5,8 @@
 For every seed the samples are parted anew: an estimator and both learners are trained on one part, bounds calibrated on
 another, and all controllers judged on the third at ten budgets. For every question set, everything is trained on the other
 sets and judged on that one, once as controllers are (requests beyond training are left to the controller with bounds) and once
-trusted with them (`…_trusted`). Each learner is trained twice: for the whole reward (`supervised`, `policy`), and for accuracy
-alone, its latency terms off (`supervised_accuracy`, `policy_accuracy`); these decide in two stages too. The parts of different
+trusted with them (`…_trusted`). Each learner is trained twice: for the whole reward (`supervised`, `grpo`), and for accuracy
+alone, its latency terms off (`supervised_accuracy`, `grpo_accuracy`); these decide in two stages too. The parts of different
 seeds overlap, for there is one profile: the spread over seeds is that of splitting. Writes
 benchmarks/results/learned_controller.json.
 """
@@ -27,19 +27,19 @@ import polars as pl
 from paceline.analyze import dataset_names, default_budgets
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.control.learned import LearnedController
+from paceline.control.learned.controller import LearnedController
+from paceline.control.learned.reward import Reward
 from paceline.control.loading import load_controller
-from paceline.control.reward import Reward
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.evaluate import Evaluation, evaluate, evaluation_document
 from paceline.fit.candidates import estimator_candidates, table_candidates
-from paceline.fit.estimator_artifact import train_artifact
-from paceline.fit.policy_artifact import POLICY_COLUMNS, ControllerSettings, WrittenController, train_controller
-from paceline.fit.policy_data import policy_parts
-from paceline.fit.policy_grpo import GrpoLearner
-from paceline.fit.policy_settings import ADVANTAGE_SCALES, GrpoSettings
-from paceline.fit.policy_training import train_policy
+from paceline.fit.estimator.artifact import train_artifact
+from paceline.fit.learned.artifact import CHOOSER_COLUMNS, ControllerSettings, WrittenController, train_controller
+from paceline.fit.learned.data import chooser_parts
+from paceline.fit.learned.grpo import GrpoLearner
+from paceline.fit.learned.settings import ADVANTAGE_SCALES, GrpoSettings
+from paceline.fit.learned.training import train_chooser
 from paceline.profiles import Profile, Split, read_profile
 from paceline.profiles.request_features import request_vectors
 
@@ -49,10 +49,10 @@ ACCURACY_ALONE = Reward(latency_weight=0.0, overshoot_weight=0.0)
 TRAINED = {
     "supervised": ("supervised", Reward()),
     "supervised_accuracy": ("supervised", ACCURACY_ALONE),
-    "policy": ("grpo", Reward()),
-    "policy_accuracy": ("grpo", ACCURACY_ALONE),
+    "grpo": ("grpo", Reward()),
+    "grpo_accuracy": ("grpo", ACCURACY_ALONE),
 }
-TWO_STAGE = ("supervised_accuracy", "policy_accuracy")
+TWO_STAGE = ("supervised_accuracy", "grpo_accuracy")
 SHOWN = (
     "table",
     "bound",
@@ -72,7 +72,7 @@ def main() -> None:
     arguments.add_argument("--first-seed", type=int, default=10)
     arguments.add_argument("--only", choices=("seeds", "sets"))
     asked = arguments.parse_args()
-    profile = read_profile(asked.profile, columns=POLICY_COLUMNS)
+    profile = read_profile(asked.profile, columns=CHOOSER_COLUMNS)
     found: dict[str, Any] = {"profile": _described(profile), "seeds": [], "sets": []}
     if asked.only != "sets":
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
@@ -110,7 +110,7 @@ def _judged_split(profile: Profile, seed: int) -> dict[str, Any]:
 
 def _advantage_scales(profile: Profile, estimator: Path, fit: pl.DataFrame, seed: int) -> dict[str, Any]:
     """Return what GRPO makes of the whole reward with advantages over the spread of the batch, and of the group."""
-    parts = policy_parts(
+    parts = chooser_parts(
         fit,
         source=profile.source,
         model=NetworkEstimator.load(estimator),
@@ -122,7 +122,7 @@ def _advantage_scales(profile: Profile, estimator: Path, fit: pl.DataFrame, seed
     found: dict[str, Any] = {}
     for scale in ADVANTAGE_SCALES:
         learner = GrpoLearner(parts, GrpoSettings(advantage_scale=scale, seed=seed), Reward())
-        curve = train_policy(learner, "not kept").learning
+        curve = train_chooser(learner, "not kept").learning
         best = max(curve, key=lambda row: row["validation_reward"])
         found[scale] = {"start": curve[0], "best": best, "last": curve[-1]}
     return found
@@ -270,7 +270,7 @@ def _print_case(title: str, case: dict[str, Any]) -> None:
 
 def _print_over(title: str, cases: Sequence[dict[str, Any]]) -> None:
     print(f"\nover {len(cases)} {title}: mean (smallest to largest)")
-    for name in ("bound", *(each for each in SHOWN if each.split("_")[0] in ("supervised", "policy"))):
+    for name in ("bound", *(each for each in SHOWN if each.split("_")[0] in ("supervised", "grpo"))):
         if name not in cases[0]["summary"]:
             continue
         for key in cases[0]["summary"][name]:

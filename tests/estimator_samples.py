@@ -9,7 +9,7 @@ import torch
 from paceline.estimate.description import DECODE_DEFINITIONS, EstimatorDescription
 from paceline.estimate.features import FEATURES
 from paceline.estimate.network import NetworkEstimator
-from paceline.fit.estimator import LatencyEstimator
+from paceline.fit.estimator.network import LatencyEstimator
 from paceline.profiles import SCHEMA
 from paceline.records import TIERS, KnobConfig, KnobGrid, Provenance
 

@@ -1,4 +1,4 @@
-"""Synthetic policies, of random weights or of given scores, for tests of learned controllers; nothing in them was learned."""
+"""Synthetic choosers, of random weights or of given scores, for tests of learned controllers; nothing in them was learned."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from estimator_samples import CONFIGS, description, random_model, weights_of
 from latency_models import TokenLinear, scores_of
 from safetensors.numpy import save
 
-from paceline.control.learned import LearnedController
-from paceline.control.policy_description import ESTIMATOR_DIRECTORY, PolicyDescription
-from paceline.control.policy_file import PolicyWeights, policy_files, weight_shapes
-from paceline.control.policy_network import PolicyNetwork
-from paceline.control.reward import Reward
+from paceline.control.learned.artifact import ChooserWeights, chooser_files, weight_shapes
+from paceline.control.learned.controller import LearnedController
+from paceline.control.learned.description import ESTIMATOR_DIRECTORY, ChooserDescription
+from paceline.control.learned.network import ChooserNetwork
+from paceline.control.learned.reward import Reward
 from paceline.estimate.bounds import CalibratedConfig, LatencyBounds
 from paceline.estimate.bounds_file import bounds_files
 from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
@@ -27,7 +27,7 @@ RUN: dict[str, object] = {"model": "synthetic", "block_ranking": [2, 1]}
 SPLIT = description().split
 
 
-def synthetic_description(learner: str = "supervised", **changes: Any) -> PolicyDescription:
+def synthetic_description(learner: str = "supervised", **changes: Any) -> ChooserDescription:
     plain: dict[str, Any] = {
         "learner": learner,
         "latency_kind": "prefill",
@@ -47,10 +47,10 @@ def synthetic_description(learner: str = "supervised", **changes: Any) -> Policy
         "estimator_sha256": "none: synthetic",
         "provenance": (RUN,),
     }
-    return PolicyDescription(**{**plain, **changes})
+    return ChooserDescription(**{**plain, **changes})
 
 
-def synthetic_weights(described: PolicyDescription, seed: int = 0) -> PolicyWeights:
+def synthetic_weights(described: ChooserDescription, seed: int = 0) -> ChooserWeights:
     """Random weights; the inputs are shifted and scaled as those of real requests are, and one of them is not looked at."""
     random = np.random.default_rng(seed)
     weights = {
@@ -62,30 +62,32 @@ def synthetic_weights(described: PolicyDescription, seed: int = 0) -> PolicyWeig
     return weights
 
 
-def synthetic_policy(learner: str = "supervised", *, seed: int = 0, **changes: Any) -> PolicyNetwork:
+def synthetic_chooser(learner: str = "supervised", *, seed: int = 0, **changes: Any) -> ChooserNetwork:
     """A network of random weights over CONFIGS, or those among `changes`."""
     described = synthetic_description(learner, **changes)
-    return PolicyNetwork(description=described, weights=synthetic_weights(described, seed))
+    return ChooserNetwork(description=described, weights=synthetic_weights(described, seed))
 
 
-def policy_of_scores(scores: Mapping[KnobConfig, float], learner: str = "supervised", **changes: Any) -> PolicyNetwork:
-    """A policy that gives every request these scores: accuracies above 0 and below 1, or preferences."""
+def chooser_of_scores(
+    scores: Mapping[KnobConfig, float], learner: str = "supervised", **changes: Any
+) -> ChooserNetwork:
+    """A chooser that gives every request these scores: accuracies above 0 and below 1, or preferences."""
     linear = {"members": 1, "hidden_dim": 0, "num_layers": 0}
     described = synthetic_description(learner, configs=tuple(scores), **{**linear, **changes})
     weights = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(described).items()}
     own = [math.log(each / (1 - each)) if learner == "supervised" else each for each in scores.values()]
     weights["skip.bias"] += np.array(own, dtype=np.float32)
-    return PolicyNetwork(description=described, weights=weights)
+    return ChooserNetwork(description=described, weights=weights)
 
 
-def policy_looking_at(name: str, threshold: float, taken: KnobConfig, configs: Sequence[KnobConfig]) -> PolicyNetwork:
+def chooser_looking_at(name: str, threshold: float, taken: KnobConfig, configs: Sequence[KnobConfig]) -> ChooserNetwork:
     """A favourite that depends on one number of the request: `taken` above the threshold, none of it below."""
     described = synthetic_description("grpo", configs=tuple(configs), members=1, hidden_dim=0, num_layers=0)
     weights = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(described).items()}
     place = REQUEST_VECTOR_NAMES.index(name)
     weights["input_mean_I"][place], weights["input_scale_I"][place] = threshold, 1.0
     weights["skip.weight"][0, place, configs.index(taken)] = 1.0
-    return PolicyNetwork(description=described, weights=weights)
+    return ChooserNetwork(description=described, weights=weights)
 
 
 def synthetic_bounds(
@@ -117,7 +119,7 @@ def token_linear_of(configs: Sequence[KnobConfig] = CONFIGS, rates: Sequence[flo
 def synthetic_learned(learner: str = "supervised", *, seed: int = 0, **changes: Any) -> LearnedController:
     """A learned controller over CONFIGS: random preferences, latencies that grow with tokens and blocks."""
     return LearnedController(
-        policy=synthetic_policy(learner, seed=seed, **changes),
+        chooser=synthetic_chooser(learner, seed=seed, **changes),
         model=token_linear_of(),
         bounds=synthetic_bounds(provenance=(RUN,)),
     )
@@ -161,7 +163,7 @@ def write_controller(
     """Write the directory of a learned controller, its estimator of random weights included."""
     digest = write_estimator(directory / ESTIMATOR_DIRECTORY, seed=seed, provenance=provenance)
     described = synthetic_description(learner, **{"estimator_sha256": digest, "provenance": provenance, **changes})
-    for name, content in policy_files(described, synthetic_weights(described, seed)).items():
+    for name, content in chooser_files(described, synthetic_weights(described, seed)).items():
         (directory / name).write_bytes(content)
     return directory
 

@@ -8,14 +8,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from paceline.control import LookupTable
     from paceline.control.estimated import BoundController
-    from paceline.control.learned import LearnedController
+    from paceline.control.learned.controller import LearnedController
     from paceline.control.loading import load_controller
     from paceline.errors import PacelineError
     from paceline.estimate.network import NetworkEstimator
     from paceline.fit import build_lookup_table, build_lookup_table_from_core_exp, save_table
-    from paceline.fit.estimator import LatencyEstimator, LatencyEstimatorTrainer
-    from paceline.fit.estimator_artifact import train_artifact
-    from paceline.fit.policy_artifact import train_controller
+    from paceline.fit.estimator.artifact import train_artifact
+    from paceline.fit.estimator.network import LatencyEstimator, LatencyEstimatorTrainer
+    from paceline.fit.learned.artifact import train_controller
     from paceline.measure.profiling import ProfilePlan, run_profile
     from paceline.measure.verify import verify
     from paceline.models.knobs import applied
@@ -41,9 +41,9 @@ _HOME = {
     "KnobConfig": "paceline.records",
     "KnobGrid": "paceline.records",
     "LatencyBudget": "paceline.records",
-    "LatencyEstimator": "paceline.fit.estimator",
-    "LatencyEstimatorTrainer": "paceline.fit.estimator",
-    "LearnedController": "paceline.control.learned",
+    "LatencyEstimator": "paceline.fit.estimator.network",
+    "LatencyEstimatorTrainer": "paceline.fit.estimator.network",
+    "LearnedController": "paceline.control.learned.controller",
     "LookupTable": "paceline.control",
     "NetworkEstimator": "paceline.estimate.network",
     "PacelineError": "paceline.errors",
@@ -61,8 +61,8 @@ _HOME = {
     "read_profile": "paceline.profiles",
     "run_profile": "paceline.measure.profiling",
     "save_table": "paceline.fit",
-    "train_artifact": "paceline.fit.estimator_artifact",
-    "train_controller": "paceline.fit.policy_artifact",
+    "train_artifact": "paceline.fit.estimator.artifact",
+    "train_controller": "paceline.fit.learned.artifact",
     "verify": "paceline.measure.verify",
 }
 

@@ -25,7 +25,7 @@ from paceline.estimate.network import NetworkEstimator
 from paceline.estimate.request import typical_request
 from paceline.fit import build_lookup_table, save_table
 from paceline.fit.conformal import split_for
-from paceline.fit.estimator_artifact import train_artifact
+from paceline.fit.estimator.artifact import train_artifact
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.profiles import read_profile

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from latency_models import GRID, bounds_of, steady_bounds, token_linear
-from learned_controllers import seen_request, synthetic_policy
+from learned_controllers import seen_request, synthetic_chooser
 
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.dataset_tables import DatasetTables
 from paceline.control.estimated import BoundController, PointController
 from paceline.control.fixed import FixedConfiguration
-from paceline.control.learned import LearnedController
-from paceline.control.two_stage import TwoStage
+from paceline.control.learned.controller import LearnedController
+from paceline.control.learned.two_stage import TwoStage
 from paceline.errors import BudgetTooSmallError, InvalidValueError, PacelineWarning
 from paceline.records import LATENCY_KINDS, RequestFeatures
 from paceline.request_vector import REQUEST_VECTOR_NAMES
@@ -53,8 +53,8 @@ def request() -> RequestFeatures:
 
 
 def learned(learner: str, **changes: Any) -> LearnedController:
-    policy = synthetic_policy(learner, configs=tuple(GRID), **changes)
-    return LearnedController(policy=policy, model=token_linear(), bounds=_bounds())
+    chooser = synthetic_chooser(learner, configs=tuple(GRID), **changes)
+    return LearnedController(chooser=chooser, model=token_linear(), bounds=_bounds())
 
 
 LEARNED: dict[str, Callable[[], Controller]] = {

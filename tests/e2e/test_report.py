@@ -333,7 +333,7 @@ def test_an_evaluation_fits_a_phone(browser: Browser, evaluation_file: Path, wid
 
 
 CURVES = {
-    "policy": [{"step": 0.0, "validation_reward": 0.1}, {"step": 50.0, "validation_reward": 0.3, "kl": 0.2}],
+    "grpo": [{"step": 0.0, "validation_reward": 0.1}, {"step": 50.0, "validation_reward": 0.3, "kl": 0.2}],
     "supervised": [{"step": 0.0, "validation_reward": 0.2, "training_loss": 0.7}],
 }
 
@@ -347,8 +347,8 @@ def learned_evaluation() -> Evaluation:
     controllers = {
         "table": table_candidates(judged, parts)["table"],
         "bound": bound,
-        "policy": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[-1], refuses=True),
-        "policy_two_stage": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[0]),
+        "grpo": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[-1], refuses=True),
+        "grpo_two_stage": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[0]),
         "supervised": RuledBySight(
             bound=bound, pick=lambda _budget, vector, fitting: fitting[int(vector[6] > 0.5) - 1]
         ),
@@ -375,10 +375,10 @@ def test_learned_controllers_have_lines_and_learning_curves(
         *(f"learning_{name}" for name in ("validation_reward", "kl", "training_loss")),
     ]
     assert visit.page.locator("[data-chart] svg").count() == len(charts)
-    drawn = ["bound", "policy", "policy_two_stage", "supervised", "table", "table_equal_adherence"]
+    drawn = ["bound", "grpo", "grpo_two_stage", "supervised", "table", "table_equal_adherence"]
     lines = lines_of(learned_evaluation.controllers)
     assert list(lines) == [*drawn, "oracle_within_bound", "oracle"]
-    assert lines["policy_two_stage"][0] == lines["policy"][0] and lines["policy_two_stage"] != lines["policy"]
+    assert lines["grpo_two_stage"][0] == lines["grpo"][0] and lines["grpo_two_stage"] != lines["grpo"]
     assert visit.page.locator("[data-chart=accuracy] svg .mark-line path").count() == len(lines)
     rewards = visit.page.locator("[data-chart=learning_validation_reward] svg .mark-symbol.role-mark path")
     assert rewards.count() == 3
@@ -397,10 +397,10 @@ def test_what_is_recovered_refused_and_taken_stands_on_the_page(
             if each.overall is not None:
                 assert f"{100 * each.overall.gain.difference:.2f}" in shown
                 assert each.overall.share is not None and f"{each.overall.share:.3f}" in shown
-    refused = sum(row.refused for row in learned_evaluation.controllers["policy"])
-    assert refused > 0 and f"learned policy (GRPO)\t{3 * learned_evaluation.num_requests}\t{refused}\t" in shown
+    refused = sum(row.refused for row in learned_evaluation.controllers["grpo"])
+    assert refused > 0 and f"learned preferences (GRPO)\t{3 * learned_evaluation.num_requests}\t{refused}\t" in shown
     rows = visit.page.locator("section[aria-labelledby=knobs-title] tbody tr").all_inner_texts()
-    for name in ("bound", "policy", "policy_two_stage", "supervised"):
+    for name in ("bound", "grpo", "grpo_two_stage", "supervised"):
         for each in knob_shares(learned_evaluation.controllers[name]):
             cells = [words_of(name), each.dataset, f"{each.accuracy:.3f}"]
             assert any(row.split("\t")[:3] == cells for row in rows)
@@ -416,10 +416,10 @@ def test_an_evaluation_of_learned_controllers_fits_a_phone(
 
 
 def test_two_controllers_of_one_learner_look_different() -> None:
-    lines = lines_of(["policy_new", "policy_old", "policy_old_two_stage", "bound"])
+    lines = lines_of(["grpo_new", "grpo_old", "grpo_old_two_stage", "bound"])
     assert len({str(line) for line in lines.values()}) == 4
-    assert lines["policy_old_two_stage"][0] == lines["policy_old"][0]
-    assert words_of("policy_old_two_stage") == "learned policy (GRPO) old, in two stages"
+    assert lines["grpo_old_two_stage"][0] == lines["grpo_old"][0]
+    assert words_of("grpo_old_two_stage") == "learned preferences (GRPO) old, in two stages"
 
 
 def test_without_learned_controllers_the_page_says_nothing_of_them(evaluation_file: Path) -> None:

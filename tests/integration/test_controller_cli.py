@@ -13,16 +13,16 @@ from evaluated_controllers import synthetic_samples_with_vectors
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from paceline.cli import controller as command
-from paceline.cli import evaluate as evaluate_command
-from paceline.control.policy_description import DESCRIPTION_FILE, read_policy_description
-from paceline.control.reward import Reward
+from paceline.cli.controller import commands as command
+from paceline.cli.evaluate import command as evaluate_command
+from paceline.control.learned.description import DESCRIPTION_FILE, read_chooser_description
+from paceline.control.learned.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, ProfileDataError, UnknownChoiceError
-from paceline.fit import policy_artifact
 from paceline.fit.conformal import split_for
-from paceline.fit.estimator_artifact import train_artifact
-from paceline.fit.estimator_settings import EstimatorSettings
-from paceline.fit.policy_settings import GrpoSettings, SupervisedSettings
+from paceline.fit.estimator.artifact import train_artifact
+from paceline.fit.estimator.settings import EstimatorSettings
+from paceline.fit.learned import artifact as learned_artifact
+from paceline.fit.learned.settings import GrpoSettings, SupervisedSettings
 from paceline.profiles import read_profile
 
 APP = typer.Typer(add_completion=False)
@@ -68,8 +68,8 @@ def trained_estimator(profile: Path, directory: Path) -> Path:
 def trained(learner: str, profile: Path, estimator: Path, *more: object) -> tuple[Path, Result]:
     """Train a controller for a few steps with the command, beside its profile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy_artifact, "SupervisedSettings", partial(SupervisedSettings, **SHORT))
-        patch.setattr(policy_artifact, "GrpoSettings", partial(GrpoSettings, **SHORT, cloning_steps=5, group_size=4))
+        patch.setattr(learned_artifact, "SupervisedSettings", partial(SupervisedSettings, **SHORT))
+        patch.setattr(learned_artifact, "GrpoSettings", partial(GrpoSettings, **SHORT, cloning_steps=5, group_size=4))
         out = profile.with_name(f"{learner}_of_{estimator.name}")
         said = ("--estimator", estimator, "--out", out, "--learner", learner)
         return out, run("controller", "train", profile, *said, *more)
@@ -87,7 +87,7 @@ def test_a_controller_is_trained_with_the_settings_asked_for(
 ) -> None:
     profile = Path(shutil.copy(profile_path, tmp_path))
     out, result = trained(learner, profile, estimator_path, "--latency-weight", 0.25, "--alpha", 0.1, "--seed", 5)
-    description, _ = read_policy_description(out / DESCRIPTION_FILE)
+    description, _ = read_chooser_description(out / DESCRIPTION_FILE)
     assert (description.learner, description.alpha, description.training["seed"]) == (learner, 0.1, 5)
     assert description.reward == Reward(latency_weight=0.25)
     text = " ".join(result.stdout.split())
@@ -98,7 +98,7 @@ def test_a_controller_is_trained_with_the_settings_asked_for(
     document = json.loads(again.stdout)
     assert (document["learner"], document["configs"], document["controller"]) == (learner, 4, str(out))
     assert document["rewards_per_second"] > document["model_requests_per_second"] > 0
-    curve = read_policy_description(out / DESCRIPTION_FILE)[0].learning
+    curve = read_chooser_description(out / DESCRIPTION_FILE)[0].learning
     assert document["kept_round"] == min(curve, key=lambda row: row["validation_loss"])
     assert "is kept as" in again.stderr
 
@@ -129,10 +129,10 @@ def test_eval_judges_on_what_the_estimator_held_out(tmp_path: Path, profile_path
 
 def test_eval_as_json_counts_refusals_and_times_decisions(profile_path: Path, grpo_path: Path) -> None:
     document = json.loads(run("controller", "eval", grpo_path, profile_path, "--budgets", *BUDGETS, "--json").stdout)
-    policy = document["learned"]["policy"]
-    assert policy["decisions"] == len(BUDGETS) * document["n"] == document["decision_us"]["policy"]["count"]
-    assert policy["refused"] == sum(row["refused"] for row in document["controllers"]["policy"])
-    assert 0 < document["decision_us"]["policy"]["median_us"] <= document["decision_us"]["policy"]["p95_us"]
+    learned = document["learned"]["grpo"]
+    assert learned["decisions"] == len(BUDGETS) * document["n"] == document["decision_us"]["grpo"]["count"]
+    assert learned["refused"] == sum(row["refused"] for row in document["controllers"]["grpo"])
+    assert 0 < document["decision_us"]["grpo"]["median_us"] <= document["decision_us"]["grpo"]["p95_us"]
     assert document["controller"] == str(grpo_path)
 
 
@@ -141,13 +141,13 @@ def test_evaluate_judges_learned_controllers_beside_the_others(
 ) -> None:
     both = ("--controller", supervised_path, grpo_path, "--budgets", *BUDGETS)
     document = json.loads(run("evaluate", profile_path, *both, "--json").stdout)
-    assert {"policy", "supervised", "point", "dataset_tables", "fixed_low_4_8"} <= set(document["controllers"])
+    assert {"grpo", "supervised", "point", "dataset_tables", "fixed_low_4_8"} <= set(document["controllers"])
     assert document["n"] == held_out(profile_path)
     named = json.loads(run("evaluate", profile_path, *both, "--estimator", estimator_path, "--json").stdout)
     assert named["controllers"] == document["controllers"]
     staged = json.loads(run("evaluate", profile_path, *both, "--two-stage", "--json").stdout)
-    assert set(staged["learned"]) == {"policy", "policy_two_stage", "supervised", "supervised_two_stage"}
-    assert staged["controllers"]["policy"] == document["controllers"]["policy"]
+    assert set(staged["learned"]) == {"grpo", "grpo_two_stage", "supervised", "supervised_two_stage"}
+    assert staged["controllers"]["grpo"] == document["controllers"]["grpo"]
     assert "Accuracy won back by supervised" in run("evaluate", profile_path, *both).stdout
 
 

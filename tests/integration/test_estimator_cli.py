@@ -9,7 +9,7 @@ from estimator_samples import CONFIGS, synthetic_run, synthetic_samples
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from paceline.cli import estimator
+from paceline.cli.estimator import commands as estimator
 from paceline.errors import EstimatorError, InvalidValueError, OutputPathError, UnknownChoiceError
 from paceline.estimate import NetworkEstimator
 from paceline.estimate.bounds_file import load_bounds

@@ -11,16 +11,16 @@ from latency_models import GRID, synthetic_samples
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from paceline.cli import evaluate as command
+from paceline.cli.evaluate import command
 from paceline.control import LookupTable
 from paceline.control.estimated import BoundController
 from paceline.control.loading import load_controller
 from paceline.errors import EstimatorError, InvalidValueError, TableError, UnknownChoiceError
 from paceline.fit import build_lookup_table, save_table
 from paceline.fit.conformal import split_for
-from paceline.fit.estimator_artifact import train_artifact
-from paceline.fit.estimator_settings import EstimatorSettings
-from paceline.fit.estimator_training import train_estimator
+from paceline.fit.estimator.artifact import train_artifact
+from paceline.fit.estimator.settings import EstimatorSettings
+from paceline.fit.estimator.training import train_estimator
 from paceline.profiles import read_profile
 from paceline.records import RequestFeatures
 

@@ -8,7 +8,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from paceline.cli import budgets, table
-from paceline.cli.list_flags import split_list, split_numbers
+from paceline.cli.flags.lists import split_list, split_numbers
 from paceline.control import LookupTable
 from paceline.errors import InvalidValueError, OutputPathError, ProfileDataError, TableError, UnknownChoiceError
 

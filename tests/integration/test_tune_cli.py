@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from paceline.cli.main import app_for
-from paceline.cli.tune_flags import EngineFlags
+from paceline.cli.tune.flags import EngineFlags
 from paceline.schedule import (
     DecodeLoad,
     LinearStepTime,

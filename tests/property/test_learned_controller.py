@@ -1,4 +1,4 @@
-"""The learned controller against its definition: generated policies, latencies, bounds, budgets and drifts; no learning."""
+"""The learned controller against its definition: generated choosers, latencies, bounds, budgets and drifts; no learning."""
 
 import math
 import warnings
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latency_models import GRID, TokenLinear, bounds_of
-from learned_controllers import policy_of_scores, seen_request, synthetic_policy
+from learned_controllers import chooser_of_scores, seen_request, synthetic_chooser
 
 from paceline.control.controller import Controller
 from paceline.control.estimated import BoundController
-from paceline.control.learned import LearnedController
-from paceline.control.policy_description import LEARNERS
-from paceline.control.reward import Reward
-from paceline.control.two_stage import TwoStage
+from paceline.control.learned.controller import LearnedController
+from paceline.control.learned.description import LEARNERS
+from paceline.control.learned.reward import Reward
+from paceline.control.learned.two_stage import TwoStage
 from paceline.errors import BudgetTooSmallError, PacelineWarning
 from paceline.records import Decision, KnobConfig, RequestFeatures
 from paceline.request_vector import request_vector
@@ -29,7 +29,7 @@ Corrected = TypeVar("Corrected", BoundController, LearnedController)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A grid with its latencies and bounds, the scores of a policy for it, a request under a budget, and a drift."""
+    """A grid with its latencies and bounds, the scores of a chooser for it, a request under a budget, and a drift."""
 
     rates: Sequence[float]
     log_factors: Sequence[float]
@@ -46,8 +46,8 @@ class Case:
     def learned(self, learner: str, order: Sequence[KnobConfig] = GRID) -> LearnedController:
         bounds = bounds_of([[score] * 45 for score in self.log_factors], accuracies=self.accuracies)
         by_config = dict(zip(GRID, self.scores, strict=True))
-        policy = policy_of_scores({config: by_config[config] for config in order}, learner)
-        return self._drifted(LearnedController(policy=policy, model=self._model(), bounds=bounds))
+        chooser = chooser_of_scores({config: by_config[config] for config in order}, learner)
+        return self._drifted(LearnedController(chooser=chooser, model=self._model(), bounds=bounds))
 
     def _model(self) -> TokenLinear:
         return TokenLinear(dict(zip(GRID, self.rates, strict=True)))
@@ -127,7 +127,7 @@ def test_predicted_accuracies_are_spent_on_the_best_reward_that_fits(case: Case)
     offered = replace(case, exceeded=0).bound().fitting(case.budget_ms, case.features)
     if fitting:
         predicted = dict(
-            zip(learned.policy.configs, learned.policy.scores(request_vector(case.features), 1.0), strict=True)
+            zip(learned.chooser.configs, learned.chooser.scores(request_vector(case.features), 1.0), strict=True)
         )
         times = dict(zip(bound.ranked.configs, bound.times(case.features).latencies_C, strict=True))
         rewards = [float(REWARD.of(predicted[each], times[each], case.budget_ms)) for each in offered]
@@ -143,8 +143,8 @@ def test_the_favourite_of_what_fitted_when_calibrated_is_taken_or_refused(case: 
     decision, plain = (decided(each, case.budget_ms, case.features) for each in (learned, bound))
     scores = dict(
         zip(
-            learned.policy.configs,
-            learned.policy.scores(request_vector(case.features), case.budget_ms).tolist(),
+            learned.chooser.configs,
+            learned.chooser.scores(request_vector(case.features), case.budget_ms).tolist(),
             strict=True,
         )
     )
@@ -196,9 +196,9 @@ def test_a_tier_chosen_beforehand_keeps_its_own_best(case: Case, learner: str) -
 @given(cases(), st.sampled_from(LEARNERS), st.integers(0, 1000))
 def test_two_stages_that_know_the_tokens_decide_as_one(case: Case, learner: str, seed: int) -> None:
     bounds = bounds_of([[score] * 45 for score in case.log_factors], accuracies=case.accuracies)
-    policy = synthetic_policy(learner, seed=seed, configs=tuple(GRID))
+    chooser = synthetic_chooser(learner, seed=seed, configs=tuple(GRID))
     model = TokenLinear(dict(zip(GRID, case.rates, strict=True)))
-    learned = LearnedController(policy=policy, model=model, bounds=bounds)
+    learned = LearnedController(chooser=chooser, model=model, bounds=bounds)
     expected = {tier: case.features.vision_tokens[tier] for tier in learned.tiers}
     two_stage = TwoStage(controller=learned, expected_vision_tokens=expected)
     one = decided(learned, case.budget_ms, case.features)

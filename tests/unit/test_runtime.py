@@ -2,13 +2,13 @@ import json
 
 import pytest
 from latency_models import TokenLinear
-from learned_controllers import policy_looking_at, policy_of_scores, synthetic_bounds
+from learned_controllers import chooser_looking_at, chooser_of_scores, synthetic_bounds
 from PIL import Image
 
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.estimated import BoundController
-from paceline.control.learned import LearnedController
-from paceline.control.two_stage import TwoStage
+from paceline.control.learned.controller import LearnedController
+from paceline.control.learned.two_stage import TwoStage
 from paceline.errors import BudgetTooSmallError, InvalidValueError, ModelError, PacelineWarning, TableError
 from paceline.measure.clock import HostClock
 from paceline.measure.one_pass import answer_measured
@@ -113,13 +113,13 @@ def test_from_pretrained_takes_a_table_file(tmp_path, picture_path):
     assert len(answer.times.decode_step_ms) == answer.times.decode_steps
 
 
-def learned(policy, rates=(0.001, 0.002)):
+def learned(chooser, rates=(0.001, 0.002)):
     """Predicts far less than the embedded model takes, so that any budget of a test fits."""
     bounds = synthetic_bounds(
         (SMALL, LARGE), accuracies=(0.5, 0.9), provenance=({"model": "digits", "block_ranking": RANKING},)
     )
     model = TokenLinear(dict(zip((SMALL, LARGE), rates, strict=True)))
-    return LearnedController(policy=policy, model=model, bounds=bounds)
+    return LearnedController(chooser=chooser, model=model, bounds=bounds)
 
 
 def grey(level):
@@ -127,7 +127,7 @@ def grey(level):
 
 
 def test_a_learned_controller_sees_the_picture(digits):
-    controller = learned(policy_looking_at("brightness", 0.5, SMALL, (SMALL, LARGE)))
+    controller = learned(chooser_looking_at("brightness", 0.5, SMALL, (SMALL, LARGE)))
     for each in (controller, TwoStage(controller=controller, expected_vision_tokens={"low": 10, "high": 40})):
         model = AdaptiveModel(model=digits, controller=each, max_new_tokens=2)
         for level, config in ((40, LARGE), (200, SMALL)):
@@ -138,7 +138,7 @@ def test_a_learned_controller_sees_the_picture(digits):
 
 
 def test_a_refused_preference_is_told(digits, questions):
-    controller = learned(policy_of_scores({SMALL: 0.0, LARGE: 1.0}, "grpo"), rates=(0.001, 0.01))
+    controller = learned(chooser_of_scores({SMALL: 0.0, LARGE: 1.0}, "grpo"), rates=(0.001, 0.01))
     model = AdaptiveModel(model=digits, controller=controller, max_new_tokens=2)
     question = questions[0].picture, questions[0].prompt
     bound_ms = model.decide(*question, latency_budget_ms=1e4).bound_ms
@@ -150,7 +150,7 @@ def test_a_refused_preference_is_told(digits, questions):
 
 
 def test_what_a_request_took_moves_the_bounds_of_a_learned_controller(digits, questions):
-    controller = learned(policy_of_scores({SMALL: 0.5, LARGE: 0.6}))
+    controller = learned(chooser_of_scores({SMALL: 0.5, LARGE: 0.6}))
     model = AdaptiveModel(model=digits, controller=controller, max_new_tokens=2)
     answer = model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=1e4)
     assert answer.measured_ms > answer.bound_ms  # no model answers within 2 ms

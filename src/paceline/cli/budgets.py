@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from paceline.analyze import BudgetAnalysis, ConfigPoint, analyze_budgets, analyzed_columns, budgets_document
-from paceline.cli.list_flags import ListFlagCommand
+from paceline.cli.flags.lists import ListFlagCommand
+from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
 from paceline.cli.printing import OUT, JsonFlag, print_json, print_table, write_document
-from paceline.cli.profile_arguments import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
 from paceline.slo import MeanEstimate
 
 LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill, llm-prefill or total.")]

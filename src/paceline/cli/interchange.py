@@ -7,9 +7,9 @@ import polars as pl
 import typer
 from rich.markup import escape
 
-from paceline.cli.list_flags import ListFlagCommand, split_list
+from paceline.cli.flags.lists import ListFlagCommand, split_list
+from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag
 from paceline.cli.printing import LOG, JsonFlag, print_json, print_table
-from paceline.cli.profile_arguments import DatasetsOption, SkipBadFlag
 from paceline.profiles import CONFIGURATION, LeftOut, import_profile, merge_profiles, read_profile, write_core_exp
 
 OutFlag = Annotated[Path, typer.Option("--out", "-o", help="A new directory; an existing one is never overwritten.")]

@@ -29,13 +29,13 @@ COMMANDS = {  # name: (module, first line of its help)
         "Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page.",
     ),
     "table": ("table", "Build and show lookup tables."),
-    "estimator": ("estimator", "Train, judge and ask latency estimators."),
-    "controller": ("controller", "Train and judge learned controllers."),
+    "estimator": ("estimator.commands", "Train, judge and ask latency estimators."),
+    "controller": ("controller.commands", "Train and judge learned controllers."),
     "evaluate": (
-        "evaluate",
+        "evaluate.command",
         "Judge tables, estimator, bound, learned controllers and oracle on held-out samples at every budget.",
     ),
-    "tune": ("tune", "Replay loads against vLLM and choose scheduler parameters from the runs."),
+    "tune": ("tune.commands", "Replay loads against vLLM and choose scheduler parameters from the runs."),
     "run": (
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.flags import (
+from paceline.cli.flags.lists import ListFlagCommand
+from paceline.cli.flags.model import (
     BlocksFlag,
     DeviceFlag,
     DtypeFlag,
@@ -16,7 +17,6 @@ from paceline.cli.flags import (
     names,
     whole_numbers,
 )
-from paceline.cli.list_flags import ListFlagCommand
 from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, progress_bar
 from paceline.datasets import DIGIT_SETS
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile

@@ -6,8 +6,8 @@ from typing import Annotated, cast
 import typer
 from rich.markup import escape
 
+from paceline.cli.flags.profiles import ProfileArgument
 from paceline.cli.printing import LOG, JsonFlag, print_json
-from paceline.cli.profile_arguments import ProfileArgument
 from paceline.records import LatencyKind
 from paceline.report import write_report
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paceline.cli.flags import DeviceFlag, DtypeFlag, RevisionFlag
+from paceline.cli.flags.model import DeviceFlag, DtypeFlag, RevisionFlag
 from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json
 from paceline.control.loading import load_controller
 from paceline.models.pictures import open_picture

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from paceline.analyze import analyzed_columns
-from paceline.cli.list_flags import ListFlagCommand, split_numbers
+from paceline.cli.flags.lists import ListFlagCommand, split_numbers
+from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag, one_source, read_listing_left_out
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table
-from paceline.cli.profile_arguments import DatasetsOption, SkipBadFlag, one_source, read_listing_left_out
 from paceline.control import AggregationMethod, LookupTable
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import PacelineWarning

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from paceline.cli.flags import (
+from paceline.cli.flags.lists import ListFlagCommand
+from paceline.cli.flags.model import (
     BlocksFlag,
     DeviceFlag,
     DtypeFlag,
@@ -16,7 +17,6 @@ from paceline.cli.flags import (
     names,
     whole_numbers,
 )
-from paceline.cli.list_flags import ListFlagCommand
 from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, print_table, progress_bar, write_document
 from paceline.datasets import digit_questions
 from paceline.measure.profiling import block_ranking

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA, BoundController
-from paceline.control.learned import LearnedController
-from paceline.control.policy_file import is_policy_directory, read_policy
-from paceline.control.policy_network import PolicyNetwork
+from paceline.control.learned.artifact import is_chooser_directory, read_chooser
+from paceline.control.learned.controller import LearnedController
+from paceline.control.learned.network import ChooserNetwork
+from paceline.control.learned.two_stage import TwoStage
 from paceline.control.table import LookupTable
-from paceline.control.two_stage import TwoStage
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
@@ -31,7 +31,7 @@ def load_controller(
     learned controller's, and for `two_stage` with anything but one.
     """
     path = Path(path)
-    if is_policy_directory(path):
+    if is_chooser_directory(path):
         return _learned(path, alpha, latency_kind, two_stage)
     if two_stage:
         raise InvalidValueError(
@@ -44,12 +44,12 @@ def load_controller(
 
 
 def _learned(path: Path, alpha: float, latency_kind: LatencyKind | None, two_stage: bool) -> Controller:
-    artifact = read_policy(path)
+    artifact = read_chooser(path)
     own = artifact.description.latency_kind
     if latency_kind not in (None, own):
         raise InvalidValueError("latency kind", latency_kind, f"{own}, which {path} was trained for")
     controller = LearnedController(
-        policy=PolicyNetwork(description=artifact.description, weights=artifact.weights),
+        chooser=ChooserNetwork(description=artifact.description, weights=artifact.weights),
         model=artifact.estimator,
         bounds=artifact.bounds,
         alpha=alpha,

@@ -67,7 +67,7 @@ def digit_scans(split: str) -> DigitScans:
     """Return the scans of `train` (1,400), `validation` (200) or `test` (197); the three never share one."""
     if split not in SPLITS:
         raise UnknownChoiceError("split", split, tuple(SPLITS))
-    pixels_SHW, labels_S = load_digits(return_X_y=True)
+    pixels_SHW, labels_S = (np.asarray(part) for part in load_digits(return_X_y=True))
     order_S = np.random.default_rng(SCAN_ORDER_SEED).permutation(len(labels_S))[SPLITS[split]]
     grey_SHW = (pixels_SHW.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)
     return DigitScans(pixels_SHW=grey_SHW[order_S], labels_S=labels_S[order_S])

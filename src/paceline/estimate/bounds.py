@@ -120,7 +120,7 @@ class ConformalScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyCheck:
+class BoundCheck:
     """How often a bound held on samples that had no part in it, judged at one budget as a controller spends it.
 
     Of `num_requests` requests, `none_fit` found no configuration whose bound fits; of the others `kept` stayed within
@@ -137,7 +137,7 @@ class PolicyCheck:
     def __post_init__(self) -> None:
         if not 0 <= self.kept <= self.num_requests - self.none_fit <= self.num_requests:
             counts = f"kept {self.kept} of {self.num_requests} with {self.none_fit} that nothing fits"
-            raise InvalidValueError("policy check", counts, "kept at most num_requests − none_fit, none below 0")
+            raise InvalidValueError("bound check", counts, "kept at most num_requests − none_fit, none below 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class LatencyBounds:
     configs: tuple[CalibratedConfig, ...]
     scores: Mapping[LatencyKind, ConformalScores]
     provenance: tuple[dict[str, object], ...] = ()
-    checks: tuple[PolicyCheck, ...] = field(default=())
+    checks: tuple[BoundCheck, ...] = field(default=())
 
     def __post_init__(self) -> None:
         keys = [each.config.key for each in self.configs]

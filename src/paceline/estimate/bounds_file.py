@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from paceline.errors import EstimatorError, PacelineError
-from paceline.estimate.bounds import CalibratedConfig, ConformalScores, LatencyBounds, PolicyCheck
+from paceline.estimate.bounds import BoundCheck, CalibratedConfig, ConformalScores, LatencyBounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.estimate.json_fields import UnfitFieldError, typed, typed_fields
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
@@ -170,8 +170,8 @@ def _config(cells: object, place: str) -> CalibratedConfig:
     return CalibratedConfig(config=KnobConfig.from_key(fields.pop("config")), **fields)
 
 
-def _check(cells: object, place: str) -> PolicyCheck:
-    return PolicyCheck(**typed_fields(cells, CHECK_FIELDS, place=place, prefix=f"{place}."))
+def _check(cells: object, place: str) -> BoundCheck:
+    return BoundCheck(**typed_fields(cells, CHECK_FIELDS, place=place, prefix=f"{place}."))
 
 
 def _error(path: Path, problem: str, expected: str) -> EstimatorError:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.control.controller import Controller
-from paceline.control.loading import load_controller
-from paceline.control.policy_description import (
+from paceline.control.learned.description import (
     DESCRIPTION_FILE,
     ESTIMATOR_DIRECTORY,
-    PolicyDescription,
-    read_policy_description,
+    ChooserDescription,
+    read_chooser_description,
 )
+from paceline.control.loading import load_controller
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds_file import SCORES, file_sha256
 from paceline.estimate.description import WEIGHTS_FILE
@@ -24,11 +24,11 @@ from paceline.records import LatencyKind
 class LearnedCandidates:
     """Learned controllers and their descriptions by name, and the directory of the estimator that they share.
 
-    With two stages each stands under two names, `policy` and `policy_two_stage`; its description under the first alone.
+    With two stages each stands under two names, `grpo` and `grpo_two_stage`; its description under the first alone.
     """
 
     controllers: dict[str, Controller]
-    descriptions: dict[str, PolicyDescription]
+    descriptions: dict[str, ChooserDescription]
     estimator: Path
 
 
@@ -40,13 +40,13 @@ def load_learned_candidates(
     two_stage: bool = False,
     estimator: Path | None = None,
 ) -> LearnedCandidates:
-    """Load learned controllers as `policy` (learner grpo) and `supervised`; two of one learner with their directory's name.
+    """Load learned controllers as `grpo` (learner grpo) and `supervised`; two of one learner with their directory's name.
 
     They must hold the same estimator and bounds, those of `estimator` where that is given: otherwise they would not be
     judged under one rule. Raises InvalidValueError for others, for two of one name, and for another latency kind;
     ControllerError or EstimatorError for what cannot be trusted.
     """
-    described = [read_policy_description(directory / DESCRIPTION_FILE)[0] for directory in directories]
+    described = [read_chooser_description(directory / DESCRIPTION_FILE)[0] for directory in directories]
     shared = directories[0] / ESTIMATOR_DIRECTORY if estimator is None else estimator
     for directory in directories:
         _require_same_estimator(directory, shared)
@@ -61,7 +61,7 @@ def load_learned_candidates(
     return LearnedCandidates(controllers=controllers, descriptions=descriptions, estimator=shared)
 
 
-def _names(directories: Sequence[Path], described: Sequence[PolicyDescription]) -> list[str]:
+def _names(directories: Sequence[Path], described: Sequence[ChooserDescription]) -> list[str]:
     learners = [LEARNED[each.learner] for each in described]
     alike = Counter(learners)
     names = [

@@ -1,11 +1,11 @@
 """What controllers are called in an evaluation, and which of them are judged against which.
 
-A learned controller is one whose name begins with `policy` or `supervised`: `policy`, `policy_two_stage`.
+A learned controller is one whose name begins with `grpo` or `supervised`: `grpo`, `grpo_two_stage`.
 """
 
 TABLE, BOUND, ORACLE = "table", "bound", "oracle"
 ORACLE_WITHIN_BOUND, SCALED_TABLE = "oracle_within_bound", "table_equal_adherence"
-LEARNED = {"grpo": "policy", "supervised": "supervised"}  # learner: name of its controllers
+LEARNED = {"grpo": "grpo", "supervised": "supervised"}  # learner: name of its controllers
 
 
 def is_learned(name: str) -> bool:

@@ -23,10 +23,10 @@ from paceline.control.estimated import DEFAULT_ALPHA, BoundController
 from paceline.errors import EstimatorError, PacelineWarning
 from paceline.estimate.bounds import (
     SMALLEST_MS,
+    BoundCheck,
     CalibratedConfig,
     ConformalScores,
     LatencyBounds,
-    PolicyCheck,
     least_requests,
     predicted_ms,
     require_alpha,
@@ -68,7 +68,7 @@ def calibrate_bounds(
         return bounds
     budgets_ms = default_budgets(parts.fit, "prefill").budgets_ms
     controller = BoundController(model=model, bounds=bounds)
-    return replace(bounds, checks=check_policy(controller, _at_most(MOST_CHECKED, parts.test), budgets_ms))
+    return replace(bounds, checks=check_bound(controller, _at_most(MOST_CHECKED, parts.test), budgets_ms))
 
 
 def split_for(num_samples: int, *, alpha: float, seed: int = DEFAULT_SEED) -> Split:
@@ -149,9 +149,9 @@ def predicted_matrix(
     return np.stack([predicted_ms(model.estimate(_with_every_tier(each, tiers)), kind, lengths_C) for each in features])
 
 
-def check_policy(
+def check_bound(
     controller: BoundController, samples: pl.DataFrame, budgets_ms: Sequence[float]
-) -> tuple[PolicyCheck, ...]:
+) -> tuple[BoundCheck, ...]:
     """Return how often the controller's decisions kept each budget, on samples that neither fitted nor calibrated it.
 
     Only requests that were measured under every configuration are judged.
@@ -173,7 +173,7 @@ def save_bounds(bounds: LatencyBounds, directory: Path) -> None:
         write_atomically(directory / name, content)
 
 
-def _check_at(controller: BoundController, requests: MeasuredRequests, budget_ms: float) -> PolicyCheck:
+def _check_at(controller: BoundController, requests: MeasuredRequests, budget_ms: float) -> BoundCheck:
     column = {config: place for place, config in enumerate(requests.configs)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PacelineWarning)  # what nothing fits is counted
@@ -182,7 +182,7 @@ def _check_at(controller: BoundController, requests: MeasuredRequests, budget_ms
         decision.within_budget and bool(requests.latency_ms_RC[row, column[decision.config]] <= budget_ms)
         for row, decision in enumerate(decisions)
     ]
-    return PolicyCheck(
+    return BoundCheck(
         latency_kind=controller.latency_kind,
         alpha=controller.alpha,
         budget_ms=float(budget_ms),

@@ -19,7 +19,7 @@ SOLID, LONG, SHORT, DOTTED = [1, 0], [6, 3], [2, 2], [1, 3]
 # name: colour and dash of its line
 LINES: dict[str, tuple[str, list[int]]] = {
     BOUND: ("var(--high)", SOLID),
-    "policy": ("var(--medium)", SOLID),
+    "grpo": ("var(--medium)", SOLID),
     "supervised": ("var(--d5)", SOLID),
     "point": ("var(--low)", SOLID),
     TABLE: ("var(--global)", LONG),
@@ -30,7 +30,7 @@ LINES: dict[str, tuple[str, list[int]]] = {
 }
 WORDS = {
     BOUND: "estimator with bound",
-    "policy": "learned policy (GRPO)",
+    "grpo": "learned preferences (GRPO)",
     "supervised": "learned accuracies",
     "point": "estimator, point",
     TABLE: "table",

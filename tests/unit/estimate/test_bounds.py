@@ -11,7 +11,7 @@ from latency_models import bounds_of, scores_of
 from safetensors.numpy import load, save
 
 from paceline.errors import EstimatorError, InvalidValueError
-from paceline.estimate.bounds import ConformalScores, LatencyBounds, PolicyCheck, least_requests
+from paceline.estimate.bounds import BoundCheck, ConformalScores, LatencyBounds, least_requests
 from paceline.estimate.bounds_file import DESCRIPTION, SCORES, bounds_files, file_sha256, load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
 
@@ -128,13 +128,13 @@ def test_scores_that_cannot_be_are_refused(per_config: list[list[float]], match:
         scores_of(per_config)
 
 
-def kept(**changes: int) -> PolicyCheck:
+def kept(**changes: int) -> BoundCheck:
     counts = {"num_requests": 100, "none_fit": 5, "kept": 92, **changes}
-    return PolicyCheck(latency_kind="prefill", alpha=0.05, budget_ms=20.0, **counts)
+    return BoundCheck(latency_kind="prefill", alpha=0.05, budget_ms=20.0, **counts)
 
 
 def test_a_check_with_impossible_counts_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="policy check"):
+    with pytest.raises(InvalidValueError, match="bound check"):
         kept(kept=96)
 
 
@@ -181,7 +181,7 @@ DAMAGE = {
     "one for each of 3 configurations": lambda d: d["configs"].pop(),
     "missing": lambda d: d["configs"][0].pop("accuracy"),
     r"provenance\[0\]": lambda d: d.update(provenance=["x"]),
-    "policy check": lambda d: d["checks"][0].update(kept=1000),
+    "bound check": lambda d: d["checks"][0].update(kept=1000),
     "changed, cut short": lambda d: d.update(scores_sha256="0" * 64),
     "taken from another estimator": lambda d: d.update(estimator_sha256="0" * 64),
 }

@@ -56,7 +56,7 @@ def chosen_by(seed: int):
     return pick
 
 
-def judged(pick=None, *, refuses: bool = False, name: str = "policy", vectors: RequestVectors = VECTORS) -> Evaluation:
+def judged(pick=None, *, refuses: bool = False, name: str = "grpo", vectors: RequestVectors = VECTORS) -> Evaluation:
     learned = RuledBySight(bound=BOUND_CONTROLLER, pick=pick or chosen_by(0), refuses=refuses)
     return evaluate(PARTS.test, {**CANDIDATES, name: learned}, budgets_ms=BUDGETS_MS, vectors=vectors)
 
@@ -78,11 +78,9 @@ def best_first() -> dict[tuple[float, ...], list[KnobConfig]]:
 @given(st.integers(0, 10**6))
 def test_nobody_who_keeps_to_the_bounds_beats_the_oracle_within_them(seed):
     found = judged(chosen_by(seed))
-    rows = zip(
-        found.controllers["policy"], found.controllers[BOUND], found.controllers[ORACLE_WITHIN_BOUND], strict=True
-    )
-    for policy, bound, best in rows:
-        assert max(policy.accuracy.mean, bound.accuracy.mean) <= best.accuracy.mean + 1e-12
+    rows = zip(found.controllers["grpo"], found.controllers[BOUND], found.controllers[ORACLE_WITHIN_BOUND], strict=True)
+    for learned, bound, best in rows:
+        assert max(learned.accuracy.mean, bound.accuracy.mean) <= best.accuracy.mean + 1e-12
         assert best.none_fit == bound.none_fit
 
 
@@ -93,13 +91,13 @@ def test_the_oracle_within_the_bound_is_the_best_of_what_fits_and_recovers_all()
         return next(config for config in ordered[vector] if config in fitting)
 
     found = judged(pick)
-    for policy, oracle in zip(found.controllers["policy"], found.controllers[ORACLE_WITHIN_BOUND], strict=True):
-        assert (policy.configs, policy.accuracy, policy.adherence) == (
+    for learned, oracle in zip(found.controllers["grpo"], found.controllers[ORACLE_WITHIN_BOUND], strict=True):
+        assert (learned.configs, learned.accuracy, learned.adherence) == (
             oracle.configs,
             oracle.accuracy,
             oracle.adherence,
         )
-    recovered = {(each.base, each.best): each for each in found.learned["policy"].recovered}
+    recovered = {(each.base, each.best): each for each in found.learned["grpo"].recovered}
     within = recovered[BOUND, ORACLE_WITHIN_BOUND].overall
     assert within is not None and within.interval is not None
     assert (within.share, within.interval.low, within.interval.high) == pytest.approx((1, 1, 1))
@@ -109,7 +107,7 @@ def test_the_bounds_own_choices_recover_nothing_and_keep_as_many_budgets():
     def first(_budget_ms: float, _vector: tuple[float, ...], fitting: Sequence[KnobConfig]) -> KnobConfig:
         return fitting[0]
 
-    found = judged(first).learned["policy"]
+    found = judged(first).learned["grpo"]
     within = next(each for each in found.recovered if each.base == BOUND).overall
     assert within is not None and within.share == 0.0 and within.gain.difference == 0.0
     assert found.adherence_minus_bound is not None
@@ -118,15 +116,15 @@ def test_the_bounds_own_choices_recover_nothing_and_keep_as_many_budgets():
 
 def test_a_table_is_scaled_to_the_learned_controllers_own_adherence():
     found = judged()
-    own = found.learned["policy"].scaled_table
+    own = found.learned["grpo"].scaled_table
     assert own is not None and found.scaled_table is not None
-    scaled, policy = found.controllers[scaled_table_for("policy")], found.controllers["policy"]
+    scaled, learned = found.controllers[scaled_table_for("grpo")], found.controllers["grpo"]
     for place, reached in enumerate(own.reached):
         if reached:
-            assert scaled[place].adherence.successes >= policy[place].adherence.successes
-        expected = scaled[place].accuracy.mean - policy[place].accuracy.mean
+            assert scaled[place].adherence.successes >= learned[place].adherence.successes
+        expected = scaled[place].accuracy.mean - learned[place].accuracy.mean
         assert own.prices[place].difference == pytest.approx(expected)
-        headline = found.learned["policy"].recovered[0]
+        headline = found.learned["grpo"].recovered[0]
         assert headline.budgets[place].gain.difference == pytest.approx(-expected)
         distance = found.controllers[ORACLE][place].accuracy.mean - scaled[place].accuracy.mean
         assert headline.budgets[place].distance == pytest.approx(distance)
@@ -135,12 +133,13 @@ def test_a_table_is_scaled_to_the_learned_controllers_own_adherence():
 
 def test_refused_decisions_are_counted():
     found = judged(refuses=True)
-    policy, bound = found.controllers["policy"], found.controllers[BOUND]
-    assert [row.refused for row in policy] == [found.num_requests - row.none_fit for row in bound]
-    assert [row.refused for row in judged().controllers["policy"]] == [0] * len(BUDGETS_MS)
+    learned, bound = found.controllers["grpo"], found.controllers[BOUND]
+    assert [row.refused for row in learned] == [found.num_requests - row.none_fit for row in bound]
+    assert [row.refused for row in judged().controllers["grpo"]] == [0] * len(BUDGETS_MS)
     assert all(row.refused == 0 for row in bound)
-    learned = evaluation_document(found)["learned"]["policy"]
-    assert learned["refused"] == sum(row.refused for row in policy)
+    rows = found.controllers["grpo"]
+    learned = evaluation_document(found)["learned"]["grpo"]
+    assert learned["refused"] == sum(row.refused for row in rows)
     assert learned["decisions"] == len(BUDGETS_MS) * found.num_requests
 
 
@@ -160,7 +159,7 @@ def test_figures_by_question_set_add_up():
 
 
 def test_knob_shares_are_those_of_all_budgets():
-    rows = judged().controllers["policy"]
+    rows = judged().controllers["grpo"]
     shares = knob_shares(rows)
     assert [each.dataset for each in shares] == ["synthetic_one", "synthetic_two"]
     for each in shares:
@@ -193,7 +192,7 @@ def test_vectors_reach_the_controllers_whole_and_in_order():
 def test_without_vectors_a_controller_that_needs_them_says_so():
     learned = RuledBySight(bound=BOUND_CONTROLLER, pick=chosen_by(0))
     with pytest.raises(InvalidValueError, match="picture"):
-        evaluate(PARTS.test, {"policy": learned}, budgets_ms=(1000.0,))
+        evaluate(PARTS.test, {"grpo": learned}, budgets_ms=(1000.0,))
 
 
 def test_vectors_of_other_requests_are_refused():
@@ -214,7 +213,7 @@ def test_requests_that_are_left_out_take_their_vectors_along():
         return fitting[0]
 
     learned = RuledBySight(bound=BOUND_CONTROLLER, pick=look)
-    found = evaluate(test, {"policy": learned}, budgets_ms=(1000.0,), vectors=request_vectors(test, SOURCE))
+    found = evaluate(test, {"grpo": learned}, budgets_ms=(1000.0,), vectors=request_vectors(test, SOURCE))
     complete = [
         row
         for name, row in zip(VECTORS.names, VECTORS.vectors_RF.tolist(), strict=True)
@@ -236,7 +235,7 @@ def test_a_decision_takes_as_long_as_the_clock_says():
 
 def test_decisions_are_timed_for_what_decides_alone():
     found = judged()
-    assert set(found.decision_times) == {*CANDIDATES, "policy"}
+    assert set(found.decision_times) == {*CANDIDATES, "grpo"}
     for times in found.decision_times.values():
         assert times.count == len(BUDGETS_MS) * found.num_requests
         assert 0 < times.median_us <= times.p95_us

@@ -112,26 +112,26 @@ def test_distances_with_an_end_that_was_not_judged_are_left_out():
     everything = {
         name: synthetic_outcomes(seed)
         for seed, name in enumerate(
-            ["policy", BOUND, TABLE, ORACLE, ORACLE_WITHIN_BOUND, scaled_table_for("policy"), scaled_table_for(BOUND)]
+            ["grpo", BOUND, TABLE, ORACLE, ORACLE_WITHIN_BOUND, scaled_table_for("grpo"), scaled_table_for(BOUND)]
         )
     }
-    ends = [(each.base, each.best) for each in learned_figures("policy", everything, None, [True] * BUDGETS).recovered]
-    assert ends == [(scaled_table_for("policy"), ORACLE), (BOUND, ORACLE_WITHIN_BOUND), (TABLE, ORACLE)]
+    ends = [(each.base, each.best) for each in learned_figures("grpo", everything, None, [True] * BUDGETS).recovered]
+    assert ends == [(scaled_table_for("grpo"), ORACLE), (BOUND, ORACLE_WITHIN_BOUND), (TABLE, ORACLE)]
     fewer = {name: each for name, each in everything.items() if name != BOUND}
-    without = learned_figures("policy", fewer, None, [True] * BUDGETS)
-    assert [each.base for each in without.recovered] == [scaled_table_for("policy"), TABLE]
+    without = learned_figures("grpo", fewer, None, [True] * BUDGETS)
+    assert [each.base for each in without.recovered] == [scaled_table_for("grpo"), TABLE]
     assert without.adherence_minus_bound is None
 
 
 def test_the_difference_in_adherence_is_over_all_budgets():
-    outcomes = {"policy": synthetic_outcomes(1), BOUND: synthetic_outcomes(2)}
-    found = learned_figures("policy", outcomes, None, [False] * BUDGETS).adherence_minus_bound
+    outcomes = {"grpo": synthetic_outcomes(1), BOUND: synthetic_outcomes(2)}
+    found = learned_figures("grpo", outcomes, None, [False] * BUDGETS).adherence_minus_bound
     assert found is not None
-    more = outcomes["policy"].kept_BR.mean() - outcomes[BOUND].kept_BR.mean()
+    more = outcomes["grpo"].kept_BR.mean() - outcomes[BOUND].kept_BR.mean()
     assert found.difference == pytest.approx(more)
     assert found.interval.low <= found.difference <= found.interval.high
 
 
 def test_learned_controllers_go_by_the_first_word_of_their_names():
-    assert all(map(is_learned, ("policy", "supervised", "policy_two_stage", "supervised_second_two_stage")))
-    assert not any(map(is_learned, (TABLE, BOUND, ORACLE, scaled_table_for("policy"), "fixed_low_4_8", "point")))
+    assert all(map(is_learned, ("grpo", "supervised", "grpo_two_stage", "supervised_second_two_stage")))
+    assert not any(map(is_learned, (TABLE, BOUND, ORACLE, scaled_table_for("grpo"), "fixed_low_4_8", "point")))

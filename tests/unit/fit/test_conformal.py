@@ -13,7 +13,7 @@ from paceline.estimate.bounds import SMALLEST_MS, CalibratedConfig
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.fit.candidates import estimator_candidates, table_candidates
-from paceline.fit.conformal import calibrate_bounds, check_policy, conformal_scores, save_bounds, split_for
+from paceline.fit.conformal import calibrate_bounds, check_bound, conformal_scores, save_bounds, split_for
 from paceline.profiles import Profile, SampleParts, Split, split_samples
 
 
@@ -107,7 +107,7 @@ def test_the_bound_keeps_its_promise_on_fresh_samples_at_every_budget() -> None:
         pure_point = steady_bounds(1.0)  # factors of 1
         for held, counts in ((bounds, (kept, promised)), (pure_point, (kept_by_point, said_by_point))):
             controller = BoundController(model=token_linear(), bounds=held, alpha=0.1)
-            checks = check_policy(controller, parts.test, budgets_ms)
+            checks = check_bound(controller, parts.test, budgets_ms)
             counts[0][:] += [check.kept for check in checks]
             counts[1][:] += [check.num_requests - check.none_fit for check in checks]
     assert (kept / promised >= 0.89).all()  # 0.9 less what 25 splits leave to chance
@@ -126,7 +126,7 @@ def test_calibrated_bounds_carry_their_check_once_enough_requests_calibrate_them
 def test_the_check_counts_what_it_says() -> None:
     parts = parts_of(synthetic_samples(60, noise=0.0))
     controller = BoundController(model=token_linear(), bounds=steady_bounds(1.0))
-    tight, loose = check_policy(controller, parts.test, (1e-3, 1e6))
+    tight, loose = check_bound(controller, parts.test, (1e-3, 1e6))
     count = parts.test["sample_id"].n_unique()
     assert (tight.num_requests, tight.none_fit, tight.kept) == (count, count, 0)
     assert (loose.num_requests, loose.none_fit, loose.kept) == (count, 0, count)

@@ -1,0 +1,1 @@
+"""`paceline estimator`: its commands, and how they print. No logic: that is in `paceline.fit.estimator`."""

@@ -1,0 +1,42 @@
+"""The arguments that every command reading a profile takes, and how it reports what it left out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from paceline.cli.flags.lists import split_list
+from paceline.cli.printing import LOG
+from paceline.errors import InvalidValueError
+from paceline.profiles import Profile, read_profile
+
+ProfileArgument = Annotated[
+    Path, typer.Argument(metavar="PROFILE", help="A native store, a core-exp directory or a Parquet file of samples.")
+]
+DatasetsOption = Annotated[
+    list[str] | None, typer.Option("--datasets", help="Only these datasets (`-` and `_` alike).", show_default="all")
+]
+SkipBadFlag = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave bad files and samples out, and list them, instead of stopping.")
+]
+
+
+def read_listing_left_out(
+    path: Path, *, datasets: Sequence[str] | None, columns: Sequence[str] | None, skip_bad: bool
+) -> Profile:
+    """Read a profile and list on standard error every file and sample that `skip_bad` left out."""
+    profile = read_profile(path, datasets=split_list(datasets), columns=columns, skip_bad=skip_bad)
+    for each in profile.left_out:
+        LOG.print(f"[yellow]left out:[/] {escape(each.reason)}", highlight=False, soft_wrap=True)
+    return profile
+
+
+def one_source(profile: Path | None, results_dir: Path | None) -> Path:
+    """Return the one of two ways to name a profile that was given; raises InvalidValueError for none and for both."""
+    given = [path for path in (profile, results_dir) if path is not None]
+    if len(given) != 1:
+        named = " and ".join(str(path) for path in given) or None
+        raise InvalidValueError("profile", named, "one path, as PROFILE or with --results-dir")
+    return given[0]

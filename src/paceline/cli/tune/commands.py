@@ -1,0 +1,172 @@
+"""`paceline tune`: choose scheduler parameters from benchmark runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from paceline.cli.printing import LOG, OUT, JsonFlag, print_facts, print_json, print_table
+from paceline.cli.tune import runs
+from paceline.fit.step_time import StepTimeFit, fit_step_time, save_step_time
+from paceline.schedule.step_log import read_step_log
+from paceline.tune.aging import SHORT_REQUEST_FACTOR, STATISTICS, AgingWeights, aging_weights
+from paceline.tune.run_files import STEPS
+from paceline.tune.select import (
+    AGGREGATIONS,
+    DEFAULT_BASELINE,
+    SCORED,
+    ScoreWeights,
+    ThresholdChoice,
+    ThresholdScore,
+    select_threshold,
+)
+
+HELP = "Replay loads against vLLM and choose scheduler parameters from the runs."
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory.")]
+STEP_TIME_FILE = "step_time.json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `paceline tune` and its commands to the command line."""
+    tune = typer.Typer(name="tune", help=HELP, no_args_is_help=True)
+    tune.command("replay")(runs.replay)
+    tune.command("aging")(aging)
+    tune.command("step-time")(step_time)
+    threshold = typer.Typer(
+        name="threshold", help="Sweep min_chunk_threshold, and select one from a sweep.", no_args_is_help=True
+    )
+    threshold.command("sweep")(runs.sweep)
+    threshold.command("select")(select)
+    tune.add_typer(threshold)
+    app.add_typer(tune)
+
+
+def select(
+    root: Annotated[Path, typer.Option("--root", help="The sweep's directory: <start time>/<threshold>/*.csv in it.")],
+    baseline: Annotated[
+        int, typer.Option("--baseline", help="Threshold that a run is divided by; without it, the run's smallest.")
+    ] = DEFAULT_BASELINE,
+    w_request: Annotated[
+        float, typer.Option("--w-request", "--w_request", help="Weight of P95 request_execution_time.")
+    ] = SCORED["request"].weight,
+    w_prefill: Annotated[
+        float, typer.Option("--w-prefill", "--w_prefill", help="Weight of P95 prefill_e2e_time.")
+    ] = SCORED["prefill"].weight,
+    w_prefill_exec_norm: Annotated[
+        float,
+        typer.Option(
+            "--w-prefill-exec-norm", "--w_prefill_exec_norm", help="Weight of the mean normalized prefill time."
+        ),
+    ] = SCORED["prefill_exec_norm"].weight,
+    w_request_exec_norm: Annotated[
+        float,
+        typer.Option(
+            "--w-request-exec-norm", "--w_request_exec_norm", help="Weight of the mean normalized request time."
+        ),
+    ] = SCORED["request_exec_norm"].weight,
+    w_decode: Annotated[
+        float, typer.Option("--w-decode", "--w_decode", help="Weight of the mean normalized decode time.")
+    ] = SCORED["decode"].weight,
+    run_agg: Annotated[
+        str, typer.Option("--run-agg", "--run_agg", help=f"How runs are put together: {', '.join(AGGREGATIONS)}.")
+    ] = "mean",
+    as_json: JsonFlag = False,
+) -> None:
+    """Recommend a min_chunk_threshold: the smallest weighted score of a sweep, each run against its own baseline."""
+    weights = ScoreWeights(
+        request=w_request,
+        prefill=w_prefill,
+        prefill_exec_norm=w_prefill_exec_norm,
+        request_exec_norm=w_request_exec_norm,
+        decode=w_decode,
+    )
+    choice = select_threshold(root, baseline=baseline, weights=weights, run_agg=run_agg)
+    _warn_of_gaps(choice)
+    if as_json:
+        print_json(choice.document())
+        return
+    columns = ("threshold", "runs", *(f"{name} ratio" for name in SCORED), "score")
+    print_table("Ratios to the baseline: below 1 is better", columns, [_score_row(each) for each in choice.scores])
+    OUT.print(f"Recommended min_chunk_threshold: {choice.recommended}", highlight=False)
+
+
+def aging(
+    run: RunArgument,
+    statistic: Annotated[
+        str, typer.Option("--statistic", help=f"Over the run's requests: {', '.join(STATISTICS)}.")
+    ] = STATISTICS[0],
+    short_request_factor: Annotated[
+        float, typer.Option("--short-request-factor", help="Of the prefill rate, in the alternative's time_weight.")
+    ] = SHORT_REQUEST_FACTOR,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print weights for the aging policy from a run's normalized prefill times."""
+    found = aging_weights(run, statistic=statistic, short_request_factor=short_request_factor)
+    if as_json:
+        print_json(found.document())
+    else:
+        _print_weights(found)
+
+
+def step_time(
+    run: RunArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Model file.", show_default=f"RUN_DIR/{STEP_TIME_FILE}")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit the step-time model that target_time_ms needs on a run's step log, and state its held-out error."""
+    fit = fit_step_time(read_step_log(run / STEPS))
+    path = output or run / STEP_TIME_FILE
+    kept = save_step_time(fit, path)
+    beside = f"; the file it replaces is kept as {kept}" if kept else ""
+    LOG.print(escape(f"wrote {path}{beside}"), highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(fit.document())
+    else:
+        _print_fit(fit)
+
+
+def _warn_of_gaps(choice: ThresholdChoice) -> None:
+    sentences = [f"left out: {sentence}" for sentence in choice.left_out]
+    sentences += [
+        f"run {run} has no baseline threshold; its smallest, {threshold}, takes its place"
+        for run, threshold in choice.fallbacks.items()
+    ]
+    if len({each.runs for each in choice.scores}) > 1:
+        sentences.append("some thresholds stand in fewer runs than others: their scores are over other runs")
+    for sentence in sentences:
+        LOG.print(f"[yellow]caution:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _score_row(score: ThresholdScore) -> list[object]:
+    return [score.threshold, score.runs, *(f"{score.ratios[name]:.4f}" for name in SCORED), f"{score.score:.4f}"]
+
+
+def _print_weights(found: AgingWeights) -> None:
+    seconds = ", ".join(f"{name} {value:.3g}" for name, value in found.seconds_per_prefill_token.items())
+    rows = [("seconds per prefill token", f"{seconds} (n = {found.requests:,})")]
+    for name, weights in (("weights", found.weights), ("alternative", found.alternative)):
+        rows.append((name, f"time_weight {weights.time_weight:.6g}, prompt_weight {weights.prompt_weight:.6g}"))
+    print_facts(f"Aging weights from the {found.statistic}", rows)
+
+
+def _print_fit(fit: StepTimeFit) -> None:
+    error = fit.held_out
+    interval = error.mae.interval()
+    spread = f" (95 % CI {interval})" if interval else ""
+    rows = [
+        *((name, f"{value:.6g}") for name, value in fit.model.document().items()),
+        ("steps fitted", f"{fit.fitted_steps:,} (the first {fit.warmup_steps} left out)"),
+        ("held-out error, ms", f"{error.mae.mean:.3f}{spread} mean absolute, P95 {error.p95_ms:.3f}"),
+        ("of the mean step", f"{error.relative_error:.1%}, n = {error.mae.count:,}"),
+    ]
+    print_facts("Step-time model", rows)
+    if error.mae.mean >= error.baseline_mae_ms:
+        LOG.print(
+            f"[yellow]caution:[/] no better than always saying the mean step ({error.baseline_mae_ms:.3f} ms): "
+            "measure on an idle machine, or longer, before keeping a target with it",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,202 @@
+"""The learned controller: what a request asks and shows decides among the configurations whose bound fits its budget.
+
+A network scores the grid for the request's vector and budget (`paceline.control.learned.network`); what the scores mean is up
+to the learner. It chooses among the configurations whose bound fits as it was calibrated, as it did in training. The choice
+is accepted if the request lies within what it was trained on, and if its bound fits as it stands, corrected for drift;
+otherwise BoundController's is taken, and marked.
+Legend of array suffixes: C configurations, most accurate first and the smaller first of equals.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.control.estimated import DEFAULT_ALPHA, BoundController
+from paceline.control.learned.artifact import read_chooser
+from paceline.control.learned.description import RETRAIN
+from paceline.control.learned.network import ChooserNetwork
+from paceline.control.learned.reward import Reward
+from paceline.control.ranked_grid import Places, RankedConfigs, RankedTimes, require_features
+from paceline.control.table import require_budget
+from paceline.errors import ControllerError, UnknownChoiceError
+from paceline.estimate.bounds import DEFAULT_CONFIDENCE, LatencyBounds
+from paceline.estimate.latency_model import LatencyModel
+from paceline.records import Decision, KnobConfig, LatencyKind, RequestFeatures
+from paceline.request_vector import request_vector
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """Configurations to choose among, and their places in the whole grid and in the chooser's scores."""
+
+    ranked: RankedConfigs
+    in_grid_C: Places
+    in_scores_C: Places
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Considered:
+    """A request under a budget: what is offered (places, the most accurate first), what each takes and how it scores."""
+
+    budget_ms: float
+    offered: Places
+    times: RankedTimes
+    scores_C: Floats
+
+
+class LearnedController:
+    """Takes the configuration that a learned chooser prefers, as long as its bound fits the budget.
+
+    A `supervised` chooser predicts accuracies: the best predicted reward is preferred. A `grpo` chooser has preferences. Refused
+    is what fits no longer since the machine became slower, and what is preferred for a request beyond training, unless
+    `trust_outside`: then the decision is BoundController's, marked `refused`. `observe` corrects the bounds while it serves;
+    an instance is meant for one stream of requests on one machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        chooser: ChooserNetwork,
+        model: LatencyModel,
+        bounds: LatencyBounds,
+        alpha: float = DEFAULT_ALPHA,
+        confidence: float | None = DEFAULT_CONFIDENCE,
+        trust_outside: bool = False,
+    ) -> None:
+        kind = chooser.description.latency_kind
+        self.chooser, self.alpha, self.trust_outside = chooser, alpha, trust_outside
+        self.latency_kind: LatencyKind = kind
+        self.provenance = bounds.provenance
+        self.bound = BoundController(model=model, bounds=bounds, alpha=alpha, confidence=confidence, latency_kind=kind)
+        self._values = VALUES[chooser.description.learner]
+        self._whole = _whole_grid(self.bound.ranked, chooser.configs)
+        self._by_tier = _parts_by_tier(self._whole)
+
+    @staticmethod
+    def load(
+        directory: Path | str, *, alpha: float = DEFAULT_ALPHA, trust_outside: bool = False
+    ) -> "LearnedController":
+        """Read a learned controller's directory; raises ControllerError, with file and remedy, for one not to be trusted."""
+        artifact = read_chooser(Path(directory))
+        chooser = ChooserNetwork(description=artifact.description, weights=artifact.weights)
+        return LearnedController(
+            chooser=chooser, model=artifact.estimator, bounds=artifact.bounds, alpha=alpha, trust_outside=trust_outside
+        )
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The numbers of the request vector that its choice depends on, by name."""
+        return self.chooser.looks_at
+
+    @property
+    def tiers(self) -> tuple[str | None, ...]:
+        """The tiers of its configurations; (None,) for a model without tiers."""
+        return tuple(self._by_tier)
+
+    def predict(self, budget_ms: float, *, features: RequestFeatures | None = None, strict: bool = False) -> Decision:
+        """Return what the chooser prefers, if its bound is within the budget; equals are settled as BoundController does.
+
+        None fits: BoundController's decision, with `within_budget` False and a PacelineWarning, or BudgetTooSmallError when
+        `strict`. Raises InvalidValueError for a budget that is not above 0, and for features without those of the picture.
+        """
+        decision, times = self._decided(budget_ms, features, self._whole)
+        return decision or self._whole.ranked.none_fits(budget_ms, times, strict=strict)
+
+    def predict_stage1(self, budget_ms: float, *, features: RequestFeatures) -> str | None:
+        """Return the tier alone: what must be chosen before the vision encoder runs; None if the model has no tiers."""
+        decision, times = self._decided(budget_ms, features, self._whole)
+        return (decision or self._whole.ranked.nearest(times)).config.tier
+
+    def predict_stage2(
+        self, budget_ms: float, *, tier: str | None, features: RequestFeatures, strict: bool = False
+    ) -> Decision:
+        """Return what `predict` would among the configurations of one tier, whose image tokens the features now hold.
+
+        None of the tier fits: the smallest bound of the tier, marked and warned of, or BudgetTooSmallError when `strict`.
+        Raises UnknownChoiceError for a tier without configurations.
+        """
+        if tier not in self._by_tier:
+            raise UnknownChoiceError("tier", tier, [str(name) for name in self._by_tier])
+        part = self._by_tier[tier]
+        decision, times = self._decided(budget_ms, features, part)
+        return decision or part.ranked.none_fits(budget_ms, times, strict=strict)
+
+    def observe(self, decision: Decision, measured_ms: float) -> None:
+        """Take note of the latency that a decision led to, so that bounds follow a machine that became slower or faster.
+
+        Raises InvalidValueError for a latency that is no time, and for a decision that carries no bound.
+        """
+        self.bound.observe(decision, measured_ms)
+
+    def _decided(
+        self, budget_ms: float, features: RequestFeatures | None, part: _Part
+    ) -> tuple[Decision | None, RankedTimes]:
+        """Return the decision, None where nothing fits, and what the configurations of the part take."""
+        require_budget(budget_ms)
+        request = require_features(features)
+        vector = request_vector(request)
+        times = self.bound.times(request).only(part.in_grid_C)
+        fitting = part.ranked.fitting(budget_ms, times)
+        if not len(fitting):
+            return None, times
+        outside = self.chooser.outside(vector, budget_ms)
+        if outside and not self.trust_outside:
+            place, refused = int(fitting[0]), True
+        else:
+            place, refused = self._place(budget_ms, vector, times, fitting, part)
+        return part.ranked.decision(place, times, refused=refused, outside=outside), times
+
+    def _place(
+        self, budget_ms: float, vector: tuple[float, ...], times: RankedTimes, fitting: Places, part: _Part
+    ) -> tuple[int, bool]:
+        """Return the place to take, and whether it stands in for one that was refused."""
+        offered = part.ranked.fitting(budget_ms * self.bound.drift.factor, times)  # as if no drift had been seen
+        if not len(offered):
+            return int(fitting[0]), False
+        scores_C = self.chooser.scores(vector, budget_ms)[part.in_scores_C]
+        considered = _Considered(budget_ms=budget_ms, offered=offered, times=times, scores_C=scores_C)
+        place = int(offered[self._values(considered, self.chooser.description.reward).argmax()])
+        refused = place not in fitting
+        return (int(fitting[0]) if refused else place), refused
+
+
+def _predicted_rewards(considered: _Considered, reward: Reward) -> Floats:
+    """Return the predicted reward of what is offered."""
+    offered, times = considered.offered, considered.times
+    return reward.of(considered.scores_C[offered], times.latencies_C[offered], considered.budget_ms)
+
+
+def _preferences(considered: _Considered, reward: Reward) -> Floats:  # noqa: ARG001  its training has spent the reward
+    """Return the preference for what is offered."""
+    return considered.scores_C[considered.offered]
+
+
+# the first of equals is taken: the one that BoundController prefers
+VALUES: dict[str, Callable[[_Considered, Reward], Floats]] = {"supervised": _predicted_rewards, "grpo": _preferences}
+
+
+def _whole_grid(ranked: RankedConfigs, scored: tuple[KnobConfig, ...]) -> _Part:
+    if set(scored) != set(ranked.configs):
+        keys = sorted(config.key for config in set(scored) ^ set(ranked.configs))
+        raise ControllerError(
+            "chooser and latency model",
+            f"only one of them covers {', '.join(keys)}",
+            expected="the model that the chooser was trained with",
+            mend=RETRAIN,
+        )
+    places = [scored.index(config) for config in ranked.configs]
+    return _Part(ranked=ranked, in_grid_C=np.arange(len(places)), in_scores_C=np.array(places))
+
+
+def _parts_by_tier(whole: _Part) -> dict[str | None, _Part]:
+    configs = whole.ranked.configs
+    parts: dict[str | None, _Part] = {}
+    for tier in dict.fromkeys(config.tier for config in configs):
+        places = np.array([place for place, config in enumerate(configs) if config.tier == tier])
+        parts[tier] = _Part(ranked=whole.ranked.only(places), in_grid_C=places, in_scores_C=whole.in_scores_C[places])
+    return parts

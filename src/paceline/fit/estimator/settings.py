@@ -1,0 +1,107 @@
+"""How an estimator is trained: every number of it in one record, and two of them by name."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.fit.estimator.losses import loss_named
+from paceline.fit.estimator.rows import JOINED_MEANS
+
+DEFAULT_SEED = 3407
+WARM_UP_SHARE = 0.2
+LAST_SHARE = 1e-3  # of the peak learning rate, at the end of one cycle
+
+
+def constant(progress: float) -> float:
+    """Return 1 throughout."""
+    del progress
+    return 1.0
+
+
+def one_cycle(progress: float) -> float:
+    """Return the share of the peak learning rate: up over WARM_UP_SHARE of training, down to nearly 0, on cosines.
+
+    Smith and Topin, "Super-convergence" (2018): large batches at a large learning rate reach in few steps what small
+    batches at a small constant one reach in many.
+    """
+    if progress < WARM_UP_SHARE:
+        return LAST_SHARE + (1 - LAST_SHARE) * (1 - math.cos(math.pi * progress / WARM_UP_SHARE)) / 2
+    fall = (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)
+    return LAST_SHARE + (1 - LAST_SHARE) * (1 + math.cos(math.pi * fall)) / 2
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "one_cycle": one_cycle}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatorSettings:
+    """What an estimator's weights follow from, the data aside.
+
+    `step_choices`, ascending, serve data so small that `num_epochs` would be fewer steps than the last of them: then the
+    number of steps is the one with the best loss on `validation_share` of the samples, and training starts again on all.
+    `join_equal_rows` replaces rows of equal features by their mean with their count as weight: the same loss up to a
+    constant, in fewer rows. `patience` ends training after that many rounds (an epoch, or a fiftieth of all of them)
+    without a better loss on `validation_share` of the samples; None trains to the end on all of them.
+    """
+
+    loss: str = "mse"
+    hidden_dim: int = 256
+    num_layers: int = 2
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    schedule: str = "constant"
+    batch_size: int = 64
+    num_epochs: int = 50
+    step_choices: tuple[int, ...] = ()
+    join_equal_rows: bool = False
+    patience: int | None = None
+    validation_share: float = 0.2
+    seed: int = DEFAULT_SEED
+
+    def __post_init__(self) -> None:
+        loss_named(self.loss)
+        if self.schedule not in SCHEDULES:
+            raise UnknownChoiceError("schedule", self.schedule, tuple(SCHEDULES))
+        for name, (fits, expected) in RANGES.items():
+            if not fits(getattr(self, name)):
+                raise InvalidValueError(name, getattr(self, name), expected)
+        if self.join_equal_rows and self.loss not in JOINED_MEANS:
+            raise InvalidValueError(
+                "join_equal_rows", True, f"False with loss {self.loss}: no mean stands for its rows"
+            )
+
+
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "batch_size": (lambda count: count >= 1, "a whole number of at least 1"),
+    "num_epochs": (lambda count: count >= 1, "a whole number of at least 1"),
+    "step_choices": (
+        lambda counts: all(low < high for low, high in pairwise((0, *counts))),
+        "whole numbers, ascending",
+    ),
+    "learning_rate": (lambda rate: 0 < rate < 1, "a number above 0 and below 1, such as 0.001"),
+    "weight_decay": (lambda decay: 0 <= decay < math.inf, "a number of at least 0, such as 0.00001"),
+    "patience": (lambda rounds: rounds is None or rounds >= 1, "a whole number of at least 1, or None"),
+    "validation_share": (lambda share: 0 < share < 1, "a share between 0 and 1"),
+}
+REFERENCE = EstimatorSettings()
+# the loss: latencies are skewed, most of all on a busy machine; squared milliseconds follow the stalls, logarithms do not
+FAST = EstimatorSettings(
+    loss="log",
+    learning_rate=4e-3,
+    schedule="one_cycle",
+    batch_size=1024,
+    num_epochs=12,
+    step_choices=(100, 300, 1000, 3000),
+    join_equal_rows=True,
+)
+SETTINGS = {"fast": FAST, "reference": REFERENCE}
+
+
+def settings_named(name: str) -> EstimatorSettings:
+    """Return settings by name; raises UnknownChoiceError."""
+    if name not in SETTINGS:
+        raise UnknownChoiceError("settings", name, tuple(SETTINGS))
+    return SETTINGS[name]
