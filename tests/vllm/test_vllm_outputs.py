@@ -3,9 +3,21 @@
 import json
 
 import pytest
-from real_engine import BUDGET, COUNT, ENGINE, SMALL_CACHE, TOLERANCE, assert_same_answers, mixed_load, serve
+from real_engine import (
+    BUDGET,
+    COUNT,
+    ENGINE,
+    LARGE_CACHE,
+    SMALL_CACHE,
+    TOLERANCE,
+    assert_same_answers,
+    mixed_load,
+    serve,
+)
+from scheduler_swap import with_scheduler
+from vllm import SamplingParams
 
-from paceline.vllm_plugin import stock
+from paceline.vllm_plugin import scheduler, stock
 from paceline.vllm_plugin.replay import OfflineVllm
 
 COEFFICIENTS = {
@@ -121,3 +133,16 @@ def test_the_step_log_is_json_lines_that_add_up(engine, load, tmp_path):
         assert line["decode_tokens"] == len(line["decoding"])
     decoded = sum(line["decode_tokens"] for line in lines)
     assert decoded == sum(length - 1 for _, _, length in load)
+
+
+def test_a_full_disk_does_not_end_an_engine(engine, caplog):
+    full = {"paceline": {"step_log": "/dev/full", "request_log": "/dev/full"}}
+    with_scheduler(engine, scheduler, full, blocks=LARGE_CACHE)
+    parameters = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, detokenize=False)
+    for number in range(3):
+        engine.add_request(str(number), {"prompt_token_ids": [3, 4, 5 + number]}, parameters)
+    answered = 0
+    while engine.has_unfinished_requests():
+        answered += sum(output.finished for output in engine.step())
+    assert answered == 3
+    assert sum("/dev/full cannot be written" in record.getMessage() for record in caplog.records) == 2

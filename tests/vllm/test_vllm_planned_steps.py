@@ -104,7 +104,8 @@ def test_with_memory_enough_each_chunk_is_the_planned_one(config_of, load, polic
     run = run_dry(dry_scheduler(config, blocks=1000), distinct, in_flight=in_flight)
     for plan, step in executed(run):
         assert {name: chunk.tokens for name, chunk in step.chunks.items()} == dict(plan.chunks)
-        assert step.predicted_ms == plan.predicted_ms
+        if in_flight == 1:  # with steps in flight a decode that was planned may have ended
+            assert step.predicted_ms == plan.predicted_ms
         assert step.preempted == ()
     if in_flight == 1:  # with steps in flight a request may have nothing left to schedule
         assert all(output.total_num_scheduled_tokens for output in run.outputs[: _first_idle_step(run, distinct)])

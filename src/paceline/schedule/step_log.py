@@ -1,13 +1,14 @@
 """The engine's step log: one JSON line for every step that executed."""
 
 import json
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from paceline.errors import StepLogError
+from paceline.schedule.json_lines import parsed_lines
 from paceline.schedule.step_time import StepLoad, with_chunk
 
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -17,6 +18,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "a list": list,
     "an object": dict,
     "text": str,
+    "text or null": (str, type(None)),
 }
 FIELDS = {
     "step": "a whole number",
@@ -36,6 +38,9 @@ FIELDS = {
     "running": "a whole number",
     "preempted": "a list",
 }
+# what logs of earlier versions lack, with its kind and what stands for it
+LATER_FIELDS: Mapping[str, tuple[str, int | None]] = {"engine": ("a whole number", 0), "run": ("text or null", None)}
+LARGEST = sys.float_info.max
 DERIVED = ("prefill_tokens", "prefill_attention_tokens")  # written for readers, computed from the chunks here
 
 
@@ -52,7 +57,8 @@ class StepRecord:
     """One executed step; `chunks` by request id, `decoding` and `preempted` hold request ids.
 
     `waiting` and `running` count requests once the step was planned; `predicted_ms` is None without a step-time model.
-    The clock of `started_seconds` is the engine's, the same for all lines of a log.
+    The clock of `started_seconds` is the engine's, the same for all lines of a run. `engine` numbers the data-parallel
+    engines that may write to one log, `run` tells one start of an engine from another; steps are numbered within both.
     """
 
     step: int
@@ -69,19 +75,20 @@ class StepRecord:
     waiting: int
     running: int
     preempted: tuple[str, ...]
+    engine: int = 0
+    run: str | None = None
 
     @property
     def load(self) -> StepLoad:
         """What the step computed, as a step-time model takes it."""
-        load = StepLoad(decode_tokens=self.decode_tokens, decode_context_tokens=self.decode_context_tokens)
-        for chunk in self.chunks.values():
-            load = with_chunk(load, chunk_tokens=chunk.tokens, context_tokens=chunk.context_tokens)
-        return load
+        return step_load(
+            self.decode_tokens, decode_context_tokens=self.decode_context_tokens, chunks=self.chunks.values()
+        )
 
     def line(self) -> str:
         """Return the record as one JSON line, without its line break."""
         load = self.load
-        cells = {name: getattr(self, name) for name in FIELDS if name not in DERIVED}
+        cells = {name: getattr(self, name) for name in (*FIELDS, *LATER_FIELDS) if name not in DERIVED}
         cells["chunks"] = {name: [chunk.tokens, chunk.context_tokens] for name, chunk in self.chunks.items()}
         cells["prefill_tokens"] = load.prefill_tokens
         cells["prefill_attention_tokens"] = load.prefill_attention_tokens
@@ -92,10 +99,12 @@ class StepRecord:
         """Read one line back; keys that it does not know are ignored. Raises StepLogError with the field that is wrong."""
         try:
             cells = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StepLogError(f"{line!r:.60} is not JSON ({error}); expected one object a line") from error
         fields = _typed(cells, "an object", "the line")
         values = {name: _field(fields, name, kind) for name, kind in FIELDS.items()}
+        for name, (kind, missing) in LATER_FIELDS.items():
+            values[name] = _field({name: missing, **fields}, name, kind)
         stated = {name: values.pop(name) for name in DERIVED}
         values["chunks"] = {name: _chunk(name, pair) for name, pair in values["chunks"].items()}
         for name in ("decoding", "preempted"):
@@ -108,19 +117,39 @@ class StepRecord:
         return record
 
 
-def read_step_log(path: Path | str) -> tuple[StepRecord, ...]:
-    """Return the records of a step log; a last line without its line break, cut off when a run was killed, is left out.
+def step_load(decode_tokens: int, *, decode_context_tokens: int, chunks: Iterable[PrefillChunk]) -> StepLoad:
+    """Return what a step of these decodes and chunks computes, as a step-time model takes it."""
+    load = StepLoad(decode_tokens=decode_tokens, decode_context_tokens=decode_context_tokens)
+    for chunk in chunks:
+        load = with_chunk(load, chunk_tokens=chunk.tokens, context_tokens=chunk.context_tokens)
+    return load
 
-    Raises StepLogError with the line and field that cannot be trusted, or when there is no record.
+
+def read_step_log(path: Path | str) -> tuple[StepRecord, ...]:
+    """Return the records of a step log in its order; several engines and runs may have written to it.
+
+    Torn lines, which killed engines leave, are left out and counted in a PacelineWarning. Raises StepLogError with the
+    line and field that cannot be trusted, when steps of several engines or runs cannot be told apart, or when there is
+    no record.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise StepLogError(f"{path} cannot be read ({error}); expected a step log that an engine wrote") from error
-    records = tuple(_record(line, number, path) for number, line in enumerate(text.split("\n")[:-1], start=1))
-    if not records:
+    numbered = parsed_lines(text, path, lambda line, number: (number, _record(line, number, path)))
+    if not numbered:
         raise StepLogError(f"{path} holds no step; expected one JSON line a step, from a run that executed some")
-    return records
+    latest: dict[tuple[int, str | None], int] = {}
+    for number, record in numbered:
+        before = latest.get((record.engine, record.run), -1)
+        if record.step <= before:
+            raise StepLogError(
+                f"{path}, line {number}: step {record.step} of engine {record.engine} stands after its step {before}; "
+                "expected rising steps, or lines that say which engine and run they are of: two of them wrote this log; "
+                "give each a log of its own, or split the file before that line"
+            )
+        latest[record.engine, record.run] = record.step
+    return tuple(record for _, record in numbered)
 
 
 def _record(line: str, number: int, path: Path | str) -> StepRecord:
@@ -142,8 +171,8 @@ def _field(cells: dict[str, Any], name: str, kind: str) -> Any:
     if name not in cells:
         raise StepLogError(f"field {name} is missing; expected {kind}")
     value = _typed(cells[name], kind, name)
-    if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
-        raise StepLogError(f"{name} is {value!r}; expected {kind} of at least 0")
+    if isinstance(value, int | float) and not 0 <= value <= LARGEST:  # NaN is not, either
+        raise StepLogError(f"{name} is {value!r:.60}; expected {kind} of at least 0")
     return value
 
 

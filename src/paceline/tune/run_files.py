@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from paceline.errors import RequestFileError
+from paceline.errors import PacelineError, RequestFileError
 from paceline.profiles.atomic import new_directory
+from paceline.schedule.json_lines import parsed_lines
 from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes
 from paceline.tune.environment import machine
 from paceline.tune.host import ReplayResult
@@ -46,19 +47,31 @@ def request_metrics(requests: Sequence[RequestTimes]) -> dict[str, dict[str, flo
 
 
 def read_requests(run: Path) -> tuple[RequestTimes, ...]:
-    """Return the times of a run's requests; raises RequestFileError with the line that cannot be trusted."""
+    """Return the times of a run's requests; torn lines are left out and counted in a PacelineWarning.
+
+    Raises RequestFileError with the line that cannot be trusted, a request that stands twice among them.
+    """
     path = run / REQUESTS
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read ({error})"
         raise RequestFileError(path, reason, expected="a run's requests", mend="name a run directory") from error
-    requests: list[RequestTimes] = []
-    for number, line in enumerate(lines, start=1):
+    seen: set[str] = set()
+
+    def parsed(line: str, number: int) -> RequestTimes:
         try:
-            requests.append(REQUEST_LINES.decode(line))
-        except (msgspec.MsgspecError, UnicodeError) as error:
+            times = REQUEST_LINES.decode(line)
+        except (msgspec.MsgspecError, PacelineError) as error:
             raise RequestFileError(
                 path, str(error), expected="one request's times a line", mend="run it again", line=number
             ) from error
-    return tuple(requests)
+        if times.request_id in seen:
+            reason = f"{times.request_id!r} stands twice"
+            raise RequestFileError(
+                path, reason, expected="each request once", mend="give each run a log of its own", line=number
+            )
+        seen.add(times.request_id)
+        return times
+
+    return tuple(parsed_lines(text, path, parsed))

@@ -79,6 +79,8 @@ SCHEDULER_ATTRIBUTES = (
     "_reserve_prefill_lookahead",
     "_try_schedule_encoder_inputs",
     "_handle_blocked_waiting_request",
+    "_handle_stopped_request",
+    "add_request",
     "_is_blocked_waiting_status",
     "kv_cache_manager.get_computed_blocks",
     "kv_cache_manager.block_pool.get_num_free_blocks",
@@ -96,6 +98,7 @@ REQUEST_ATTRIBUTES = (
     "num_preemptions",
     "is_prefill_chunk",
     "mm_features",
+    "resumable",
     "is_finished",
 )
 
@@ -115,6 +118,7 @@ class EngineRequest(Protocol):
     num_preemptions: int
     is_prefill_chunk: bool
     mm_features: Sequence[Any]
+    resumable: bool  # a streaming session: further turns may follow
 
     def is_finished(self) -> bool:
         """Whether the request has ended, for whatever reason."""
@@ -153,6 +157,11 @@ def read_limits(vllm_config: Any) -> EngineLimits:
         running_requests=config.max_num_active_seqs or config.max_num_seqs,
         whole_image_tokens=_largest_image_tokens(vllm_config) if config.disable_chunked_mm_input else 0,
     )
+
+
+def engine_number(vllm_config: Any) -> int:
+    """Return the number of an engine among those of its data-parallel run; 0 for one alone."""
+    return vllm_config.parallel_config.data_parallel_index  # the rank is 0 in every engine of a dense model
 
 
 def require_attributes(scheduler: Any) -> None:

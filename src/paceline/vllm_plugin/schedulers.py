@@ -5,7 +5,7 @@ from typing import Any
 from paceline.vllm_plugin.planned import PlannedSteps
 from paceline.vllm_plugin.recorded import RecordedSteps
 from paceline.vllm_plugin.recording import file_recorder
-from paceline.vllm_plugin.relied_on import AsyncScheduler, Scheduler, read_limits
+from paceline.vllm_plugin.relied_on import AsyncScheduler, Scheduler, engine_number, read_limits
 from paceline.vllm_plugin.settings import read_logs, read_settings
 
 
@@ -33,7 +33,8 @@ def scheduler(*, vllm_config: Any, **arguments: Any) -> Any:
     settings = read_settings(vllm_config.additional_config, read_limits(vllm_config))
     chosen = PlannedAsyncScheduler if vllm_config.scheduler_config.async_scheduling else PlannedScheduler
     built = chosen(vllm_config=vllm_config, settings=settings, **arguments)
-    built.recorder = file_recorder(settings.logs)
+    built.step_time = settings.step_time
+    built.recorder = file_recorder(settings.logs, engine=engine_number(vllm_config))
     return built
 
 
@@ -42,5 +43,5 @@ def stock(*, vllm_config: Any, **arguments: Any) -> Any:
     logs = read_logs(vllm_config.additional_config)
     chosen = RecordedAsyncScheduler if vllm_config.scheduler_config.async_scheduling else RecordedScheduler
     built = chosen(vllm_config=vllm_config, **arguments)
-    built.recorder = file_recorder(logs)
+    built.recorder = file_recorder(logs, engine=engine_number(vllm_config))
     return built
