@@ -15,7 +15,7 @@ from paceline.measure.clock import clock_for
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
 from paceline.models.knobs import check_config
 from paceline.models.loading import VisionLanguageModel, load_model
-from paceline.models.pictures import open_picture
+from paceline.models.pictures import check_pixels, open_picture, upright_rgb
 from paceline.records import Decision, KnobConfig, LatencyBudget, LatencyKind, StageTimes
 
 DEFAULT_MAX_NEW_TOKENS = 64
@@ -107,7 +107,7 @@ class AdaptiveModel:
         that no tier can carry.
         """
         budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
-        picture = image if isinstance(image, Image.Image) else open_picture(image)
+        picture = _upright(image)
         timed = self._decide(picture, prompt, budget, strict, expected_output_tokens)
         config = timed.decision.config
         answer = self._answer(picture, prompt, config, max_new_tokens or self.max_new_tokens, per_step)
@@ -126,14 +126,14 @@ class AdaptiveModel:
     ) -> Decision:
         """Return what `generate` would take for this request, without running the model; it raises and warns alike."""
         budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
-        picture = image if isinstance(image, Image.Image) else open_picture(image)
+        picture = _upright(image)
         return self._decide(picture, prompt, budget, strict, expected_output_tokens).decision
 
     def warm_up(
         self, image: Image.Image | Path | str, prompt: str, latency_budgets_ms: Sequence[float], *, runs: int = 2
     ) -> None:
         """Run the configurations that these budgets lead to, so that no request pays for the first use of their shapes."""
-        picture = image if isinstance(image, Image.Image) else open_picture(image)
+        picture = _upright(image)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PacelineWarning)  # warned of when a request is answered
             decisions = [self.decide(picture, prompt, latency_budget_ms=budget_ms) for budget_ms in latency_budgets_ms]
@@ -172,6 +172,13 @@ class AdaptiveModel:
             clock=clock_for(self.model.device),
             per_step=per_step,
         )
+
+
+def _upright(image: Image.Image | Path | str) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        return open_picture(image)
+    check_pixels(image.width, image.height)
+    return upright_rgb(image)
 
 
 def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget) -> AdaptiveAnswer:

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from paceline.measure.one_pass import greedy
+from paceline.models.critical_section import held
 from paceline.models.knobs import blocks_passed_through
 from paceline.models.loading import PreparedRequest
 from paceline.models.structure import ModelParts
@@ -27,7 +28,8 @@ def cached_against_uncached(
     case too: it shows the model's own rounding.
     """
     if not skipped:
-        return _all_modes(parts, request, seed)
+        with held(parts.model, "plain passes"):
+            return _all_modes(parts, request, seed)
     with blocks_passed_through(parts, skipped):
         return _all_modes(parts, request, seed)
 

@@ -21,6 +21,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from paceline.errors import InvalidValueError, ModelError
 from paceline.measure.clock import Clock
+from paceline.models.critical_section import held, replaced
 from paceline.models.knobs import applied
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
 from paceline.models.structure import ModelParts
@@ -126,6 +127,7 @@ def _marked(parts: ModelParts, marks: _Marks, clock: Clock) -> Generator[None]:
         marks.forward_ends.append(clock.mark())
 
     with ExitStack() as stack:
+        stack.enter_context(held(parts.model, "marks"))
         stack.enter_context(_encoder_marked(parts.image_encoder_owner, marks, clock))
         stack.callback(parts.blocks[0].register_forward_pre_hook(block_starts).remove)
         stack.callback(parts.model.register_forward_pre_hook(forward_starts).remove)
@@ -144,11 +146,8 @@ def _encoder_marked(owner: Any, marks: _Marks, clock: Clock) -> Generator[None]:
         marks.vision_ends.append(clock.mark())
         return features
 
-    owner.get_image_features = marked
-    try:
+    with replaced(owner, "get_image_features", marked):
         yield
-    finally:
-        del owner.__dict__["get_image_features"]
 
 
 def _generate(model: Any, inputs: Mapping[str, torch.Tensor], generation: GenerationConfig) -> torch.Tensor:

@@ -11,6 +11,7 @@ from paceline.datasets import VisualQuestion
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.measure.clock import clock_for
 from paceline.measure.one_pass import answer_measured, greedy, measure_generate
+from paceline.models.critical_section import held
 from paceline.models.knobs import applied, skipped_blocks
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
 from paceline.records import KnobConfig, KnobGrid, StageTimes
@@ -212,14 +213,19 @@ def _worst_cache_difference(
 def _restore_difference(
     model: VisionLanguageModel, request: PreparedRequest, grid: KnobGrid, ranking: Sequence[int]
 ) -> float:
-    before = model.parts.model(**request.inputs).logits
+    before = _plain_logits(model, request)
     worst = 0.0
     for config in grid.configurations():
         with applied(model.parts, config, ranking):
             model.parts.model(**request.inputs)
-        after = model.parts.model(**request.inputs).logits
+        after = _plain_logits(model, request)
         worst = max(worst, float((after - before).abs().max()))
     return worst
+
+
+def _plain_logits(model: VisionLanguageModel, request: PreparedRequest) -> Any:
+    with held(model.parts.model, "plain passes"):
+        return model.parts.model(**request.inputs).logits
 
 
 def _stage_times(
@@ -249,10 +255,11 @@ def overhead_ratios(model: VisionLanguageModel, request: PreparedRequest, *, pai
 
     def plain_ms() -> float:
         clock.settle()
-        started = time.perf_counter()
-        plain_model.generate(**request.inputs, generation_config=generation)
-        clock.settle()
-        return (time.perf_counter() - started) * 1e3
+        with held(plain_model, "plain passes"):
+            started = time.perf_counter()
+            plain_model.generate(**request.inputs, generation_config=generation)
+            clock.settle()
+            return (time.perf_counter() - started) * 1e3
 
     def hooked_ms() -> float:
         return measure_generate(model.parts, request.inputs, generation=generation, clock=clock)[1].total_ms

@@ -4,12 +4,14 @@ Shapes: B batch, L sequence, H hidden.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
 from paceline.errors import InvalidValueError
+from paceline.models.critical_section import held
 from paceline.models.structure import ModelParts
 
 
@@ -27,16 +29,12 @@ def block_influence(parts: ModelParts, requests: Iterable[Mapping[str, Any]]) ->
         sums[index] += float((1 - cosine_BL).sum())
         tokens[index] += cosine_BL.numel()
 
-    handles = [
-        block.register_forward_hook(_recorder(index, record), with_kwargs=True)
-        for index, block in enumerate(parts.blocks)
-    ]
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(held(parts.model, "marks"))
+        for index, block in enumerate(parts.blocks):
+            stack.callback(block.register_forward_hook(_recorder(index, record), with_kwargs=True).remove)
         for inputs in requests:
             parts.model(**inputs, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     if not all(tokens):
         raise InvalidValueError("calibration set", "empty", "at least one request")
     return [total / count for total, count in zip(sums, tokens, strict=True)]

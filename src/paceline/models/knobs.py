@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from paceline.errors import InvalidValueError, ModelError
+from paceline.models.critical_section import held, replaced
 from paceline.models.skip_cache import SkipAwareCache
 from paceline.models.structure import ModelParts
 from paceline.records import KnobConfig
@@ -45,38 +46,36 @@ def skipped_blocks(num_blocks: int, num_active: int | None, ranking: Sequence[in
 def applied(parts: ModelParts, config: KnobConfig, ranking: Sequence[int]) -> Generator[None]:
     """Run the model under `config` inside the `with` block; afterwards it is the model it was, bit for bit.
 
-    `ranking` lists decoder blocks, least important first. Not for two threads on one model at once.
+    `ranking` lists decoder blocks, least important first. The model belongs to this thread for the length of the block:
+    other threads wait, and a second configuration inside it is a ModelError.
     """
     check_config(parts, config)
     skipped = skipped_blocks(len(parts.blocks), config.num_active_blocks, ranking)
     with ExitStack() as stack:
+        stack.enter_context(held(parts.model, "knobs"))
         if config.top_k is not None:
-            stack.enter_context(_router_top_k(parts.routers, config.top_k))
+            for router in parts.routers:
+                stack.enter_context(replaced(router, "top_k", config.top_k))
         if skipped:
-            stack.enter_context(blocks_passed_through(parts, skipped))
+            stack.enter_context(_passed_through(parts, skipped))
         yield
-
-
-@contextmanager
-def _router_top_k(routers: Sequence[nn.Module], top_k: int) -> Generator[None]:
-    before = [router.top_k for router in routers]
-    try:
-        for router in routers:
-            router.top_k = top_k  # pyright: ignore[reportArgumentType]
-        yield
-    finally:
-        for router, value in zip(routers, before, strict=True):
-            router.top_k = value
 
 
 @contextmanager
 def blocks_passed_through(parts: ModelParts, skipped: frozenset[int]) -> Generator[None]:
+    """Pass the hidden states through `skipped` blocks, holding the model as `applied` does."""
+    with held(parts.model, "knobs"), _passed_through(parts, skipped):
+        yield
+
+
+@contextmanager
+def _passed_through(parts: ModelParts, skipped: frozenset[int]) -> Generator[None]:
     """Pass the hidden states through `skipped` blocks and keep every key-value cache aware of it."""
     if not skipped < set(range(len(parts.blocks))):
         raise InvalidValueError("skipped blocks", sorted(skipped), f"some, not all, of 0 to {len(parts.blocks) - 1}")
     with ExitStack() as stack:
         for index in sorted(skipped):
-            stack.enter_context(_forward_replaced(parts.blocks[index], _hand_on))
+            stack.enter_context(replaced(parts.blocks[index], "forward", _hand_on))
         keep_aware = _cache_hook(parts, skipped)
         for module in (parts.model, parts.decoder):
             handle = module.register_forward_pre_hook(keep_aware, with_kwargs=True)
@@ -86,20 +85,6 @@ def blocks_passed_through(parts: ModelParts, skipped: frozenset[int]) -> Generat
 
 def _hand_on(hidden_states: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
     return hidden_states
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., torch.Tensor]) -> Generator[None]:
-    had_own = "forward" in module.__dict__  # accelerate and others wrap it on the instance
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if had_own:
-            module.__dict__["forward"] = own
-        else:
-            del module.__dict__["forward"]
 
 
 def _cache_hook(parts: ModelParts, skipped: frozenset[int]) -> Callable[..., tuple[Any, dict[str, Any]]]:

@@ -1,9 +1,10 @@
 """Load a model with its tokenizer and image processor, and turn a picture and a prompt into its inputs."""
 
 import json
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.models.devices import torch_device
 from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
 from paceline.models.features import picture_features, project_tokens, prompt_embedding
-from paceline.models.pictures import check_pixels, check_smallest
+from paceline.models.pictures import check_pixels, check_smallest, upright_rgb, upright_size
 from paceline.models.structure import ModelParts, find_parts
 from paceline.records import TIERS, RequestFeatures
 
@@ -55,6 +56,8 @@ class VisionLanguageModel:
     block_ranking: tuple[int, ...] | None
     default_top_ks: tuple[int, ...] | None
     default_block_counts: tuple[int, ...] | None
+    # a fast tokenizer refuses a second thread while one is in it ("Already borrowed")
+    tokenizer_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +78,7 @@ class VisionLanguageModel:
         if tier not in TIERS:
             raise UnknownChoiceError("tier", tier, TIERS)
         check_pixels(picture.width, picture.height)
+        picture = upright_rgb(picture)
         family, cap = self.parts.family, self.tier_token_caps[tier]
         check_smallest(picture.width, picture.height, family.smallest_side(self.image_processor))
         tensors = family.encode_picture(self.image_processor, picture, cap)
@@ -100,8 +104,11 @@ class VisionLanguageModel:
 
         Raises PictureError and InvalidValueError as `prepare` does.
         """
+        check_pixels(picture.width, picture.height)
+        picture = upright_rgb(picture)
         counts = self.token_features(picture, prompt)
-        own_ids: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        with self.tokenizer_lock:
+            own_ids: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
         return replace(
             counts,
             picture=picture_features(picture),
@@ -117,16 +124,17 @@ class VisionLanguageModel:
         family, processor = self.parts.family, self.image_processor
         check_pixels(picture.width, picture.height)
         check_smallest(picture.width, picture.height, family.smallest_side(processor))
+        width, height = upright_size(picture)
         text_tokens = len(self._token_ids(prompt, 0))
         ahead: dict[str | None, int] = {
-            tier: family.tokens_ahead(processor, picture.width, picture.height, cap)
-            for tier, cap in self.tier_token_caps.items()
+            tier: family.tokens_ahead(processor, width, height, cap) for tier, cap in self.tier_token_caps.items()
         }
         return RequestFeatures(text_tokens=text_tokens, vision_tokens=ahead)
 
     def decode(self, ids: torch.Tensor) -> str:
         """Turn output token ids (sequence) into text, special tokens left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        with self.tokenizer_lock:
+            return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _token_ids(self, prompt: str, vision_tokens: int) -> list[int]:
         if not prompt.strip():
@@ -134,6 +142,10 @@ class VisionLanguageModel:
         special = [token for token in self.tokenizer.all_special_tokens if token in prompt]
         if special:
             raise InvalidValueError("prompt", prompt, f"text without the model's special token {special[0]!r}")
+        with self.tokenizer_lock:
+            return self._chat_ids(prompt, vision_tokens)
+
+    def _chat_ids(self, prompt: str, vision_tokens: int) -> list[int]:
         placeholder = self.tokenizer.convert_ids_to_tokens(self.parts.model.config.image_token_id)
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         text = self.tokenizer.apply_chat_template(

@@ -4,6 +4,7 @@ from statistics import median
 import pytest
 
 from paceline.measure.verify import CACHE_LIMIT, KnobCheck, Verification, overhead_ratios, verify
+from paceline.models.critical_section import replaced
 from paceline.records import KnobGrid
 from paceline.slo import Interval
 
@@ -23,7 +24,10 @@ def test_the_embedded_model_passes_its_verification(digits, questions):
 
 def test_a_knob_that_does_nothing_is_found(digits, questions, monkeypatch):
     """Take the routers away: setting top_k then changes nothing, and the record says so."""
-    monkeypatch.setattr("paceline.models.knobs._router_top_k", lambda *_: nullcontext())
+    monkeypatch.setattr(
+        "paceline.models.knobs.replaced",
+        lambda owner, name, value: nullcontext() if name == "top_k" else replaced(owner, name, value),
+    )
     grid = KnobGrid(tiers=("low",), top_ks=(2, 8), block_counts=(16,))
     record = verify(digits, questions[0], grid, RANKING, pairs=12)
     assert record.knobs["top_k"].works is False
