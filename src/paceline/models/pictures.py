@@ -73,7 +73,9 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def _orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none or the block that holds it is damaged."""
     try:
-        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a torn block: the answer is the same
+            found = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, OSError, struct.error):  # as viewers do: the pixels are whole
         return 1
     return found if found in range(1, 9) else 1
