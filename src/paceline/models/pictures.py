@@ -27,6 +27,7 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels refuses it, as an error
+            warnings.simplefilter("ignore", UserWarning)  # torn metadata beside whole pixels
             with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
                 check_pixels(picture.width, picture.height, name=name)
                 seen = upright_rgb(picture)
