@@ -194,6 +194,15 @@ def trace(tmp_path):
     return path
 
 
+@pytest.fixture
+def roomy_trace(tmp_path):
+    """Prompts of many lengths, some longer than a step, with pauses in which only answers are computed (synthetic)."""
+    path = tmp_path / "roomy.csv"
+    rows = [f"{index * 0.1},{1 + index * 37 % 150},{5 + index * 7 % 60}" for index in range(60)]
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    return path
+
+
 def done(outcome):
     code, out, err = outcome
     assert code == 0, err
@@ -207,7 +216,7 @@ def refused(outcome, *words):
         assert word in err
 
 
-def test_replay_prints_writes_and_feeds_aging_and_step_time(paceline, opened, model, trace, tmp_path):
+def test_replay_prints_writes_and_feeds_aging(paceline, opened, model, trace, tmp_path):
     run = tmp_path / "run"
     arguments = ["--trace", trace, "--out", run, "--policy", "srtf", "--chunk-size", "64", "--ttft-budget-ms", "30"]
     document = json.loads(done(paceline("tune", "replay", model, *arguments, "--min-chunk-threshold", "6", "--json")))
@@ -225,15 +234,23 @@ def test_replay_prints_writes_and_feeds_aging_and_step_time(paceline, opened, mo
     assert weights["prompt_weight"] == -weights["seconds_per_prefill_token"]["mean"] < 0
     assert "time_weight 1, prompt_weight -" in done(paceline("tune", "aging", run))
 
+    refused(paceline("tune", "step-time", run), "cannot tell what", "at half of what it serves")
+
+
+def test_a_run_with_room_feeds_step_time(paceline, opened, model, roomy_trace, tmp_path):
+    run = tmp_path / "run"
+    done(paceline("tune", "replay", model, "--trace", roomy_trace, "--out", run, "--chunk-size", "64"))
     fitted = json.loads(done(paceline("tune", "step-time", run, "--json")))
     assert {name: fitted[name] for name in STEP_TIME.document()} == pytest.approx(
         STEP_TIME.document(), rel=1e-3, abs=1e-6
     )
     assert fitted["held_out"]["relative_error"] < 1e-3
+    assert {"decode_only", "mixed"} <= fitted["held_out_by_kind"].keys()
     assert LinearStepTime.load(run / "step_time.json").base_ms == pytest.approx(2.0, rel=1e-3)
-    assert "held-out error" in done(paceline("tune", "step-time", run))
+    text = done(paceline("tune", "step-time", run))
+    assert "held-out error" in text and "of decode only steps" in text
 
-    timed = ["--trace", trace, "--out", tmp_path / "timed", "--chunk-size", "64", "--target-time-ms", "4"]
+    timed = ["--trace", roomy_trace, "--out", tmp_path / "timed", "--chunk-size", "64", "--target-time-ms", "4"]
     done(paceline("tune", "replay", model, *timed, "--step-time", run / "step_time.json"))
     refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "4"), "step-time")
 

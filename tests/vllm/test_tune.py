@@ -10,13 +10,14 @@ from paceline.schedule import read_step_log
 from paceline.tune.run_files import read_requests
 
 ENGINE = json.dumps({"dtype": "float32", "enforce_eager": True, "max_num_seqs": 8})
-# in steps of 64 tokens and 8 requests at once: 38 steps with prefill and 150 with decodes at the least
-PROMPTS = [150 if index % 5 == 0 else 12 for index in range(60)]
+# in steps of 64 tokens and 8 requests at once: at most 144 steps with prefill, at least 320 with decodes
+PROMPTS = [150 if index % 5 == 0 else 5 + index for index in range(60)]
+ANSWERS = [20 + index for index in range(60)]
 
 
 @pytest.fixture
 def trace(tmp_path):
-    rows = [f"{index * 0.005},{prompt},{20 + index % 3}" for index, prompt in enumerate(PROMPTS)]
+    rows = [f"{index * 0.005},{prompt},{ANSWERS[index]}" for index, prompt in enumerate(PROMPTS)]
     path = tmp_path / "trace.csv"
     path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
     return path
@@ -44,7 +45,7 @@ def test_replay_then_aging_and_step_time(printed, tiny_llm, trace, tmp_path):
     assert document["summary"]["adherence"] == 1.0
     requests = {request.request_id: request for request in read_requests(run)}
     assert [requests[str(index)].prompt_tokens for index in range(60)] == PROMPTS
-    assert [requests[str(index)].output_tokens for index in range(60)] == [20 + index % 3 for index in range(60)]
+    assert [requests[str(index)].output_tokens for index in range(60)] == ANSWERS
     steps = read_step_log(run / "steps.jsonl")
     computed = {name: 0 for name in requests}
     for step in steps:

@@ -6,7 +6,7 @@ robust standard deviations counts less the further out it is, by iterated weight
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
+from paceline.fit.step_probes import ROOM, load_row, require_reach
 from paceline.profiles.atomic import keep_old, write_atomically
 from paceline.schedule import LinearStepTime, StepRecord
 from paceline.slo import MeanEstimate, mean_estimate, percentile
@@ -25,6 +26,11 @@ WARMUP_STEPS = 10
 LEAST_STEPS = 50
 LEAST_STEPS_OF_A_KIND = 10
 BLOCK_STEPS, HELD_OUT_EVERY = 10, 5
+KINDS: Mapping[str, Callable[[StepRecord], bool]] = {
+    "decode_only": lambda record: record.decode_tokens > 0 and not record.chunks,
+    "mixed": lambda record: bool(record.chunks) and record.decode_tokens > 0,
+    "prefill_only": lambda record: bool(record.chunks) and record.decode_tokens == 0,
+}
 HUBER_SCALES = 1.345  # 95 % as efficient as least squares where the noise is normal
 MAD_TO_STD = 1.4826
 REWEIGHTINGS = 20
@@ -63,10 +69,11 @@ class HeldOutError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimeFit:
-    """A fitted model with its held-out error, and how many steps it was fitted on."""
+    """A fitted model with its held-out error, over all steps and by their kind, and how many steps it was fitted on."""
 
     model: LinearStepTime
     held_out: HeldOutError
+    held_out_by_kind: Mapping[str, HeldOutError]
     fitted_steps: int
     warmup_steps: int
 
@@ -78,27 +85,34 @@ class StepTimeFit:
             "fitted_steps": self.fitted_steps,
             "warmup_steps": self.warmup_steps,
             "held_out": self.held_out.document(),
+            "held_out_by_kind": {kind: error.document() for kind, error in self.held_out_by_kind.items()},
         }
 
 
 def fit_step_time(records: Sequence[StepRecord], *, warmup_steps: int = WARMUP_STEPS) -> StepTimeFit:
-    """Fit the coefficients on a step log in its own order, the first `warmup_steps` left out.
+    """Fit the coefficients on a step log in its own order, the first `warmup_steps` of every engine and run left out.
 
-    Every fifth block of ten consecutive steps is held out: neighbouring steps are alike, so that steps picked singly
-    would flatter the error, and the last part of a run alone may be nothing but decodes. Raises StepTimeError for too
-    few steps, or too few with prefill or with decodes to tell their cost.
+    Of each kind of step every fifth block of ten consecutive ones is held out: neighbouring steps are alike, so that
+    steps picked singly would flatter the error, and the last part of a run alone may be nothing but decodes. Raises
+    StepTimeError for too few steps, too few of decodes alone or with prefill, or loads that cannot tell costs apart.
     """
     if warmup_steps < 0:
         raise InvalidValueError("warmup_steps", warmup_steps, "a whole number of at least 0")
-    kept = records[warmup_steps:]
+    kept = _without_warm_up(records, warmup_steps)
     _require_steps(kept, warmup_steps)
-    loads, times_ms = _columns(kept)
-    held_out = (np.arange(len(kept)) // BLOCK_STEPS) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    loads = np.array([load_row(record.load) for record in kept], dtype=np.float64)
+    times_ms = np.array([record.execute_ms for record in kept], dtype=np.float64)
+    held_out = _held_out(kept)
+    require_reach(loads[~held_out], kept)
     coefficients = _robust_nnls(loads[~held_out], times_ms[~held_out])
-    model = LinearStepTime(**dict(zip(COEFFICIENTS, map(float, coefficients), strict=True)))
+    predicted_ms, mean_ms = loads @ coefficients, float(times_ms[~held_out].mean())
+    by_kind = {kind: held_out & np.array([is_of(each) for each in kept]) for kind, is_of in KINDS.items()}
     return StepTimeFit(
-        model=model,
-        held_out=_error(loads[held_out] @ coefficients, times_ms[held_out], float(times_ms[~held_out].mean())),
+        model=LinearStepTime(**dict(zip(COEFFICIENTS, map(float, coefficients), strict=True))),
+        held_out=_error(predicted_ms[held_out], times_ms[held_out], mean_ms),
+        held_out_by_kind={
+            kind: _error(predicted_ms[rows], times_ms[rows], mean_ms) for kind, rows in by_kind.items() if rows.any()
+        },
         fitted_steps=int((~held_out).sum()),
         warmup_steps=warmup_steps,
     )
@@ -117,6 +131,17 @@ def save_step_time(fit: StepTimeFit, path: Path | str) -> Path | None:
     return kept
 
 
+def _without_warm_up(records: Sequence[StepRecord], warmup_steps: int) -> list[StepRecord]:
+    seen: dict[tuple[int, str | None], int] = {}
+    kept: list[StepRecord] = []
+    for record in records:
+        origin = (record.engine, record.run)
+        seen[origin] = seen.get(origin, 0) + 1
+        if seen[origin] > warmup_steps:
+            kept.append(record)
+    return kept
+
+
 def _require_steps(records: Sequence[StepRecord], warmup_steps: int) -> None:
     if len(records) < LEAST_STEPS:
         raise StepTimeError(
@@ -124,30 +149,28 @@ def _require_steps(records: Sequence[StepRecord], warmup_steps: int) -> None:
             "run a longer benchmark"
         )
     counts = {
-        "prefill": sum(bool(record.chunks) for record in records),
-        "decodes": sum(record.decode_tokens > 0 for record in records),
+        "prefill": (sum(bool(record.chunks) for record in records), "run a benchmark of more requests"),
+        "decodes alone": (
+            sum(map(KINDS["decode_only"], records)),
+            f"{ROOM}, and answers of some length: where every step has prefill, its own cost is in none of them",
+        ),
     }
-    for kind, count in counts.items():
+    for kind, (count, remedy) in counts.items():
         if count < LEAST_STEPS_OF_A_KIND:
             raise StepTimeError(
                 f"{count} of the log's {len(records)} steps have {kind}; expected at least {LEAST_STEPS_OF_A_KIND}, to "
-                f"tell what they cost; run a benchmark with longer {'prompts' if kind == 'prefill' else 'answers'}"
+                f"tell what they cost; {remedy}"
             )
 
 
-def _columns(records: Sequence[StepRecord]) -> tuple[FloatArray, FloatArray]:
-    """Return loads (step, coefficient) in the order of COEFFICIENTS, and the measured times."""
-    loads = [
-        (
-            1.0,
-            load.decode_tokens,
-            load.decode_context_tokens,
-            load.prefill_tokens,
-            load.prefill_attention_tokens,
-        )
-        for load in (record.load for record in records)
-    ]
-    return np.array(loads, dtype=np.float64), np.array([record.execute_ms for record in records], dtype=np.float64)
+def _held_out(records: Sequence[StepRecord]) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(records), dtype=np.bool_)
+    for is_of in KINDS.values():
+        rows = np.flatnonzero([is_of(record) for record in records])
+        # of a rare kind shorter blocks, so that some of it is held out all the same
+        block = max(1, min(BLOCK_STEPS, len(rows) // HELD_OUT_EVERY))
+        chosen[rows[(np.arange(len(rows)) // block) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]] = True
+    return chosen
 
 
 def _robust_nnls(loads: FloatArray, times_ms: FloatArray) -> FloatArray:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
 from paceline.fit.step_time import fit_step_time, save_step_time
-from paceline.schedule import LinearStepTime, PrefillChunk, StepRecord
+from paceline.schedule import LinearStepTime, PrefillChunk, StepLoad, StepRecord
 
 TRUE = LinearStepTime(
     base_ms=4.0,
@@ -56,6 +57,122 @@ def taking(record: StepRecord, execute_ms: float) -> StepRecord:
     return StepRecord(**{**cells, "execute_ms": execute_ms})
 
 
+def kind_of(record: StepRecord) -> str | None:
+    if record.chunks:
+        return "mixed" if record.decode_tokens else "prefill_only"
+    return "decode_only" if record.decode_tokens else None
+
+
+def held_out_rows(log: list[StepRecord], *, warmup: int = 10) -> list[int]:
+    """Every fifth block of ten of each kind of step, after the warm-up."""
+    rows: list[int] = []
+    for kind in ("decode_only", "mixed", "prefill_only"):
+        of_kind = [index for index in range(warmup, len(log)) if kind_of(log[index]) == kind]
+        block = max(1, min(10, len(of_kind) // 5))
+        rows += [index for place, index in enumerate(of_kind) if place // block % 5 == 4]
+    return rows
+
+
+def served_log(
+    *, arrivals_a_step: float, count: int = 1500, budget: int = 512, prompt: int | None = None, seed: int = 3
+) -> list[StepRecord]:
+    """Steps of a first-come server that fills them: decodes first, then chunks of prompts, with 5 % of noise (synthetic)."""
+    random = np.random.default_rng(seed)
+    waiting: list[list[int]] = []  # prompt, computed
+    decoding: list[list[int]] = []  # context, answer left
+    records: list[StepRecord] = []
+    for step in range(count):
+        for _ in range(int(random.poisson(arrivals_a_step))):
+            waiting.append([prompt or int(np.clip(random.lognormal(5.5, 0.8), 1, 2000)), 0])
+        chunks: dict[str, PrefillChunk] = {}
+        started: list[list[int]] = []
+        while waiting and len(decoding) + sum(each.tokens for each in chunks.values()) < budget and len(decoding) < 60:
+            length, computed = waiting[0]
+            left = budget - len(decoding) - sum(each.tokens for each in chunks.values())
+            tokens = min(length - computed, left)
+            chunks[f"r{step}-{len(chunks)}"] = PrefillChunk(tokens=tokens, context_tokens=computed)
+            waiting[0][1] += tokens
+            if waiting[0][1] == length:
+                waiting.pop(0)
+                started.append([length, int(np.clip(random.lognormal(3.5, 0.7), 1, 400))])
+        record = taking(synthetic_log(1, prefill=False, decodes=False)[0], 0.0)
+        record = replace(
+            record,
+            step=step,
+            decode_tokens=len(decoding),
+            decode_context_tokens=sum(context for context, _ in decoding),
+            chunks=chunks,
+        )
+        if chunks or decoding:
+            records.append(taking(record, SERVED.predict_ms(record.load) * (1 + 0.05 * float(random.normal()))))
+        decoding = [[context + 1, left - 1] for context, left in decoding if left > 1] + started
+    return records
+
+
+SERVED = LinearStepTime(
+    base_ms=10.0,
+    per_decode_token_ms=0.05,
+    per_decode_context_token_ms=2e-5,
+    per_prefill_token_ms=0.0625,
+    per_prefill_attention_token_ms=4e-6,
+)
+
+
+def chunk_ms(model: LinearStepTime, tokens: int) -> float:
+    return model.predict_ms(StepLoad(prefill_tokens=tokens, prefill_attention_tokens=tokens * tokens / 2))
+
+
+def test_a_load_that_leaves_the_engine_room_gives_the_costs_that_a_planner_weighs() -> None:
+    fit = fit_step_time(served_log(arrivals_a_step=0.35))
+    assert fit.model.base_ms == pytest.approx(SERVED.base_ms, rel=0.05)
+    assert chunk_ms(fit.model, 128) == pytest.approx(chunk_ms(SERVED, 128), rel=0.05)
+    assert fit.model.per_decode_token_ms == pytest.approx(SERVED.per_decode_token_ms, rel=0.4)
+    assert {"decode_only", "mixed"} <= fit.held_out_by_kind.keys()
+    assert all(error.relative_error < 0.06 for error in fit.held_out_by_kind.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_saturated_log_is_refused_with_the_load_to_run(seed: int) -> None:
+    log = [record for record in served_log(arrivals_a_step=5.0, seed=seed) if record.load.prefill_tokens]
+    full = [record for record in log if record.decode_tokens + record.load.prefill_tokens == 512]
+    assert len(full) > 200
+    with pytest.raises(StepTimeError, match="0 of the log's .* steps have decodes alone.*--rate` at half"):
+        fit_step_time(full)
+    # a few steps of decodes alone, all alike, are not enough, however well they are met
+    alone = [replace(record, chunks={}) for record in full[10:22]]
+    spread = [taking(record, SERVED.predict_ms(record.load)) for record in alone]
+    with pytest.raises(StepTimeError, match="cannot tell what a step of .* decodes alone costs.*--rate` at half"):
+        fit_step_time([*full, *spread])
+
+
+def test_prompts_of_one_length_are_refused_with_the_lengths_to_run() -> None:
+    with pytest.raises(StepTimeError, match="cannot tell what a chunk of .* tokens beside .*prompts of many different"):
+        fit_step_time(served_log(arrivals_a_step=0.3, prompt=200, budget=4096))
+
+
+def test_every_kind_of_step_is_held_out_a_rare_one_too() -> None:
+    log = served_log(arrivals_a_step=0.35)
+    alone = [replace(record, decode_tokens=0, decode_context_tokens=0) for record in log if record.chunks][:12]
+    log[200:200] = [taking(record, SERVED.predict_ms(record.load)) for record in alone]
+    fit = fit_step_time(log)
+    counts = {kind: error.mae.count for kind, error in fit.held_out_by_kind.items()}
+    expected = [kind_of(log[index]) for index in held_out_rows(log)]
+    assert counts == {kind: expected.count(kind) for kind in ("decode_only", "mixed", "prefill_only")}
+    assert counts["prefill_only"] >= 2
+    assert fit.document()["held_out_by_kind"]["prefill_only"]["n"] == counts["prefill_only"]
+
+
+def test_each_engine_and_run_warms_up() -> None:
+    log = synthetic_log(300)
+    cold = [taking(record, 1000.0) if record.step < 10 else record for record in log]
+    runs = [
+        replace(record, engine=engine, run=run) for engine, run in ((0, "a"), (1, "b"), (0, "c")) for record in cold
+    ]
+    fit = fit_step_time(sorted(runs, key=lambda record: record.step))
+    assert fit.model.document() == pytest.approx(TRUE.document(), rel=1e-6)
+    assert fit.held_out.rmse_ms == pytest.approx(0, abs=1e-6)
+
+
 def test_exact_steps_give_the_coefficients_back() -> None:
     fit = fit_step_time(synthetic_log())
     assert fit.model.document() == pytest.approx(TRUE.document(), rel=1e-6)
@@ -69,13 +186,12 @@ def test_the_held_out_error_is_the_noise() -> None:
     assert fit.held_out.rmse_ms == pytest.approx(0.5, rel=0.1)
     assert fit.held_out.p95_ms == pytest.approx(0.98, rel=0.1)
     assert fit.held_out.baseline_mae_ms > 5 * fit.held_out.mae.mean
-    assert fit.held_out.mae.count == 790
-    assert fit.fitted_steps == 3200
+    assert fit.held_out.mae.count == 3990 - fit.fitted_steps == pytest.approx(3990 / 5, abs=60)
 
 
 def test_held_out_steps_do_not_shape_the_model() -> None:
     log = synthetic_log(noise_ms=0.2)
-    held_out = [index for index in range(10, len(log)) if (index - 10) // 10 % 5 == 4]
+    held_out = held_out_rows(log)
     changed = [taking(record, 500.0) if index in held_out else record for index, record in enumerate(log)]
     first, second = fit_step_time(log), fit_step_time(changed)
     assert first.model == second.model
@@ -103,7 +219,7 @@ def test_costs_are_never_negative() -> None:
         (synthetic_log(59), "has 49 steps beside 10 of warm-up; expected at least 50; run a longer"),
         ([], "has 0 steps"),
         (synthetic_log(prefill=False), "0 of the log's 390 steps have prefill; expected at least 10"),
-        (synthetic_log(decodes=False), "0 of the log's 390 steps have decodes.*longer answers"),
+        (synthetic_log(decodes=False), "0 of the log's 390 steps have decodes alone; expected at least 10"),
     ],
 )
 def test_logs_that_cannot_tell_are_refused(log: list[StepRecord], message: str) -> None:
@@ -111,9 +227,10 @@ def test_logs_that_cannot_tell_are_refused(log: list[StepRecord], message: str) 
         fit_step_time(log)
 
 
-def test_sixty_steps_are_enough_and_warm_up_is_counted() -> None:
-    assert fit_step_time(synthetic_log(60)).warmup_steps == 10
-    assert fit_step_time(synthetic_log(50), warmup_steps=0).fitted_steps == 40
+def test_two_hundred_mixed_steps_are_enough_and_warm_up_is_counted() -> None:
+    assert fit_step_time(synthetic_log(210)).warmup_steps == 10
+    log = synthetic_log(210)
+    assert fit_step_time(log, warmup_steps=0).fitted_steps == 210 - len(held_out_rows(log, warmup=0))
     with pytest.raises(InvalidValueError, match="warmup_steps"):
         fit_step_time(synthetic_log(), warmup_steps=-1)
 

@@ -162,6 +162,10 @@ def _print_fit(fit: StepTimeFit) -> None:
         ("held-out error, ms", f"{error.mae.mean:.3f}{spread} mean absolute, P95 {error.p95_ms:.3f}"),
         ("of the mean step", f"{error.relative_error:.1%}, n = {error.mae.count:,}"),
     ]
+    rows += [
+        (f"of {kind.replace('_', ' ')} steps", f"{each.relative_error:.1%}, n = {each.mae.count:,}")
+        for kind, each in fit.held_out_by_kind.items()
+    ]
     print_facts("Step-time model", rows)
     if error.mae.mean >= error.baseline_mae_ms:
         LOG.print(
