@@ -46,6 +46,7 @@ def waiting_record(request: TraceRequest) -> PrefillRequest:
     """Return what the planner sees of a waiting request."""
     return PrefillRequest(
         request_id=request.request_id,
+        queue_number=int(request.request_id[1:]),
         arrival_seconds=request.arrival_seconds,
         prompt_tokens=request.prompt_tokens,
         remaining_tokens=request.prompt_tokens,

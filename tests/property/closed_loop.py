@@ -23,6 +23,7 @@ STEP_SECONDS = 0.01
 class Live:
     trace: TraceRequest
     remaining: int
+    number: int
     context: int = 0
     generated: int = 0
     resumed: bool = False
@@ -31,6 +32,7 @@ class Live:
     def record(self) -> PrefillRequest:
         return PrefillRequest(
             request_id=self.trace.request_id,
+            queue_number=self.number,
             arrival_seconds=self.trace.arrival_seconds,
             prompt_tokens=self.trace.prompt_tokens,
             remaining_tokens=self.remaining,
@@ -87,7 +89,7 @@ class ClosedLoop:
             self.clock_seconds = max(self.clock_seconds, self.coming[-1].arrival_seconds)
         while self.coming and self.coming[-1].arrival_seconds <= self.clock_seconds:
             trace = self.coming.pop()
-            self.queue.push(Live(trace, trace.prompt_tokens))
+            self.queue.push(Live(trace, trace.prompt_tokens, len(self.trace) - len(self.coming)))
 
     def _preempt_some(self) -> None:
         if self.running and self.preemptions and self.random.random() < 0.2:

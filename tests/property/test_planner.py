@@ -91,10 +91,27 @@ def used_tokens(load: StepLoad) -> int:
     return load.decode_tokens + load.prefill_tokens
 
 
-def fits(loop: ClosedLoop, load: StepLoad, request: PrefillRequest, chunk: int) -> bool:
-    target_ms = loop.settings.target_time_ms
+def limit_ms(loop: ClosedLoop, seen: Seen, first: PrefillRequest) -> float | None:
+    """The time that the chunks of a step have to keep, by the first request that is looked at; None for none."""
+    own = loop.settings
+    decodes = StepLoad(decode_tokens=seen.plan.decode_tokens, decode_context_tokens=seen.decodes.context_tokens)
+    if own.target_time_ms is None or not decodes.decode_tokens:
+        return None
+    base_ms = loop.step_time.predict_ms(StepLoad())
+
+    def base_share(size: int) -> float:
+        alone_ms = loop.step_time.predict_ms(with_chunk(StepLoad(), chunk_tokens=size, context_tokens=0))
+        return base_ms / alone_ms if alone_ms else 0.0
+
+    sizes = [size for size in range(1, own.chunk_size + 1) if base_share(size) <= own.target_base_share]
+    useful = max(min(sizes, default=own.chunk_size), own.min_chunk_threshold, own.min_chunk_tokens)
+    with_useful = with_chunk(decodes, chunk_tokens=useful, context_tokens=first.context_tokens)
+    return max(own.target_time_ms, loop.step_time.predict_ms(with_useful))
+
+
+def fits(loop: ClosedLoop, limit: float | None, load: StepLoad, request: PrefillRequest, chunk: int) -> bool:
     after = with_chunk(load, chunk_tokens=chunk, context_tokens=request.context_tokens)
-    within = target_ms is None or loop.step_time.predict_ms(after) <= target_ms
+    within = limit is None or loop.step_time.predict_ms(after) <= limit
     return within and used_tokens(after) <= loop.settings.chunk_size
 
 
@@ -106,9 +123,9 @@ def obeys(loop: ClosedLoop, request: PrefillRequest, chunk: int) -> bool:
     return own.min_chunk_tokens <= min(chunk, tail) and chunk <= (own.max_chunk_tokens or chunk)
 
 
-def best_chunk(loop: ClosedLoop, load: StepLoad, request: PrefillRequest) -> int:
+def best_chunk(loop: ClosedLoop, limit: float | None, load: StepLoad, request: PrefillRequest) -> int:
     """What the rules give a request, by trying every chunk."""
-    fitting = [size for size in range(1, request.remaining_tokens + 1) if fits(loop, load, request, size)]
+    fitting = [size for size in range(1, request.remaining_tokens + 1) if fits(loop, limit, load, request, size)]
     left = loop.settings.chunk_size - used_tokens(load)
     if len(fitting) < min(left, request.remaining_tokens):
         left = len(fitting)
@@ -158,20 +175,26 @@ def test_none_passes_another_in_the_order(loop: ClosedLoop) -> None:
 def test_every_chunk_is_the_largest_that_the_rules_allow(loop: ClosedLoop) -> None:
     for seen in loop.steps():
         last = StepLoad(decode_tokens=seen.plan.decode_tokens, decode_context_tokens=seen.decodes.context_tokens)
+        queue = sorted(by_id(seen).values(), key=request_order(loop.settings.policy, loop.settings.weights))
+        limit = limit_ms(loop, seen, first_looked_at(seen, queue)) if queue else None
         for request, chunk, load in served(seen):
-            best = best_chunk(loop, load, request)
+            best = best_chunk(loop, limit, load, request)
             if best:
                 assert chunk == best
-            else:  # only to make progress: an empty step, and within the target if any chunk is
+            else:  # only to make progress in an empty step, where no target holds
                 assert used_tokens(load) == 0
                 cap = loop.settings.max_chunk_tokens or chunk
-                assert not fits(loop, load, request, 1) or (fits(loop, load, request, chunk) and chunk <= cap)
+                assert fits(loop, limit, load, request, chunk) and chunk <= cap
             last = with_chunk(load, chunk_tokens=chunk, context_tokens=request.context_tokens)
         plain = loop.settings.max_partial_prefills is None
-        queue = sorted(by_id(seen).values(), key=request_order(loop.settings.policy, loop.settings.weights))
         unserved = [each for each in queue if each.request_id not in seen.plan.chunks]
         if plain and unserved and seen.plan.admitted < seen.room:
-            assert best_chunk(loop, last, unserved[0]) == 0, "nothing that fits is left out"
+            assert best_chunk(loop, limit, last, unserved[0]) == 0, "nothing that fits is left out"
+
+
+def first_looked_at(seen: Seen, queue: list[PrefillRequest]) -> PrefillRequest:
+    """The first in order that may be served: a waiting one without room is not looked at."""
+    return next((each for each in queue if seen.room or each in seen.partial), queue[0])
 
 
 @settings(deadline=None, max_examples=150)
@@ -179,16 +202,16 @@ def test_every_chunk_is_the_largest_that_the_rules_allow(loop: ClosedLoop) -> No
 def test_threshold_target_and_small_chunks(loop: ClosedLoop) -> None:
     own = loop.settings
     for seen in loop.steps():
+        queue = sorted(by_id(seen).values(), key=request_order(own.policy, own.weights))
+        limit = limit_ms(loop, seen, first_looked_at(seen, queue)) if queue else None
         for request, chunk, load in served(seen):
             tail = request.remaining_tokens - chunk
+            assert fits(loop, limit, load, request, chunk)
             if used_tokens(load):
                 assert own.chunk_size - used_tokens(load) >= own.min_chunk_threshold
                 assert tail == 0 or min(chunk, tail) >= own.min_chunk_tokens
-                assert fits(loop, load, request, chunk)
-            elif fits(loop, load, request, 1):
-                assert fits(loop, load, request, chunk)
-                if 0 < tail < own.min_chunk_tokens:  # unavoidable only if no chunk that fits obeys the rule
-                    assert best_chunk(loop, load, request) == 0
+            elif 0 < tail < own.min_chunk_tokens:  # unavoidable only if no chunk that fits obeys the rule
+                assert best_chunk(loop, limit, load, request) == 0
 
 
 @settings(deadline=None, max_examples=150)
@@ -210,7 +233,11 @@ def test_waiting_is_read_no_further_than_needed(chunk_size: int, room: int, prom
         for index, prompt in enumerate(prompts):
             read.append(str(index))
             yield PrefillRequest(
-                request_id=str(index), arrival_seconds=float(index), prompt_tokens=prompt, remaining_tokens=prompt
+                request_id=str(index),
+                queue_number=index,
+                arrival_seconds=float(index),
+                prompt_tokens=prompt,
+                remaining_tokens=prompt,
             )
 
     plan = plan_step(

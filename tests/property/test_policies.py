@@ -28,9 +28,11 @@ SECONDS = st.integers(0, 4096).map(lambda ticks: ticks / 64)
 @st.composite
 def prefill_requests(draw: st.DrawFn) -> PrefillRequest:
     prompt = draw(st.integers(1, 5000))
+    arrival = draw(SECONDS)
     return PrefillRequest(
         request_id=str(draw(st.integers(0, 10**9))),
-        arrival_seconds=draw(SECONDS),
+        queue_number=round(64 * arrival),
+        arrival_seconds=arrival,
         prompt_tokens=prompt,
         remaining_tokens=draw(st.integers(1, prompt)),
     )
@@ -62,8 +64,12 @@ def test_overtaking_ends_when_it_is_said_to(
 def test_the_bound_on_overtaking_is_tight(arrival: float, passes: bool) -> None:
     # 100 tokens more at half a second each; at 50 s the keys are equal and the earlier arrival goes first
     weights = PolicyWeights(time_weight=1.0, prompt_weight=-0.5)
-    first = PrefillRequest(request_id="first", arrival_seconds=0.0, prompt_tokens=101, remaining_tokens=101)
-    later = PrefillRequest(request_id="later", arrival_seconds=arrival, prompt_tokens=1, remaining_tokens=1)
+    first = PrefillRequest(
+        request_id="first", queue_number=0, arrival_seconds=0.0, prompt_tokens=101, remaining_tokens=101
+    )
+    later = PrefillRequest(
+        request_id="later", queue_number=1, arrival_seconds=arrival, prompt_tokens=1, remaining_tokens=1
+    )
     order = request_order("aging", weights)
     assert overtaking_ends_seconds(first, weights) == 50.0
     assert (order(later) < order(first), order(first) < order(later)) == (passes, not passes)

@@ -2,23 +2,19 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-import torch
-from vllm import EngineArgs, SamplingParams
-from vllm.utils.hashing import sha256
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm import EngineArgs
 from vllm.v1.request import Request
-from vllm.v1.structured_output import StructuredOutputManager
 
 from paceline.schedule.request_times import RequestTimes
 from paceline.schedule.step_log import StepRecord
 from paceline.vllm_plugin import scheduler as planned
+from paceline.vllm_plugin.made_up import MadeUpImage, made_up_output, made_up_request
 from paceline.vllm_plugin.recording import EngineRecorder
+from paceline.vllm_plugin.virtual import VirtualClock, virtual_scheduler
 
 BLOCK_TOKENS = 16
 MOST_STEPS = 2000
@@ -32,7 +28,8 @@ class DryLoad:
     output_tokens: int
     step: int = 0
     seed: int = 0  # requests of equal seeds share the prefix of the shorter
-    features: list[Any] = field(default_factory=list)
+    images: tuple[MadeUpImage, ...] = ()
+    priority: int = 0
 
 
 @dataclass
@@ -52,6 +49,7 @@ def engine_config(model, *, budget=128, sequences=8, asynchronous=False, pacelin
         "max_model_len": 1024,
         "max_num_batched_tokens": budget,
         "max_num_seqs": sequences,
+        "block_size": BLOCK_TOKENS,
         "scheduler_cls": "paceline.vllm_plugin.scheduler",
         "additional_config": {} if paceline is None else {"paceline": paceline},
         **engine_args,
@@ -61,40 +59,30 @@ def engine_config(model, *, budget=128, sequences=8, asynchronous=False, pacelin
     return config
 
 
-def dry_scheduler(config, *, blocks=200, build=planned):
-    group = KVCacheGroupSpec(
-        ["layer"], FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=32, dtype=torch.float32)
-    )
-    config.cache_config.num_gpu_blocks = blocks
-    return build(
-        vllm_config=config,
-        kv_cache_config=KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[group]),
-        structured_output_manager=StructuredOutputManager(config),
-        block_size=BLOCK_TOKENS,
-        hash_block_size=BLOCK_TOKENS,
-        log_stats=True,
-    )
+def dry_scheduler(config, *, blocks=200, build=planned, encoder=None, clock=None):
+    return virtual_scheduler(config, blocks=blocks, clock=clock or VirtualClock(), build=build, encoder=encoder)
 
 
 def dry_request(name, load: DryLoad, *, arrival_time: float = 0.0) -> Request:
-    init_none_hash(sha256)
-    return Request(
-        request_id=str(name),
-        prompt_token_ids=Random(load.seed).choices(range(1, 500), k=load.prompt_tokens),
-        sampling_params=SamplingParams(max_tokens=load.output_tokens, ignore_eos=True),
-        pooling_params=None,
+    return made_up_request(
+        str(name),
+        Random(load.seed).choices(range(1, 500), k=load.prompt_tokens),
+        output_tokens=load.output_tokens,
+        block_tokens=BLOCK_TOKENS,
+        images=load.images,
+        priority=load.priority,
         arrival_time=arrival_time,
-        mm_features=load.features,
-        block_hasher=get_request_block_hasher(BLOCK_TOKENS, sha256),
     )
 
 
 def run_dry(scheduler, loads: Sequence[DryLoad], *, in_flight: int = 1) -> DryRun:
-    """Serve the loads to their ends; `in_flight` steps are scheduled before the first one's output is there."""
+    """Serve the loads to their ends, a second a step; `in_flight` steps are scheduled before the first one's output."""
     run = DryRun([], [], [], [], {})
     scheduler.recorder = EngineRecorder(on_step=run.steps.append, on_request=run.times.append)
     queued: deque[tuple[Any, list[str]]] = deque()
+    clock = getattr(getattr(scheduler, "_queueing", None), "clock", VirtualClock())
     for step in range(MOST_STEPS):
+        clock.seconds = float(step)
         for number, load in enumerate(loads):
             if load.step == step:
                 run.requests[str(number)] = dry_request(number, load, arrival_time=float(step))
@@ -116,12 +104,4 @@ def run_dry(scheduler, loads: Sequence[DryLoad], *, in_flight: int = 1) -> DryRu
 
 def update(scheduler, output, sampled: Sequence[str]) -> None:
     """Give the scheduler a made-up output: one token for each request that had no prompt left to compute."""
-    names = list(output.num_scheduled_tokens)
-    scheduler.update_from_output(
-        output,
-        ModelRunnerOutput(
-            req_ids=names,
-            req_id_to_index={name: index for index, name in enumerate(names)},
-            sampled_token_ids=[[7] if name in sampled else [] for name in names],
-        ),
-    )
+    scheduler.update_from_output(output, made_up_output(output, sampled))

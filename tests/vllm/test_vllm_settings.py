@@ -41,6 +41,7 @@ def test_every_key_arrives(tmp_path):
         min_chunk_threshold=50,
         min_chunk_tokens=64,
         target_time_ms=40,
+        target_base_share=0.25,
         max_partial_prefills=2,
         max_chunk_tokens=256,
         time_weight=2,
@@ -56,6 +57,7 @@ def test_every_key_arrives(tmp_path):
         min_chunk_threshold=50,
         min_chunk_tokens=64,
         target_time_ms=40,
+        target_base_share=0.25,
         max_partial_prefills=2,
         max_chunk_tokens=256,
     )
@@ -90,6 +92,8 @@ def test_settings_survive_the_way_through_vllms_config():
         ({"prompt_weight": 1}, InvalidValueError, ["prompt_weight"]),
         ({"target_time_ms": True}, InvalidValueError, ["target_time_ms", "a number"]),
         ({"target_time_ms": 30}, InvalidValueError, ["target_time_ms", "step-time"]),
+        ({"target_base_share": "half"}, InvalidValueError, ["target_base_share", "a number"]),
+        ({"target_base_share": 1.5}, InvalidValueError, ["target_base_share", "at most 1"]),
         ({"target_time_ms": 1, "step_time": COEFFICIENTS}, InvalidValueError, ["target_time_ms", "at least"]),
         ({"step_time": 3}, InvalidValueError, ["step_time"]),
         ({"step_time": {"base_ms": 1}}, InvalidValueError, ["step_time", "per_prefill_token_ms"]),
@@ -120,9 +124,22 @@ def test_a_budget_smaller_than_an_image_that_must_not_be_split_is_refused():
     assert read_settings({"paceline": {"chunk_size": 600}}, limits).planner.indivisible_tokens == 600
 
 
-def vllm_config(*, model=None, scheduler=None, cache=None):
+def test_a_budget_holds_the_drafts_of_every_running_request():
+    drafting = EngineLimits(step_tokens=2048, running_requests=64, decode_tokens=4)
+    with pytest.raises(
+        InvalidValueError, match="chunk_size is 255; expected at least 256, a token and 3 drafts for every"
+    ):
+        read_settings({"paceline": {"chunk_size": 255}}, drafting)
+    assert read_settings({"paceline": {"chunk_size": 256}}, drafting).planner.chunk_size == 256
+    # an engine whose own budget is smaller is not made to refuse itself
+    crowded = EngineLimits(step_tokens=128, running_requests=64, decode_tokens=4)
+    assert read_settings({}, crowded).planner.chunk_size == 128
+
+
+def vllm_config(*, model=None, scheduler=None, cache=None, drafts=0):
     """The parts of vLLM's configuration that are read, as it has them for a plain language model."""
     return SimpleNamespace(
+        num_speculative_tokens=drafts,
         model_config=SimpleNamespace(
             **{
                 "runner_type": "generate",
@@ -153,6 +170,7 @@ def test_limits_are_the_engines():
     assert read_limits(vllm_config()) == LIMITS
     narrower = vllm_config(scheduler={"max_num_scheduled_tokens": 1000, "max_num_active_seqs": 8})
     assert read_limits(narrower) == EngineLimits(step_tokens=1000, running_requests=8)
+    assert read_limits(vllm_config(drafts=3)).decode_tokens == 4
 
 
 @pytest.mark.parametrize(
@@ -186,7 +204,7 @@ def test_the_installed_version_is_supported_and_others_are_named():
 
 
 def test_a_missing_attribute_is_named():
-    with pytest.raises(EngineError, match=r"lacks .*Scheduler\.kv_cache_manager\.get_computed_blocks.*0\.32\.0"):
+    with pytest.raises(EngineError, match=r"lacks .*Scheduler\.kv_cache_manager\.watermark_blocks.*0\.32\.0"):
         require_attributes(SimpleNamespace(waiting=[], kv_cache_manager=object()))
 
 

@@ -1,5 +1,6 @@
 """Scheduling to a budget: policies, the step planner, and the records that hosts exchange; pure."""
 
+from paceline.schedule.encoder import EncoderBudget, PromptImage
 from paceline.schedule.planner import StepPlan, plan_step
 from paceline.schedule.policies import POLICIES, PolicyWeights, aging_priority, overtaking_ends_seconds, request_order
 from paceline.schedule.queue import PolicyQueue
@@ -14,12 +15,14 @@ __all__ = [
     "POLICIES",
     "REQUEST_METRICS",
     "DecodeLoad",
+    "EncoderBudget",
     "LinearStepTime",
     "PlannerSettings",
     "PolicyQueue",
     "PolicyWeights",
     "PrefillChunk",
     "PrefillRequest",
+    "PromptImage",
     "RequestTimes",
     "StepLoad",
     "StepPlan",

@@ -32,18 +32,18 @@ Policy = Callable[[PrefillRequest, PolicyWeights], SortKey]
 
 
 def fcfs(request: PrefillRequest, _weights: PolicyWeights) -> SortKey:
-    """First come, first served."""
-    return (request.arrival_seconds,)
+    """First come, first served: in the order of queueing, whatever clocks say."""
+    return (request.queue_number,)
 
 
 def spf(request: PrefillRequest, _weights: PolicyWeights) -> SortKey:
     """Shortest prompt first, by the prompt as it arrived; it can starve a long prompt."""
-    return (request.prompt_tokens, request.arrival_seconds)
+    return (request.prompt_tokens, request.queue_number)
 
 
 def srtf(request: PrefillRequest, _weights: PolicyWeights) -> SortKey:
     """Fewest remaining prompt tokens first; it can starve a long prompt."""
-    return (request.remaining_tokens, request.arrival_seconds)
+    return (request.remaining_tokens, request.queue_number)
 
 
 def aging(request: PrefillRequest, weights: PolicyWeights) -> SortKey:
@@ -54,7 +54,7 @@ def aging(request: PrefillRequest, weights: PolicyWeights) -> SortKey:
     any `now` the highest priority is the smallest key, and a request's key changes only when its remaining tokens do.
     """
     key = weights.time_weight * request.arrival_seconds - weights.prompt_weight * request.remaining_tokens
-    return (key, request.arrival_seconds)
+    return (key, request.queue_number)
 
 
 POLICIES: dict[str, Policy] = {"fcfs": fcfs, "spf": spf, "srtf": srtf, "aging": aging}
@@ -69,11 +69,13 @@ def aging_priority(request: PrefillRequest, weights: PolicyWeights, *, now_secon
 def overtaking_ends_seconds(request: PrefillRequest, weights: PolicyWeights) -> float:
     """Return the arrival time from which on no later request goes before this one under aging: its wait is bounded.
 
-    Take a request that arrived at a with p tokens remaining, and c = −prompt_weight, w = time_weight.
+    All requests are of one priority here (a lower number goes before all others, however long those wait), queued in the
+    order of arrival, and no encoder refuses an image. Take a request that arrived at a with p tokens remaining, and
+    c = −prompt_weight, w = time_weight.
 
     Overtaking. While q ≤ p of its tokens remain, one that arrived later, at a', with p' ≥ 1 remaining, goes before it
-    only if w · a' + c · p' < w · a + c · q (equal keys go by arrival). Hence a' < a + c · (q − p') / w, which is at most
-    D = a + c · (p − 1) / w, however short the later requests are and however many.
+    only if w · a' + c · p' < w · a + c · q (equal keys go in the order of queueing). Hence a' < a + c · (q − p') / w,
+    which is at most D = a + c · (p − 1) / w, however short the later requests are and however many.
 
     Work. Say that nothing is preempted, and look at the steps of `plan_step` that give the request nothing. What they
     prefill belongs to requests before it in the order, or, while it has no room or max_partial_prefills holds it back,
@@ -95,11 +97,12 @@ def overtaking_ends_seconds(request: PrefillRequest, weights: PolicyWeights) -> 
 
 
 def request_order(policy: str, weights: PolicyWeights) -> Callable[[PrefillRequest], SortKey]:
-    """Return the sort key of one order over waiting and partly prefilled requests; preempted ones resume first.
+    """Return the sort key of one order over waiting and partly prefilled requests.
 
+    A lower `priority` goes first, as in vLLM; among equals what was preempted resumes first; then the policy orders.
     Raises UnknownChoiceError for a policy that does not exist.
     """
     if policy not in POLICIES:
         raise UnknownChoiceError("policy", policy, tuple(POLICIES))
     key_of = POLICIES[policy]
-    return lambda request: (not request.resumed, *key_of(request, weights))
+    return lambda request: (request.priority, not request.resumed, *key_of(request, weights))

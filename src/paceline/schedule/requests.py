@@ -1,28 +1,32 @@
-"""What the step planner knows of a request: sizes and an arrival time, of whatever host it runs in."""
+"""What the step planner knows of a request: its place in the queue, sizes and images, of whatever host it runs in."""
 
 from dataclasses import dataclass
 
 from paceline.errors import InvalidValueError
+from paceline.schedule.encoder import PromptImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillRequest:
     """A request whose prompt is not fully computed yet, waiting or partly prefilled.
 
-    `arrival_seconds` is of any clock, the same one for all requests. `prompt_tokens` is the prompt as it arrived;
+    `queue_number` counts requests as they were queued. `arrival_seconds` is of one clock that never steps back, the same
+    for all requests. Of a lower `priority` goes before every other. `prompt_tokens` is the prompt as it arrived;
     `remaining_tokens` is what is still to compute, after a preemption the tokens generated so far included.
-    `context_tokens` are computed already or found in the prefix cache. A `resumed` request was preempted before and
-    goes before every other. `indivisible_tokens` is the smallest chunk it can take without finishing: the size of an
-    image that must not be split, so that a chunk that starts at the image covers it.
+    `context_tokens` are computed already or found in the prefix cache. A `resumed` request was preempted before, or holds
+    memory while it waits, and goes before every other of its priority. `images` are those that do not end before
+    `context_tokens`, in order; those that start beyond what a step can compute may be left out.
     """
 
     request_id: str
+    queue_number: int
     arrival_seconds: float
     prompt_tokens: int
     remaining_tokens: int
     context_tokens: int = 0
     resumed: bool = False
-    indivisible_tokens: int = 0
+    priority: int = 0
+    images: tuple[PromptImage, ...] = ()
 
     def __post_init__(self) -> None:
         if self.remaining_tokens < 1:
@@ -31,8 +35,14 @@ class PrefillRequest:
             raise InvalidValueError("prompt_tokens", self.prompt_tokens, "at least 1")
         if self.context_tokens < 0:
             raise InvalidValueError("context_tokens", self.context_tokens, "at least 0")
-        if self.indivisible_tokens < 0:
-            raise InvalidValueError("indivisible_tokens", self.indivisible_tokens, "at least 0")
+
+    @property
+    def image_tokens_ahead(self) -> int:
+        """How many tokens are left of the image that the next token belongs to; 0 for text."""
+        for image in self.images:
+            if image.start <= self.context_tokens < image.end:
+                return image.end - self.context_tokens
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

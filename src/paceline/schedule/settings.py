@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.schedule.policies import POLICIES, PolicyWeights
-from paceline.schedule.step_time import StepLoad, StepTimeModel, with_chunk
+from paceline.schedule.step_time import StepLoad, StepTimeModel, useful_chunk, with_chunk
 
 # S10: the threshold stays below 30 % of chunk_size; as whole numbers, so that the edge is exact
 THRESHOLD_PERCENT = 30
@@ -20,7 +20,11 @@ class PlannerSettings:
       is tokens, or, where the time target is reached first, the largest chunk within the target.
     - `min_chunk_tokens`: a smaller chunk is not given unless it finishes its prompt. A tail smaller than it is computed
       at once where the budget allows, else the chunk is shortened to leave that much, or not given.
-    - `target_time_ms`: chunks are cut so that the predicted step time stays within it; needs a step-time model.
+    - `target_time_ms`: where requests decode, chunks are cut so that the predicted step time stays within it, or within
+      the time of the decodes with one useful chunk where that is more; where none decodes nothing is cut. Needs a
+      step-time model.
+    - `target_base_share`: a chunk is useful from where the fixed cost of a step, by the model, is at most this share of
+      a step with that chunk alone; never below min_chunk_threshold or min_chunk_tokens.
     - `max_partial_prefills`: no request is started that would leave more than these partly prefilled.
     - `max_chunk_tokens`: what one request gets in a step at most, a tail below min_chunk_tokens aside.
     - `indivisible_tokens`: the size of the largest image that must not be split; a chunk must be able to hold it.
@@ -32,6 +36,7 @@ class PlannerSettings:
     min_chunk_threshold: int = 0
     min_chunk_tokens: int = 0
     target_time_ms: float | None = None
+    target_base_share: float = 0.5
     max_partial_prefills: int | None = None
     max_chunk_tokens: int | None = None
     indivisible_tokens: int = 0
@@ -45,23 +50,33 @@ class PlannerSettings:
         _require_at_least(0, indivisible_tokens=self.indivisible_tokens)
         if self.target_time_ms is not None and not (math.isfinite(self.target_time_ms) and self.target_time_ms > 0):
             raise InvalidValueError("target_time_ms", self.target_time_ms, "a number of ms above 0, or None for none")
+        if not 0 < self.target_base_share <= 1:
+            raise InvalidValueError("target_base_share", self.target_base_share, "a share above 0 and at most 1")
         self._require_room_for_chunks()
+
+    def useful_chunk(self, model: StepTimeModel) -> int:
+        """Return the tokens that a step with decodes may always prefill, whatever the time target says."""
+        useful = useful_chunk(model, base_share=self.target_base_share, most_tokens=self.chunk_size)
+        return max(useful, self.min_chunk_threshold, self.min_chunk_tokens)
 
     def require_model(self, model: StepTimeModel | None) -> None:
         """Raise InvalidValueError when the time target has no step-time model, or the model says that no step keeps it.
 
-        The step asked about is one without decodes that computes the smallest chunk these settings give.
+        The step asked about computes one useful chunk and nothing else: the target would be exceeded by every step in
+        which somebody decodes and somebody is prefilled.
         """
         if self.target_time_ms is None:
             return
         if model is None:
             expected = "none without a step-time model; fit one with `paceline tune step-time`"
             raise InvalidValueError("target_time_ms", self.target_time_ms, expected)
-        smallest = max(1, self.min_chunk_threshold, self.min_chunk_tokens)
-        load = with_chunk(StepLoad(), chunk_tokens=smallest, context_tokens=0)
-        fastest_ms = model.predict_ms(load)
+        smallest = self.useful_chunk(model)
+        fastest_ms = model.predict_ms(with_chunk(StepLoad(), chunk_tokens=smallest, context_tokens=0))
         if fastest_ms > self.target_time_ms:
-            expected = f"at least {fastest_ms:.3g} ms, the predicted time of a step with one chunk of {smallest} tokens"
+            expected = (
+                f"at least {fastest_ms:.3g} ms, the predicted time of a step with one useful chunk, of {smallest} tokens; "
+                "a larger target_base_share calls smaller chunks useful"
+            )
             raise InvalidValueError("target_time_ms", self.target_time_ms, expected)
 
     def _require_room_for_chunks(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -105,6 +106,19 @@ def largest_chunk(
             exceeds, exceeds_ms = chunk, chunk_ms
         interpolates = not interpolates
     return fits
+
+
+def useful_chunk(model: StepTimeModel, *, base_share: float, most_tokens: int) -> int:
+    """Return the smallest chunk for which a step without it is at most `base_share` of a step with it alone.
+
+    That is where the fixed cost of a step has become that small a part; `most_tokens` where no chunk gets there.
+    """
+    allowed_ms = model.predict_ms(StepLoad()) / base_share
+
+    def too_small(chunk: int) -> bool:
+        return model.predict_ms(with_chunk(StepLoad(), chunk_tokens=chunk, context_tokens=0)) < allowed_ms
+
+    return min(most_tokens, 1 + bisect_left(range(1, most_tokens), True, key=lambda chunk: not too_small(chunk)))
 
 
 def with_chunk(load: StepLoad, *, chunk_tokens: int, context_tokens: int) -> StepLoad:

@@ -36,26 +36,44 @@ require_version(VLLM_VERSION)  # before the imports below, which another version
 import vllm  # noqa: E402
 import vllm.distributed  # noqa: E402
 import vllm.multimodal.encoder_budget  # noqa: E402
+import vllm.multimodal.inputs  # noqa: E402
+import vllm.multimodal.utils  # noqa: E402
+import vllm.utils.hashing  # noqa: E402
+import vllm.v1.core.kv_cache_utils  # noqa: E402
 import vllm.v1.core.sched.async_scheduler  # noqa: E402
 import vllm.v1.core.sched.interface  # noqa: E402
 import vllm.v1.core.sched.request_queue  # noqa: E402
 import vllm.v1.core.sched.scheduler  # noqa: E402
 import vllm.v1.engine.llm_engine  # noqa: E402
 import vllm.v1.executor  # noqa: E402
+import vllm.v1.kv_cache_interface  # noqa: E402
+import vllm.v1.outputs  # noqa: E402
 import vllm.v1.request  # noqa: E402
+import vllm.v1.structured_output  # noqa: E402
 
 # Any: types are checked where vLLM is not installed
 AsyncScheduler: Any = vllm.v1.core.sched.async_scheduler.AsyncScheduler
 EngineArgs: Any = vllm.EngineArgs
 Executor: Any = vllm.v1.executor.Executor
+FullAttentionSpec: Any = vllm.v1.kv_cache_interface.FullAttentionSpec
+KVCacheConfig: Any = vllm.v1.kv_cache_interface.KVCacheConfig
+KVCacheGroupSpec: Any = vllm.v1.kv_cache_interface.KVCacheGroupSpec
 LLMEngine: Any = vllm.v1.engine.llm_engine.LLMEngine
+ModelRunnerOutput: Any = vllm.v1.outputs.ModelRunnerOutput
+MultiModalFeatureSpec: Any = vllm.multimodal.inputs.MultiModalFeatureSpec
 PauseState: Any = vllm.v1.core.sched.interface.PauseState
+PlaceholderRange: Any = vllm.multimodal.inputs.PlaceholderRange
 Request: Any = vllm.v1.request.Request
 RequestQueue: Any = vllm.v1.core.sched.request_queue.RequestQueue
 RequestStatus: Any = vllm.v1.request.RequestStatus
 SamplingParams: Any = vllm.SamplingParams
 Scheduler: Any = vllm.v1.core.sched.scheduler.Scheduler
+StructuredOutputManager: Any = vllm.v1.structured_output.StructuredOutputManager
 TokensPrompt: Any = vllm.TokensPrompt
+block_hash_function: Any = vllm.utils.hashing.sha256
+block_hasher: Any = vllm.v1.core.kv_cache_utils.get_request_block_hasher
+features_in_window: Any = vllm.multimodal.utils.get_mm_features_in_window
+prepare_block_hashes: Any = vllm.v1.core.kv_cache_utils.init_none_hash
 release_devices: Any = vllm.distributed.cleanup_dist_env_and_memory
 # a mixin stands before one of vLLM's schedulers and calls it through super()
 SchedulerMixin: Any = object
@@ -63,15 +81,22 @@ SchedulerMixin: Any = object
 SCHEDULER_ATTRIBUTES = (
     "waiting",
     "kv_holding_waiting",
+    "deferred_waiting",
     "running",
     "requests",
     "max_num_scheduled_tokens",
     "max_num_active_reqs",
+    "max_num_encoder_input_tokens",
+    "max_model_len",
     "num_waiting_for_streaming_input",
     "num_spec_tokens",
-    "need_mamba_block_aligned_split",
+    "num_lookahead_tokens",
     "pause_state",
     "block_size",
+    "connector",
+    "lora_config",
+    "scheduler_config",
+    "scheduler_reserve_full_isl",
     "schedule",
     "update_from_output",
     "finish_requests",
@@ -82,23 +107,38 @@ SCHEDULER_ATTRIBUTES = (
     "_handle_stopped_request",
     "add_request",
     "_is_blocked_waiting_status",
-    "kv_cache_manager.get_computed_blocks",
+    "_get_local_prefix_cache_hit",
+    "_ec_transfer_pending",
+    "_inflight_prefill_reserved_blocks",
+    "_spec_decode_step_blocks",
+    "kv_cache_manager.watermark_blocks",
+    "kv_cache_manager.empty_kv_cache_blocks",
     "kv_cache_manager.block_pool.get_num_free_blocks",
+    "kv_cache_manager.coordinator.get_num_blocks_to_allocate",
+    "kv_cache_manager.coordinator.single_type_managers",
+    "encoder_cache_manager.cached",
+    "encoder_cache_manager.num_freeable_slots",
 )
 REQUEST_ATTRIBUTES = (
     "request_id",
     "status",
-    "arrival_time",
+    "priority",
     "num_prompt_tokens",
+    "max_tokens",
     "num_tokens",
     "num_tokens_with_spec",
     "num_computed_tokens",
     "num_output_tokens",
     "num_output_placeholders",
+    "num_stale_output_tokens",
+    "drop_stale_output",
     "num_preemptions",
     "is_prefill_chunk",
     "mm_features",
     "resumable",
+    "lora_request",
+    "skip_reading_prefix_cache",
+    "arrival_time",
     "is_finished",
 )
 
@@ -108,17 +148,23 @@ class EngineRequest(Protocol):
 
     request_id: str
     status: Any
-    arrival_time: float  # wall clock; every other stamp is monotonic
+    priority: int  # the lower, the sooner
+    arrival_time: float  # the front end's wall clock: for records only, it may be set back
     num_prompt_tokens: int
+    max_tokens: int
     num_tokens: int
     num_tokens_with_spec: int
     num_computed_tokens: int
     num_output_tokens: int
     num_output_placeholders: int
+    num_stale_output_tokens: int
+    drop_stale_output: bool
     num_preemptions: int
     is_prefill_chunk: bool
     mm_features: Sequence[Any]
     resumable: bool  # a streaming session: further turns may follow
+    lora_request: Any
+    skip_reading_prefix_cache: bool
 
     def is_finished(self) -> bool:
         """Whether the request has ended, for whatever reason."""
@@ -137,11 +183,13 @@ class StepOutput(Protocol):
 class EngineLimits:
     """What an engine allows: tokens a step, requests running at once, the largest image that it must not split.
 
+    `decode_tokens` is what one request computes in a step when it decodes: a token, and its drafts under speculation.
     `whole_image_tokens` is 0 for a model without images, or whose images may be computed in parts.
     """
 
     step_tokens: int
     running_requests: int
+    decode_tokens: int = 1
     whole_image_tokens: int = 0
 
 
@@ -155,6 +203,7 @@ def read_limits(vllm_config: Any) -> EngineLimits:
     return EngineLimits(
         step_tokens=step_tokens,
         running_requests=config.max_num_active_seqs or config.max_num_seqs,
+        decode_tokens=1 + vllm_config.num_speculative_tokens,
         whole_image_tokens=_largest_image_tokens(vllm_config) if config.disable_chunked_mm_input else 0,
     )
 
@@ -188,8 +237,8 @@ def _refusals(vllm_config: Any) -> tuple[tuple[bool, str], ...]:
         ),
         (
             config.policy != "fcfs",
-            f"--scheduling-policy is {config.policy!r}; expected fcfs: the order of requests is Paceline's; "
-            'leave the flag out and set "policy" in additional_config',
+            f"--scheduling-policy is {config.policy!r}; expected fcfs: the order of requests is Paceline's, which puts a "
+            'request\'s priority first anyway; leave the flag out and set "policy" in additional_config',
         ),
         (
             not config.enable_chunked_prefill,

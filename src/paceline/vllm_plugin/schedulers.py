@@ -1,5 +1,7 @@
 """Which scheduler an engine gets: vLLM's own, synchronous or asynchronous, with plans or with logs only."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from paceline.vllm_plugin.planned import PlannedSteps
@@ -25,14 +27,15 @@ class RecordedAsyncScheduler(RecordedSteps, AsyncScheduler):
     """vLLM's asynchronous scheduler as it is, recorded."""
 
 
-def scheduler(*, vllm_config: Any, **arguments: Any) -> Any:
+def scheduler(*, vllm_config: Any, clock: Callable[[], float] = time.monotonic, **arguments: Any) -> Any:
     """Return Paceline's scheduler for an engine, asynchronous where the engine is; `--scheduler-cls` names this function.
 
-    Raises EngineError for an engine that cannot be planned, and what `read_settings` raises.
+    `clock` says in seconds when a request is queued; it must never step back. Raises EngineError for an engine that
+    cannot be planned, and what `read_settings` raises.
     """
     settings = read_settings(vllm_config.additional_config, read_limits(vllm_config))
     chosen = PlannedAsyncScheduler if vllm_config.scheduler_config.async_scheduling else PlannedScheduler
-    built = chosen(vllm_config=vllm_config, settings=settings, **arguments)
+    built = chosen(vllm_config=vllm_config, settings=settings, clock=clock, **arguments)
     built.step_time = settings.step_time
     built.recorder = file_recorder(settings.logs, engine=engine_number(vllm_config))
     return built

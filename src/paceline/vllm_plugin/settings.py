@@ -19,6 +19,7 @@ PLANNER_KEYS = (
     "min_chunk_threshold",
     "min_chunk_tokens",
     "target_time_ms",
+    "target_base_share",
     "max_partial_prefills",
     "max_chunk_tokens",
 )
@@ -66,7 +67,7 @@ def read_settings(additional_config: object, limits: EngineLimits) -> PluginSett
     """
     cells = section(additional_config)
     given = {key: cells[key] for key in PLANNER_KEYS if cells.get(key) is not None}
-    for key in ("target_time_ms", *WEIGHT_KEYS):
+    for key in ("target_time_ms", "target_base_share", *WEIGHT_KEYS):
         _require_number(key, cells.get(key))
     weights = PolicyWeights(**{key: cells[key] for key in WEIGHT_KEYS if cells.get(key) is not None})
     given.setdefault("chunk_size", limits.step_tokens)
@@ -95,9 +96,11 @@ def _require_fit(planner: PlannerSettings, limits: EngineLimits) -> None:
     if planner.chunk_size > limits.step_tokens:
         expected = f"at most {limits.step_tokens}, the engine's tokens a step; raise --max-num-batched-tokens too"
         raise InvalidValueError("chunk_size", planner.chunk_size, expected)
-    if planner.chunk_size < limits.running_requests:
+    decodes = min(limits.running_requests * limits.decode_tokens, limits.step_tokens)
+    if planner.chunk_size < decodes:
+        each = "a token" if limits.decode_tokens == 1 else f"a token and {limits.decode_tokens - 1} drafts"
         expected = (
-            f"at least {limits.running_requests}, a token for every running request; or lower --max-num-seqs: "
+            f"at least {decodes}, {each} for every running request; or lower --max-num-seqs: "
             "decodes beyond it would wait for others to end"
         )
         raise InvalidValueError("chunk_size", planner.chunk_size, expected)

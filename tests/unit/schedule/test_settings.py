@@ -21,6 +21,8 @@ from paceline.schedule import LinearStepTime, PlannerSettings, PolicyWeights
         ({"max_partial_prefills": 0}, "max_partial_prefills"),
         ({"target_time_ms": 0.0}, "target_time_ms"),
         ({"target_time_ms": float("nan")}, "target_time_ms"),
+        ({"target_base_share": 0.0}, "target_base_share"),
+        ({"target_base_share": 1.01}, "target_base_share"),
         ({"indivisible_tokens": 1001}, "chunk_size is 1000; expected at least 1001: this model must not split"),
         ({"indivisible_tokens": 200, "max_chunk_tokens": 100}, "max_chunk_tokens is 100; expected at least 200"),
     ],
@@ -71,8 +73,27 @@ def test_a_target_needs_a_model_that_can_keep_it() -> None:
     settings.require_model(model)
     with pytest.raises(InvalidValueError, match="without a step-time model; fit one with"):
         settings.require_model(None)
-    with pytest.raises(InvalidValueError, match="at least 5.5 ms, the predicted time of a step with one chunk of 1 to"):
-        PlannerSettings(chunk_size=100, target_time_ms=5.4).require_model(model)
+    # a step with 10 tokens alone takes 10 ms, half of which is its base; with one token 5.5 ms
+    with pytest.raises(
+        InvalidValueError, match="at least 10 ms, .* one useful chunk, of 10 tokens; a larger target_base"
+    ):
+        PlannerSettings(chunk_size=100, target_time_ms=9.9).require_model(model)
+    PlannerSettings(chunk_size=100, target_time_ms=5.5, target_base_share=1.0).require_model(model)
     PlannerSettings(chunk_size=100, target_time_ms=15.0, min_chunk_tokens=20).require_model(model)
-    with pytest.raises(InvalidValueError, match="one chunk of 21 tokens"):
+    with pytest.raises(InvalidValueError, match="one useful chunk, of 21 tokens"):
         PlannerSettings(chunk_size=100, target_time_ms=15.0, min_chunk_tokens=21).require_model(model)
+
+
+def test_a_chunk_is_useful_where_the_base_is_at_most_the_share() -> None:
+    model = LinearStepTime(
+        base_ms=5.0,
+        per_decode_token_ms=0.0,
+        per_decode_context_token_ms=0.0,
+        per_prefill_token_ms=0.5,
+        per_prefill_attention_token_ms=0.0,
+    )
+    found = {
+        share: PlannerSettings(chunk_size=100, target_base_share=share).useful_chunk(model)
+        for share in (0.01, 0.1, 0.25, 0.5, 0.9, 1.0)
+    }
+    assert found == {0.01: 100, 0.1: 90, 0.25: 30, 0.5: 10, 0.9: 2, 1.0: 1}
