@@ -94,6 +94,7 @@ def generated(dataset: str, config: KnobConfig, count: int, random: np.random.Ge
         ),
         "T_total": vision_ms + prefill_ms + decode_ms + random.uniform(1, 3, count),
         "T_preprocess": random.uniform(2, 6, count),
+        "T_ttft": vision_ms + prefill_ms + random.uniform(4, 9, count),
         "T_other": random.uniform(1, 3, count),
     }
     return pl.DataFrame(columns, schema=SCHEMA)

@@ -56,6 +56,7 @@ def synthetic_samples(count: int = 60, *, seed: int = 0, noise: float = 0.03, **
             "T_decode_per_token": per_step,
             "T_total": prefill + decode * (tokens - 1) + 1,
             "T_preprocess": [1.0] * count,
+            "T_ttft": 1.1 * prefill + 1.5,
             "T_other": [1.0] * count,
         }
         parts.append(pl.DataFrame(made, schema=SCHEMA))

@@ -109,6 +109,7 @@ def synthetic_samples(
                     "T_decode_per_token": decode_ms / (tokens - 1) if tokens > 1 else None,
                     "T_total": prefill_ms + decode_ms + 0.5,
                     "T_preprocess": None,
+                    "T_ttft": prefill_ms + 2.0,
                     "T_other": 0.5,
                 }
             )

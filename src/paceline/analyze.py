@@ -5,7 +5,7 @@ population form (divided by n), as in table files.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, median
@@ -21,15 +21,18 @@ from paceline.profiles.fields import CONFIGURATION, dataset_name
 from paceline.records import KnobConfig
 
 LATENCIES = {
+    "ttft": pl.col("T_ttft"),
     "prefill": pl.col("T_vision_total") + pl.col("T_LLM_prefill"),
     "llm-prefill": pl.col("T_LLM_prefill"),
     "total": pl.col("T_total"),
 }
 PERCENTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "max": 100}
 RANGE_STEP_MS = 10
-BUDGET_STEP_MS = 50
+STEP_PARTS = (1.0, 0.5, 0.2)  # of 10 ms, then of 1, 0.1 … where latencies are too short for that
+BUDGET_STEPS = 5  # of the range's step from one sample budget to the next
 LINSPACE_POINTS = 10
 KEPT_SHARE = 0.95
+STEP_SLACK = 1e-9  # a float division that should give a whole number misses it by less
 NANOSECOND_DIGITS = 6  # sums of floats miss whole milliseconds by less than this many decimals
 
 
@@ -96,10 +99,10 @@ class FrontsAcross:
 class RecommendedBudgets:
     """Budget ranges worth serving, and sample budgets within the range of the fronts, all in milliseconds."""
 
-    percentile_range_ms: tuple[int, int]
-    safer_upper_ms: int
-    front_range_ms: tuple[int, int]
-    budgets_ms: tuple[int, ...]
+    percentile_range_ms: tuple[float, float]
+    safer_upper_ms: float
+    front_range_ms: tuple[float, float]
+    budgets_ms: tuple[float, ...]
     linspace_ms: tuple[float, ...]
 
 
@@ -132,8 +135,12 @@ class BudgetAnalysis:
 def analyze_budgets(
     samples: pl.DataFrame, *, latency_kind: str = "prefill", datasets: Sequence[str] | None = None
 ) -> BudgetAnalysis:
-    """Return percentiles, fronts and recommended budgets of a profile's samples, all of one latency kind."""
+    """Return percentiles, fronts and recommended budgets of a profile's samples, all of one latency kind.
+
+    Raises InvalidValueError where samples do not tell that kind.
+    """
     samples = of_datasets(samples, datasets)
+    require_latency(samples, latency_kind)
     fronts = {
         name: DatasetFront(points=points, front=pareto_front(points))
         for name, points in dataset_points(samples, latency_kind).items()
@@ -150,10 +157,23 @@ def analyze_budgets(
 
 
 def latency_of(kind: str) -> pl.Expr:
-    """Return the expression for a latency kind over the columns of a samples frame: prefill, llm-prefill or total."""
+    """Return the expression for a latency kind over the columns of a samples frame: ttft, prefill, llm-prefill or total."""
     if kind not in LATENCIES:
         raise UnknownChoiceError("latency kind", kind, tuple(LATENCIES))
     return LATENCIES[kind]
+
+
+def require_latency(samples: pl.DataFrame, kind: str) -> None:
+    """Raise InvalidValueError where samples do not tell a latency kind: those measured before it was are never made up."""
+    for name in latency_of(kind).meta.root_names():
+        missing = samples[name].null_count() if name in samples.columns else samples.height
+        if missing:
+            raise InvalidValueError(
+                "latency kind",
+                kind,
+                f"prefill or total: {missing:,} of {samples.height:,} samples hold no {name}, they are older than it; "
+                f"profile again to have {kind} latencies",
+            )
 
 
 def analyzed_columns(kind: str) -> list[str]:
@@ -237,16 +257,17 @@ def mean_jaccard(sets: Sequence[set[KnobConfig]]) -> float | None:
 
 
 def recommend_budgets(p5_ms: float, p95_ms: float, front_min_ms: float, front_max_ms: float) -> RecommendedBudgets:
-    """Return the recommended ranges from two percentiles and from the smallest and largest front latency."""
-    percentile_high = _round_up(p95_ms, RANGE_STEP_MS)
-    low, high = _round_up(front_min_ms, RANGE_STEP_MS), _round_up(front_max_ms, RANGE_STEP_MS)
-    between = range(_round_up(low + 1, BUDGET_STEP_MS), high, BUDGET_STEP_MS)
+    """Return the recommended ranges from two percentiles and from the smallest and largest front latency.
+
+    They end at multiples of 10 ms and budgets lie 50 ms apart; where a latency is shorter than 10 ms its end is a multiple
+    of the largest of 5, 2, 1, 0.5 … ms that is not longer, and so is a fifth of the gap between budgets by their range.
+    """
+    percentile_low, percentile_high = _ends(p5_ms, p95_ms, math.floor)
+    low, high = _ends(front_min_ms, front_max_ms, math.ceil)
+    between = _between(low, high, BUDGET_STEPS * _step_below(high - low))
     return RecommendedBudgets(
-        percentile_range_ms=(
-            math.floor(round(p5_ms, NANOSECOND_DIGITS) / RANGE_STEP_MS) * RANGE_STEP_MS,
-            percentile_high,
-        ),
-        safer_upper_ms=_round_up(percentile_high, BUDGET_STEP_MS),
+        percentile_range_ms=(percentile_low, percentile_high),
+        safer_upper_ms=_rounded(percentile_high, BUDGET_STEPS * _step_below(p95_ms), math.ceil),
         front_range_ms=(low, high),
         budgets_ms=tuple(dict.fromkeys([low, *between, high])),
         linspace_ms=tuple(float(budget) for budget in np.linspace(low, high, LINSPACE_POINTS)),
@@ -339,8 +360,38 @@ def _equal(one: ConfigPoint, other: ConfigPoint) -> bool:
     return one.accuracy == other.accuracy and one.latency_ms == other.latency_ms
 
 
-def _round_up(value_ms: float, step_ms: int) -> int:
-    return math.ceil(round(value_ms, NANOSECOND_DIGITS) / step_ms) * step_ms
+def _step_below(value_ms: float) -> float:
+    """Return the largest step of 10, 5, 2, 1, 0.5 … ms that is at most `value_ms`; 10 for no latency at all."""
+    scale = float(RANGE_STEP_MS)
+    while value_ms > 0:
+        for part in STEP_PARTS:
+            if part * scale <= value_ms:
+                return _multiple(1, part * scale)
+        scale /= 10
+    return RANGE_STEP_MS
+
+
+def _ends(low_ms: float, high_ms: float, low_end: Callable[[float], int]) -> tuple[float, float]:
+    """Return a range whose low end is rounded by `low_end` and whose high end is rounded up."""
+    low = _rounded(low_ms, _step_below(low_ms), low_end)
+    return low, max(low, _rounded(high_ms, _step_below(high_ms), math.ceil))
+
+
+def _rounded(value_ms: float, step_ms: float, whole: Callable[[float], int]) -> float:
+    slack = STEP_SLACK if whole is math.floor else -STEP_SLACK
+    return _multiple(whole(round(value_ms, NANOSECOND_DIGITS) / step_ms + slack), step_ms)
+
+
+def _between(low_ms: float, high_ms: float, step_ms: float) -> list[float]:
+    """Return the multiples of a step strictly between two ends."""
+    first = math.floor(low_ms / step_ms + STEP_SLACK) + 1
+    return [_multiple(count, step_ms) for count in range(first, math.ceil(high_ms / step_ms - STEP_SLACK))]
+
+
+def _multiple(count: int, step_ms: float) -> float:
+    """Return count · step without the last digits that a float adds: a whole number where it is one."""
+    product = round(count * step_ms, NANOSECOND_DIGITS)
+    return int(product) if product == int(product) else product
 
 
 def _number(value: object) -> float:

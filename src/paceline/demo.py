@@ -30,6 +30,7 @@ from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.profiles import read_profile
 from paceline.profiles.atomic import keep_old, write_atomically
+from paceline.records import LatencyKind
 from paceline.report import write_report
 from paceline.runtime import AdaptiveAnswer, AdaptiveModel
 from paceline.slo import Proportion
@@ -40,6 +41,7 @@ ROOM = 1.1  # of the smallest budget over the smallest bound
 MAX_NEW_TOKENS = 8  # four digits and the end token, with room
 SAMPLE_PICTURE, SAMPLE_PROMPT = "picture.png", "Read the digits."
 BOUND, TABLE = "bound", "table"
+KIND: LatencyKind = "ttft"  # what a caller waits
 FEWEST_SAMPLES = 34  # of a set: with these, 48 of 102 questions calibrate; a bound at 95 % takes 45
 
 Progress = Callable[[int, int], None]
@@ -95,12 +97,12 @@ def run_demo(out: Path, *, samples: int, requests: int, progress: DemoProgress) 
     plan = ProfilePlan(datasets=DIGIT_SETS, samples=samples, max_new_tokens=MAX_NEW_TOKENS)
     run = run_profile(model, plan, out / "profile", on_progress=progress.on_profile)
     profile = read_profile(out / "profile")
-    table = build_lookup_table(profile)
+    table = build_lookup_table(profile, latency_kind=KIND)
     save_table(table, out / "table.json")
     split = split_for(samples * len(DIGIT_SETS), alpha=DEFAULT_ALPHA)
     train_artifact(profile, out / "estimator", split=split, on_progress=progress.on_training)
-    write_report(out / "profile", out / "report.html")
-    controllers = {BOUND: load_controller(out / "estimator"), TABLE: table}
+    write_report(out / "profile", out / "report.html", latency_kind=KIND)
+    controllers = {BOUND: load_controller(out / "estimator", latency_kind=KIND), TABLE: table}
     budgets_ms = spread_budgets(out / "estimator")
     answered = _answer_held_out(model, controllers, budgets_ms, _held_out(requests, out), progress.on_request)
     result = DemoResult(out=out, profile=run, table=table, budgets_ms=budgets_ms, requests=tuple(answered))
@@ -117,8 +119,9 @@ def spread_budgets(estimator: Path) -> tuple[float, ...]:
     """
     network, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     estimated_C = network.estimate(typical_request(network.description)).prefill_ms_C
-    factors_C = bounds.factors(DEFAULT_ALPHA, "prefill")
-    low, high = ROOM * float((estimated_C * factors_C).min()), float(estimated_C.max() * np.median(factors_C))
+    places = [network.configs.index(each.config) for each in bounds.configs]
+    bounds_C = estimated_C[places] * bounds.factors(DEFAULT_ALPHA, KIND)
+    low, high = ROOM * float(bounds_C.min()), float(estimated_C.max() * np.median(bounds.factors(DEFAULT_ALPHA, KIND)))
     return tuple(round(low + (high - low) * step / (BUDGETS - 1) + 0.05, 1) for step in range(BUDGETS))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from paceline.errors import InvalidValueError, UnknownChoiceError
 
 TIERS = ("low", "medium", "high")
-LATENCY_KINDS = ("prefill", "total")
+LATENCY_KINDS = ("ttft", "prefill", "total")
 SCHEMA_VERSION = 1
 PROMPT_EMBEDDING_SIZE = 16
 THUMBNAIL_PX = 64
@@ -30,7 +30,7 @@ PICTURE_RANGES = {
     "mark_count": (0, LARGEST_MARK_COUNT),
 }
 
-LatencyKind = Literal["prefill", "total"]
+LatencyKind = Literal["ttft", "prefill", "total"]
 MetadataValue = str | int | float | bool | None | list[float]
 
 
@@ -109,7 +109,12 @@ class LatencyBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """One request, measured in one pass: every stage directly, and every gap between them."""
+    """One request, measured in one pass: every stage directly, and every gap between them.
+
+    `ahead_ms` is all that passed from the caller's call to the start of the pass: preprocessing, and around it opening the
+    picture, looking at the request, deciding and `waited_ms`, the wait for the model while another thread had it. None where
+    nobody waits, as in a profile: then preprocessing stands for it.
+    """
 
     preprocess_ms: float
     before_vision_ms: float
@@ -122,6 +127,14 @@ class StageTimes:
     total_ms: float
     output_tokens: int
     decode_step_ms: tuple[float, ...] = ()
+    waited_ms: float = 0.0
+    ahead_ms: float | None = None
+
+    @property
+    def ttft_ms(self) -> float:
+        """Time to first token: from the call, preprocessing included, to the end of the first forward pass."""
+        ahead_ms = self.preprocess_ms if self.ahead_ms is None else self.ahead_ms
+        return ahead_ms + self.before_vision_ms + self.vision_ms + self.vision_to_decoder_ms + self.llm_prefill_ms
 
     @property
     def prefill_ms(self) -> float:
@@ -151,8 +164,8 @@ class StageTimes:
         return abs(self.prefill_ms + self.decode_ms + self.other_ms - self.total_ms) / self.total_ms
 
     def latency_ms(self, kind: LatencyKind) -> float:
-        """Return the latency of one kind: `prefill` or `total`."""
-        return self.prefill_ms if kind == "prefill" else self.total_ms
+        """Return the latency of one kind: `ttft`, `prefill` or `total`."""
+        return {"ttft": self.ttft_ms, "prefill": self.prefill_ms, "total": self.total_ms}[kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +190,7 @@ class ProfileSample:
     T_decode_per_token: float | None
     T_total: float
     T_preprocess: float | None = None
+    T_ttft: float | None = None
     T_other: float | None = None
 
     @property

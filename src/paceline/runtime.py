@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.loading import load_controller
 from paceline.errors import ModelError, PacelineWarning, TableError
 from paceline.measure.clock import clock_for
+from paceline.measure.greedy import greedy, settings_put_aside
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
+from paceline.measure.provenance import device_name
 from paceline.models.knobs import check_config
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.models.pictures import check_pixels, open_picture, upright_rgb
@@ -25,8 +28,10 @@ DEFAULT_MAX_NEW_TOKENS = 64
 class AdaptiveAnswer:
     """An answer, the configuration it was given under, what was promised and what was measured.
 
-    `predicted_ms`, `bound_ms` and `measured_ms` are of the same latency kind: what the controller expects, what it expects
-    not to be exceeded (None from one that promises no bound), what it was. `promised` says whether the controller expected
+    `predicted_ms`, `bound_ms` and `measured_ms` are of `latency_kind`, which is the controller's: what it expects, what it
+    expects not to be exceeded (None from one that promises no bound), what it was. A `ttft` is measured from the call of
+    `generate` to the first token's logits: with opening the picture, looking at the request, deciding and `waited_ms`, the
+    wait for the model while another thread had it. `promised` says whether the controller expected
     the budget to hold, `within_budget` whether it held. `refused` marks a learned controller's choice that was not taken,
     `outside` names features of the request beyond what the controller was measured on. `features_us` is the time taken to
     look at the request, `decision_us` the controller's own, both in microseconds.
@@ -44,6 +49,7 @@ class AdaptiveAnswer:
     within_budget: bool
     outside: tuple[str, ...]
     times: StageTimes
+    waited_ms: float
     features_us: float
     decision_us: float
 
@@ -56,13 +62,21 @@ class _TimedDecision:
 
 
 class AdaptiveModel:
-    """A vision-language model that spends the latency budget of each request."""
+    """A vision-language model that spends the latency budget of each request; several threads may call it, one is answered
+    at a time."""
 
     def __init__(
-        self, *, model: VisionLanguageModel, controller: Controller, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+        self,
+        *,
+        model: VisionLanguageModel,
+        controller: Controller,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        strict: bool = False,
     ) -> None:
+        greedy(model.parts.model, max_new_tokens)  # refuses a length that is none before the first request does
         self.model, self.controller, self.max_new_tokens = model, controller, max_new_tokens
         self.block_ranking = _ranking(model, controller)
+        _compare(model, controller, strict)
         # a look at the picture takes longer than counting tokens: only for those who see it
         self._features = model.features if isinstance(controller, SeesPictures) else model.token_features
 
@@ -75,18 +89,21 @@ class AdaptiveModel:
         dtype: str = "auto",
         revision: str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        strict: bool = False,
     ) -> "AdaptiveModel":
         """Load a model (`digits`, a local folder or a hub id) and put it under a controller.
 
         `controller` is one, or the path of a table file or of the directory of an estimator or a learned controller; the
-        latter two promise 95 of 100 requests their budgets. Raises ModelError when the model cannot be steered, TableError,
-        EstimatorError or ControllerError when the file cannot be trusted, and TableError when it was measured on another
-        model.
+        latter two promise 95 of 100 requests their budgets. A controller that was measured on another device, in another
+        dtype, revision or number of threads is warned of once; with `strict` it is a TableError.
+
+        Raises ModelError when the model cannot be steered, TableError, EstimatorError or ControllerError when the file cannot
+        be trusted, and TableError when it was measured on another model.
         """
         chosen = load_controller(controller) if isinstance(controller, str | Path) else controller
         _require_same_model(name, chosen)
         model = load_model(name, device=device, dtype=dtype, revision=revision)
-        return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens)
+        return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict)
 
     def generate(
         self,
@@ -101,18 +118,21 @@ class AdaptiveModel:
     ) -> AdaptiveAnswer:
         """Answer a question about one picture within `latency_budget_ms` of the controller's latency kind, greedily.
 
+        An estimator promises the time to first token from this call on, a lookup table usually the model's prefill alone:
+        `latency_kind` of the answer says which.
         Where no configuration fits, the nearest is taken, marked and warned of; with `strict`, BudgetTooSmallError.
         `expected_output_tokens` helps a controller of total latency. What the request took is told to a controller that
         corrects itself for drift. Raises InvalidValueError for a budget that is not above 0 and PictureError for a picture
         that no tier can carry.
         """
+        called_at = time.perf_counter()
         budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
         picture = _upright(image)
         timed = self._decide(picture, prompt, budget, strict, expected_output_tokens)
-        config = timed.decision.config
-        answer = self._answer(picture, prompt, config, max_new_tokens or self.max_new_tokens, per_step)
+        tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        answer = self._answer(picture, prompt, timed.decision.config, tokens, per_step, called_at)
         if isinstance(self.controller, DriftCorrecting):
-            self.controller.observe(timed.decision, answer.times.latency_ms(budget.kind))
+            self.controller.observe(timed.decision, _own_ms(answer.times, budget.kind))
         return _judged(answer, timed, budget)
 
     def decide(
@@ -159,7 +179,13 @@ class AdaptiveModel:
         return _TimedDecision(decision=decision, features_us=(seen - started) * 1e6, decision_us=(decided - seen) * 1e6)
 
     def _answer(
-        self, picture: Image.Image, prompt: str, config: KnobConfig, max_new_tokens: int, per_step: bool
+        self,
+        picture: Image.Image,
+        prompt: str,
+        config: KnobConfig,
+        max_new_tokens: int,
+        per_step: bool,
+        called_at: float | None = None,
     ) -> MeasuredAnswer:
         check_config(self.model.parts, config)
         return answer_measured(
@@ -171,6 +197,7 @@ class AdaptiveModel:
             max_new_tokens=max_new_tokens,
             clock=clock_for(self.model.device),
             per_step=per_step,
+            called_at=called_at,
         )
 
 
@@ -179,6 +206,11 @@ def _upright(image: Image.Image | Path | str) -> Image.Image:
         return open_picture(image)
     check_pixels(image.width, image.height)
     return upright_rgb(image)
+
+
+def _own_ms(times: StageTimes, kind: LatencyKind) -> float:
+    """Return what a request took of the machine: without the wait for another thread's, which says nothing of its speed."""
+    return times.latency_ms(kind) - (times.waited_ms if kind == "ttft" else 0.0)
 
 
 def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget) -> AdaptiveAnswer:
@@ -196,6 +228,7 @@ def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget
         within_budget=measured_ms <= budget.ms,
         outside=decision.outside,
         times=answer.times,
+        waited_ms=answer.times.waited_ms,
         features_us=timed.features_us,
         decision_us=timed.decision_us,
     )
@@ -208,6 +241,47 @@ def _require_same_model(name: str, controller: Controller) -> None:
             f"the controller was measured on {', '.join(sorted(measured_on))}, not on {name}; profile {name} and build a "
             "controller from that, or load the model it was measured on"
         )
+
+
+def _compare(model: VisionLanguageModel, controller: Controller, strict: bool) -> None:
+    """Warn of a controller that was measured elsewhere, or refuse it; and of generation settings that are not used."""
+    differences = [
+        f"{name} {' or '.join(sorted(theirs))} there, {ours} here"
+        for name, ours in _circumstances(model).items()
+        if (theirs := _measured_with(controller, name)) and ours not in theirs
+    ]
+    if differences:
+        sentence = (
+            f"the controller was measured in other circumstances ({'; '.join(differences)}), so its milliseconds are not "
+            "those of this model; profile here and build a controller from that"
+        )
+        if strict:
+            raise TableError(sentence)
+        warnings.warn(sentence, PacelineWarning, stacklevel=4)
+    unused = settings_put_aside(model.parts.model)
+    if unused:
+        listed = ", ".join(f"{name}={value}" for name, value in unused.items())
+        warnings.warn(
+            f"{model.name} asks for {listed} in its generation settings; decoding is greedy here and does without",
+            PacelineWarning,
+            stacklevel=4,
+        )
+
+
+def _circumstances(model: VisionLanguageModel) -> dict[str, str]:
+    """Return what a model's milliseconds depend on beside the model, by the names that provenance has for it."""
+    found = {"device": device_name(model.device), "dtype": model.dtype_name, "revision": str(model.revision)}
+    on_cpu = model.device.type == "cpu"
+    return {**found, "torch_threads": str(torch.get_num_threads())} if on_cpu else found
+
+
+def _measured_with(controller: Controller, name: str) -> set[str]:
+    found: set[str] = set()
+    for run in controller.provenance:
+        settings = run.get("settings")
+        places: list[object] = [run, settings]
+        found |= {str(place[name]) for place in places if isinstance(place, dict) and name in place}  # pyright: ignore[reportUnknownArgumentType]
+    return found
 
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:

@@ -70,6 +70,7 @@ def sample(sample_id, blocks=4):
         T_decode_per_token=None,
         T_total=3.2,
         T_preprocess=0.5,
+        T_ttft=3.6,
         T_other=0.2,
     )
 

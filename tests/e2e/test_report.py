@@ -68,6 +68,7 @@ def synthetic_samples(datasets: tuple[str, ...] = ("text_vqa", "ok_vqa"), count:
                             "T_decode_per_token": 15.0,
                             "T_total": vision_ms + prefill_ms + 32.0,
                             "T_preprocess": None,
+                            "T_ttft": None,
                             "T_other": 2.0,
                         }
                     )

@@ -215,6 +215,7 @@ def test_the_flags_are_what_the_documents_say() -> None:
             "--budgets",
             "--datasets",
             "--json",
+            "--latency",
             "--output-file",
             "--output_file",
             "--per-dataset",

@@ -47,6 +47,8 @@ def test_recommended_budgets_span_every_front(sets: list[list[ConfigPoint]]) -> 
     assert across.min_ms - 1e-6 <= budgets[0] < across.min_ms + 10
     assert across.max_ms - 1e-6 <= budgets[-1] < across.max_ms + 10
     assert list(budgets) == sorted(set(budgets))
-    assert all(budget % 50 == 0 for budget in budgets[1:-1])
+    assert budgets[0] > 0 or across.min_ms < 1e-6
+    if budgets[-1] - budgets[0] >= 10:
+        assert all(budget % 50 == 0 for budget in budgets[1:-1])
     assert all(later - sooner <= 50 for sooner, later in pairwise(budgets))
     assert across.jaccard is None or 0 <= across.jaccard <= 1

@@ -17,7 +17,7 @@ from paceline.profiles.fields import FIELDS, find_fault
 from paceline.records import KnobGrid, ProfileSample, Provenance
 
 Sample = dict[str, Any]
-CORE_EXP_FIELDS = [name for name in SCHEMA if name not in ("dataset", "T_preprocess", "T_other")]
+CORE_EXP_FIELDS = [name for name in SCHEMA if name not in ("dataset", "T_preprocess", "T_ttft", "T_other")]
 STATED_TWICE = ("tier", "top_k", "num_active_blocks")  # a core-exp file tells the configuration in its head too
 RUN = Provenance(
     model="synthetic",

@@ -221,3 +221,17 @@ def test_soft_penalty_weighs_decode_less_than_prefill() -> None:
     assert penalty(130.0, 60.0) == pytest.approx(32.0)
     with pytest.raises(InvalidValueError, match=r"from 0\.1 to 0\.2"):
         soft_penalty_ms(prefill_ms=1.0, budget_ms=1.0, decode_ms=1.0, decode_target_ms=1.0, alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    ("p5_ms", "p95_ms", "low", "high", "percentiles", "safer", "budgets"),
+    [
+        (102.3, 175.3, 166.49, 371.52, (100, 180), 200, (170, 200, 250, 300, 350, 380)),
+        (6.4, 58.0, 7.1, 61.2, (5, 60), 100, (10, 50, 70)),
+        (0.31, 2.2, 0.42, 3.1, (0.2, 4), 10, (0.6, 4)),
+        (3.0, 3.0, 3.0, 3.0, (2, 4), 10, (4,)),
+    ],
+)
+def test_budgets_of_fast_models_are_above_0_and_fit_their_scale(p5_ms, p95_ms, low, high, percentiles, safer, budgets):
+    found = recommend_budgets(p5_ms, p95_ms, low, high)
+    assert (found.percentile_range_ms, found.safer_upper_ms, found.budgets_ms) == (percentiles, safer, budgets)

@@ -1,9 +1,14 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+import torch
 from latency_models import TokenLinear
 from learned_controllers import chooser_looking_at, chooser_of_scores, synthetic_bounds
 from PIL import Image
+from transformers import StoppingCriteria
 
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.estimated import BoundController
@@ -12,6 +17,8 @@ from paceline.control.learned.two_stage import TwoStage
 from paceline.errors import BudgetTooSmallError, InvalidValueError, ModelError, PacelineWarning, TableError
 from paceline.measure.clock import HostClock
 from paceline.measure.one_pass import answer_measured
+from paceline.measure.provenance import device_name
+from paceline.models.knobs import applied
 from paceline.records import KnobConfig
 from paceline.runtime import AdaptiveModel
 
@@ -167,3 +174,123 @@ def test_no_pixel_is_read_for_a_controller_that_does_not_see_pictures(digits, qu
         model = AdaptiveModel(model=digits, controller=controller)
         decision = model.decide(questions[0].picture, questions[0].prompt, latency_budget_ms=1e4)
         assert decision.config == LARGE
+
+
+def ttft_model(digits, **options):
+    return AdaptiveModel(model=digits, controller=table(kind="ttft"), max_new_tokens=4, **options)
+
+
+class FirstToken(StoppingCriteria):
+    """Notes when the caller could have had the first token: the first time that generate() asks whether to go on."""
+
+    def __init__(self):
+        self.at = None
+
+    def __call__(self, *_args, **_kwargs):
+        self.at = self.at or time.perf_counter()
+        return torch.tensor([False])
+
+
+def test_a_ttft_is_what_a_clock_at_the_caller_shows(digits, picture_path, monkeypatch):
+    """From the call with a path to the first token, everything in between included; nothing longer than that."""
+    model, first = ttft_model(digits), FirstToken()
+    generate = type(digits.parts.model).generate
+
+    def watched(self, **inputs):
+        return generate(self, **inputs, stopping_criteria=[first])
+
+    monkeypatch.setattr(type(digits.parts.model), "generate", watched)
+    ratios = []
+    for _ in range(8):
+        first.at = None
+        started = time.perf_counter()
+        answer = model.generate(picture_path, "Read the digits.", latency_budget_ms=500)
+        caller_ms = (first.at - started) * 1e3
+        assert answer.latency_kind == "ttft" and answer.measured_ms == answer.times.ttft_ms
+        assert answer.times.prefill_ms + answer.times.preprocess_ms < answer.measured_ms <= caller_ms
+        ratios.append(answer.measured_ms / caller_ms)
+    assert max(ratios) > 0.97  # what lies between is choosing the token
+
+
+def test_what_the_caller_waits_is_in_the_ttft_exactly(digits, questions, monkeypatch):
+    """A clock that only moves when told: opening, looking, deciding and waiting all count, each once."""
+    model = ttft_model(digits)
+    slept = {"features": 0.25, "prepare": 0.5}
+    features, prepare = type(digits).token_features, type(digits).prepare
+    model._features = lambda *request: (time.sleep(slept["features"]), features(digits, *request))[1]
+    monkeypatch.setattr(type(digits), "prepare", lambda *request: (time.sleep(slept["prepare"]), prepare(*request))[1])
+    answer = model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=2000)
+    first_pass_ms = answer.times.ttft_ms - answer.times.ahead_ms
+    assert answer.measured_ms >= 750 + first_pass_ms
+    assert answer.times.preprocess_ms >= 500 > answer.times.prefill_ms
+
+
+def test_waiting_for_another_thread_counts_for_the_caller_and_not_for_the_machine(digits, questions):
+    class Watching:
+        latency_kind, provenance, seen = "ttft", table().provenance, []
+
+        def predict(self, budget_ms, **_):
+            return replace(table(kind="ttft").predict(100.0), bound_ms=90.0)
+
+        def observe(self, _decision, measured_ms):
+            self.seen.append(measured_ms)
+
+    controller = Watching()
+    model = AdaptiveModel(model=digits, controller=controller, max_new_tokens=2)
+    with ThreadPoolExecutor(1) as pool:
+        with applied(digits.parts, SMALL, RANKING):
+            waiting = pool.submit(model.generate, questions[0].picture, questions[0].prompt, latency_budget_ms=5000)
+            time.sleep(0.5)
+        answer = waiting.result()
+    assert answer.waited_ms >= 300 and answer.measured_ms > answer.waited_ms
+    assert controller.seen == [answer.measured_ms - answer.waited_ms]
+
+
+RUN = {"model": "digits", "block_ranking": RANKING}
+
+
+def of_run(**circumstances):
+    made = table()
+    return LookupTable(entries=made.entries, metadata=replace(made.metadata, provenance=({**RUN, **circumstances},)))
+
+
+ELSEWHERE = {
+    "device": {"device": "NVIDIA H100"},
+    "dtype": {"dtype": "bfloat16"},
+    "revision": {"revision": "0123abcd"},
+    "torch_threads": {"settings": {"torch_threads": 96}},
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_controller_measured_elsewhere_is_warned_of_once_naming_both_or_refused(digits, questions, name):
+    controller = of_run(**ELSEWHERE[name])
+    with pytest.warns(PacelineWarning, match=f"{name} .* there, .* here") as warned:
+        model = AdaptiveModel(model=digits, controller=controller, max_new_tokens=2)
+    assert len(warned) == 1
+    model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=60)  # warnings are errors here
+    with pytest.raises(TableError, match=name):
+        AdaptiveModel(model=digits, controller=controller, max_new_tokens=2, strict=True)
+
+
+def test_a_controller_measured_here_is_no_news(digits):
+    here = {
+        "device": device_name(digits.device),
+        "dtype": "float32",
+        "revision": None,
+        "settings": {"torch_threads": torch.get_num_threads()},
+    }
+    AdaptiveModel(model=digits, controller=of_run(**here), max_new_tokens=2, strict=True)
+
+
+def test_generation_settings_that_are_not_used_are_told_once(digits, monkeypatch):
+    monkeypatch.setattr(digits.parts.model.generation_config, "num_beams", 3)
+    with pytest.warns(PacelineWarning, match="digits asks for num_beams=3"):
+        adaptive(digits)
+
+
+def test_a_length_of_no_token_is_refused_where_it_is_set(digits, questions):
+    with pytest.raises(InvalidValueError, match="max_new_tokens"):
+        AdaptiveModel(model=digits, controller=table(), max_new_tokens=0)
+    with pytest.raises(InvalidValueError, match="max_new_tokens"):
+        adaptive(digits).generate(questions[0].picture, questions[0].prompt, latency_budget_ms=60, max_new_tokens=0)

@@ -11,7 +11,7 @@ from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBad
 from paceline.cli.printing import OUT, JsonFlag, print_json, print_table, write_document
 from paceline.slo import MeanEstimate
 
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill, llm-prefill or total.")]
+LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill, llm-prefill or total.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON document to this file.")]
 
 

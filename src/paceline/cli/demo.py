@@ -49,12 +49,12 @@ def _print_result(result: DemoResult) -> None:
     fastest, slowest = result.table.latency_range_ms
     OUT.print(
         f"Profiled {result.profile.samples_total:,} samples under {len(result.profile.configurations)} configurations: "
-        f"prefill takes {fastest:.1f} to {slowest:.1f} ms here, accuracy is {result.table.accuracy_range[0]:.2f} to "
+        f"the time to first token is {fastest:.1f} to {slowest:.1f} ms here, accuracy is {result.table.accuracy_range[0]:.2f} to "
         f"{result.table.accuracy_range[1]:.2f}."
     )
     shown = [request for budget_ms in result.budgets_ms for request in result.at(BOUND, budget_ms)[:SHOWN_PER_BUDGET]]
     print_table(
-        f"Held-out requests under the estimator with bound, the first {SHOWN_PER_BUDGET} a budget; prefill in ms; "
+        f"Held-out requests under the estimator with bound, the first {SHOWN_PER_BUDGET} a budget; time to first token in ms; "
         "setting is tier/top_k/blocks",
         ("budget", "setting", "bound", "measured", "kept", "answer", "truth", "right"),
         [_row(request) for request in shown],

@@ -1,6 +1,5 @@
 """`paceline profile`: measure a model over a grid of configurations."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from paceline.cli.flags.model import (
 from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, progress_bar
 from paceline.datasets import DIGIT_SETS
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
+from paceline.measure.ranks import share_of
 from paceline.measure.strategies import STRATEGIES
 from paceline.models.loading import load_model
 
@@ -65,20 +65,15 @@ def profile(
         sentinel_every=sentinel_every,
         per_step=per_step,
     )
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    loaded = load_model(model, device=_device_of_rank(device), dtype=dtype, revision=revision)
+    share = share_of()
+    rank, world_size = share.rank, share.world_size
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:
         run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, on_progress=move)
     if as_json:
         print_json(_document(run))
     else:
         _print_run(run)
-
-
-def _device_of_rank(device: str) -> str:
-    """Give every rank that torchrun starts on one machine its own GPU."""
-    local_rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local_rank}" if device == "cuda" and local_rank is not None else device
 
 
 def _document(run: ProfileRun) -> dict[str, object]:

@@ -12,7 +12,7 @@ from paceline.records import LatencyKind
 from paceline.report import write_report
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The page to write; it opens without a network.")]
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill or total.")]
+LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -29,7 +29,13 @@ def run(
         bool,
         typer.Option("--two-stage", help="Learned controller: the tier first, from the image tokens expected of each."),
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a budget that no configuration keeps.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse a budget that nothing keeps, and a controller measured elsewhere.",
+        ),
+    ] = False,
     warmup: Annotated[int, typer.Option(help="Untimed runs first: a process's first request is slow.", min=0)] = 2,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = DEFAULT_MAX_NEW_TOKENS,
     per_step: Annotated[bool, typer.Option("--per-step", help="Show the time of every decode step too.")] = False,
@@ -43,7 +49,13 @@ def run(
     wanted = LatencyBudget(ms=budget)
     chosen = load_controller(controller, two_stage=two_stage)
     adaptive = AdaptiveModel.from_pretrained(
-        model, controller=chosen, device=device, dtype=dtype, revision=revision, max_new_tokens=max_new_tokens
+        model,
+        controller=chosen,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        max_new_tokens=max_new_tokens,
+        strict=strict,
     )
     adaptive.decide(picture, prompt, latency_budget_ms=wanted.ms, strict=strict)  # refuses before it warms up
     adaptive.warm_up(picture, prompt, [wanted.ms], runs=warmup)
@@ -57,6 +69,7 @@ def run(
 def _document(answer: AdaptiveAnswer) -> dict[str, Any]:
     return {
         **asdict(answer),
+        "ttft_ms": answer.times.ttft_ms,
         "prefill_ms": answer.times.prefill_ms,
         "other_ms": answer.times.other_ms,
         "decode_per_token_ms": answer.times.decode_per_token_ms,
@@ -78,6 +91,7 @@ def _print_answer(answer: AdaptiveAnswer) -> None:
             else f"{answer.bound_ms:.1f} ms",
         ),
         ("measured", f"{answer.measured_ms:.1f} ms"),
+        ("time to first token", f"{times.ttft_ms:.1f} ms"),
         ("vision", f"{times.vision_ms:.1f} ms"),
         ("LLM prefill", f"{times.llm_prefill_ms:.1f} ms"),
         ("decode", f"{times.decode_ms:.1f} ms, {times.decode_steps} steps"),

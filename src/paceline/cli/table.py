@@ -14,9 +14,9 @@ from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag, one_source,
 from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table
 from paceline.control import AggregationMethod, LookupTable
 from paceline.control.table_entry import DEFAULT_TOLERANCE
-from paceline.errors import PacelineWarning
+from paceline.errors import InvalidValueError, PacelineWarning, UnknownChoiceError
 from paceline.fit import build_dataset_tables, build_lookup_table, save_table
-from paceline.records import Decision, LatencyKind
+from paceline.records import LATENCY_KINDS, Decision, LatencyKind
 from paceline.slo import MeanEstimate
 
 PROFILE_HELP = "A native store, a core-exp directory or a Parquet file of samples."
@@ -32,13 +32,15 @@ MethodOption = Annotated[
     typer.Option("--aggregation-method", "--aggregation_method", help="mean, median or max_accuracy (optimistic)."),
 ]
 ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Share by which a latency may exceed the budget.")]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--latency", help="Latency kind: ttft, prefill or total (for analysis only).", show_default="prefill"),
+]
 PrefillFlag = Annotated[
-    bool,
-    typer.Option(
-        "--use-prefill-only/--use-total-latency",
-        "--use_prefill_only/--use_total_latency",
-        help="Latency kind: vision and LLM prefill, or the total (for analysis only).",
-    ),
+    bool, typer.Option("--use-prefill-only", "--use_prefill_only", help="The same as --latency prefill.")
+]
+TotalFlag = Annotated[
+    bool, typer.Option("--use-total-latency", "--use_total_latency", help="The same as --latency total.")
 ]
 PerDatasetFlag = Annotated[bool, typer.Option("--per-dataset", help="Write a table for each dataset too.")]
 BudgetsOption = Annotated[
@@ -63,14 +65,16 @@ def build(
     datasets: DatasetsOption = None,
     aggregation_method: MethodOption = "mean",
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
-    use_prefill_only: PrefillFlag = True,
+    latency: KindOption = None,
+    use_prefill_only: PrefillFlag = False,
+    use_total_latency: TotalFlag = False,
     per_dataset: PerDatasetFlag = False,
     budgets: BudgetsOption = None,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a lookup table from a profile and show what it decides."""
-    kind: LatencyKind = "prefill" if use_prefill_only else "total"
+    kind = _latency_kind(latency, use_prefill_only, use_total_latency)
     shown_ms = split_numbers("budgets", budgets)
     source = one_source(profile, results_dir)
     read = read_listing_left_out(source, datasets=datasets, columns=analyzed_columns(kind), skip_bad=skip_bad)
@@ -85,6 +89,16 @@ def build(
         beside = f"; the file it replaces is kept as {kept}" if kept else ""
         LOG.print(escape(f"wrote {path}{beside}"), highlight=False, soft_wrap=True)
     _show_table(tables[output_file], shown_ms, as_json)
+
+
+def _latency_kind(latency: str | None, use_prefill_only: bool, use_total_latency: bool) -> LatencyKind:
+    if latency not in (None, *LATENCY_KINDS):
+        raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
+    flags = {"--use-prefill-only": use_prefill_only, "--use-total-latency": use_total_latency}
+    named = [name for name, given in {**flags, "--latency": latency is not None}.items() if given]
+    if len(named) > 1:
+        raise InvalidValueError("latency kind", " and ".join(named), "one of them: a table holds latencies of one kind")
+    return latency or ("total" if use_total_latency else "prefill")
 
 
 def show(

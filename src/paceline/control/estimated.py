@@ -20,7 +20,7 @@ class PointController:
         bounds.require_kind(latency_kind)
         self.latency_kind: LatencyKind = latency_kind
         self.provenance = bounds.provenance
-        self._grid = RankedGrid(model, bounds.configs, latency_kind)
+        self._grid = RankedGrid(model, bounds, latency_kind)
 
     def predict(self, budget_ms: float, *, features: RequestFeatures | None = None, strict: bool = False) -> Decision:
         """Return the most accurate configuration predicted within the budget; ties: faster, then smaller.
@@ -56,7 +56,7 @@ class BoundController:
         self.latency_kind: LatencyKind = latency_kind
         self.provenance = bounds.provenance
         self.drift = DriftCorrection(alpha)
-        self._grid = RankedGrid(model, bounds.configs, latency_kind)
+        self._grid = RankedGrid(model, bounds, latency_kind)
         self._factors_C = self._grid.in_rank(factors_C)
 
     @property

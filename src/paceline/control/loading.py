@@ -1,5 +1,6 @@
 """The controller of a file or directory, whichever it is: a lookup table, an estimator with its bounds, or a learned one."""
 
+import warnings
 from pathlib import Path
 
 from paceline.control.controller import Controller
@@ -9,7 +10,8 @@ from paceline.control.learned.controller import LearnedController
 from paceline.control.learned.network import ChooserNetwork
 from paceline.control.learned.two_stage import TwoStage
 from paceline.control.table import LookupTable
-from paceline.errors import InvalidValueError
+from paceline.errors import InvalidValueError, PacelineWarning
+from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.records import LatencyKind
@@ -24,11 +26,12 @@ def load_controller(
 ) -> Controller:
     """Load a table file as a LookupTable, an estimator's directory as a BoundController, a learned controller's as such.
 
-    `alpha` says what the bounds promise; a table promises nothing. `latency_kind` is that of the bounds, `prefill` where it
-    is None; a table and a learned controller have their own. With `two_stage` a learned controller chooses the tier from the
-    typical image tokens of each, and the rest from those of that tier. Raises TableError, EstimatorError or ControllerError
-    for what cannot be trusted, and InvalidValueError for an α that the bounds cannot promise, for another latency kind than a
-    learned controller's, and for `two_stage` with anything but one.
+    `alpha` says what the bounds promise; a table promises nothing. `latency_kind` is that of the bounds: where it is None
+    `ttft`, what a caller waits for the first token, or with a PacelineWarning `prefill` where the profile behind them is
+    older than that. A table and a learned controller have their own. With `two_stage` a learned controller chooses the tier
+    from the typical image tokens of each, and the rest from those of that tier. Raises TableError, EstimatorError or
+    ControllerError for what cannot be trusted, and InvalidValueError for an α that the bounds cannot promise, for another
+    latency kind than a learned controller's, and for `two_stage` with anything but one.
     """
     path = Path(path)
     if is_chooser_directory(path):
@@ -40,7 +43,20 @@ def load_controller(
     if not path.is_dir():
         return LookupTable.load(path)
     model, bounds = NetworkEstimator.load(path), load_bounds(path)
-    return BoundController(model=model, bounds=bounds, alpha=alpha, latency_kind=latency_kind or "prefill")
+    kind = latency_kind or _served_kind(bounds, path)
+    return BoundController(model=model, bounds=bounds, alpha=alpha, latency_kind=kind)
+
+
+def _served_kind(bounds: LatencyBounds, path: Path) -> LatencyKind:
+    if "ttft" in bounds.scores:
+        return "ttft"
+    warnings.warn(
+        f"{path} was calibrated on a profile without T_ttft: its budgets are of the model's prefill, which ends before the "
+        "caller has the first token; profile again and train it anew to promise times to first token",
+        PacelineWarning,
+        stacklevel=3,
+    )
+    return "prefill"
 
 
 def _learned(path: Path, alpha: float, latency_kind: LatencyKind | None, two_stage: bool) -> Controller:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.errors import BudgetTooSmallError, EstimatorError, InvalidValueError, PacelineWarning
-from paceline.estimate.bounds import CalibratedConfig, predicted_ms
+from paceline.estimate.bounds import CalibratedConfig, LatencyBounds, predicted_ms
 from paceline.estimate.latency_model import LatencyModel
 from paceline.records import Decision, KnobConfig, LatencyKind, RequestFeatures
 
@@ -108,7 +108,8 @@ class RankedConfigs:
 class RankedGrid:
     """A latency model whose configurations stand in order of preference."""
 
-    def __init__(self, model: LatencyModel, known: Sequence[CalibratedConfig], latency_kind: LatencyKind) -> None:
+    def __init__(self, model: LatencyModel, bounds: LatencyBounds, latency_kind: LatencyKind) -> None:
+        known = bounds.configs
         by_config = {each.config: each for each in known}
         if by_config.keys() != set(model.configs):
             keys = sorted(config.key for config in by_config.keys() ^ set(model.configs))
@@ -127,6 +128,7 @@ class RankedGrid:
         self._latency_kind: LatencyKind = latency_kind
         self._of_model_C = np.array(ranks)
         self._of_known_C = np.array([places[config] for config in self.ranked.configs])
+        self._ratios_C = bounds.ratios(latency_kind)[self._of_known_C]
         self._output_tokens_C = np.array([each.expected_output_tokens for each in covered])
 
     def in_rank(self, values_C: Floats) -> Floats:
@@ -139,9 +141,9 @@ class RankedGrid:
         estimates = self._model.estimate(request)
         expected_tokens = request.expected_output_tokens
         tokens_C = self._output_tokens_C if expected_tokens is None else expected_tokens
-        latencies_C = predicted_ms(estimates, self._latency_kind, tokens_C)[self._of_model_C]
-        bounds_C = None if factors_C is None else latencies_C * factors_C
-        return RankedTimes(latencies_C=latencies_C, bounds_C=bounds_C, outside=estimates.outside)
+        predicted_C = predicted_ms(estimates, self._latency_kind, tokens_C)[self._of_model_C]
+        bounds_C = None if factors_C is None else predicted_C * factors_C
+        return RankedTimes(latencies_C=predicted_C * self._ratios_C, bounds_C=bounds_C, outside=estimates.outside)
 
 
 def require_features(features: RequestFeatures | None) -> RequestFeatures:

@@ -217,6 +217,7 @@ class LookupTable:
                 "aggregation_method": metadata.aggregation_method,
                 "tolerance": metadata.tolerance,
                 "use_prefill_only": metadata.latency_kind == "prefill",
+                "latency_kind": metadata.latency_kind,
                 "datasets": list(metadata.datasets),
                 "num_profiling_results": metadata.num_profiling_results,
                 "provenance": list(metadata.provenance),

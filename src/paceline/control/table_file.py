@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from paceline.control.table_entry import TableEntry, TableMetadata
 from paceline.errors import PacelineError, TableError
-from paceline.records import KnobConfig
+from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 REBUILD = "rebuild it with `paceline table build`"
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -68,13 +68,25 @@ def parse_metadata(document: Mapping[str, Any], path: Path) -> TableMetadata:
         return TableMetadata(
             aggregation_method=values["aggregation_method"],
             tolerance=values["tolerance"],
-            latency_kind="prefill" if values["use_prefill_only"] else "total",
+            latency_kind=_latency_kind(metadata, values["use_prefill_only"], path),
             datasets=tuple(values["datasets"]),
             num_profiling_results=values["num_profiling_results"],
             provenance=tuple(values["provenance"]),
         )
     except PacelineError as error:
         raise TableError(f"{path}: metadata: {error}; {REBUILD}") from error
+
+
+def _latency_kind(metadata: Mapping[str, Any], use_prefill_only: bool, path: Path) -> LatencyKind:
+    """Return the kind by its own name, or by the flag alone in a file that has no name for it."""
+    by_flag: LatencyKind = "prefill" if use_prefill_only else "total"
+    kind = metadata.get("latency_kind", by_flag)
+    if kind not in LATENCY_KINDS or use_prefill_only is not (kind == "prefill"):
+        raise TableError(
+            f"{path}: metadata.latency_kind is {kind!r:.60} and use_prefill_only {use_prefill_only}; expected one of "
+            f"{', '.join(LATENCY_KINDS)}, and the flag only for prefill; {REBUILD}"
+        )
+    return kind
 
 
 def require_agreement(document: Mapping[str, Any], key_at: Callable[[float], str], path: Path) -> None:

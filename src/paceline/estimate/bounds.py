@@ -100,6 +100,12 @@ class ConformalScores:
         found[own] = self.scores_N[(starts + ranks - 1)[own]]
         return found
 
+    def medians(self) -> NDArray[np.float64]:
+        """Return the median score of every configuration, that of all scores where it has none."""
+        ends = np.cumsum(self.counts_C)
+        own = (self.scores_N[end - count : end] for end, count in zip(ends, self.counts_C, strict=True))
+        return np.array([np.median(scores if len(scores) else self.scores_N) for scores in own])
+
     def pooled_quantile(self, alpha: float, confidence: float | None = None) -> float:
         """Return the quantile over all configurations, every request of equal weight; infinite with too few requests."""
         requests = self.num_requests
@@ -191,6 +197,16 @@ class LatencyBounds:
             )
         return factors_C
 
+    def ratios(self, kind: LatencyKind) -> NDArray[np.float64]:
+        """Return what a prediction of each configuration is multiplied by to be the typical latency of a kind.
+
+        The latency model predicts prefills and totals. A time to first token is its prefill times the median of measured
+        over predicted: what preprocessing and the gaps between stages add.
+        """
+        if kind != "ttft":
+            return np.ones(len(self.configs))
+        return np.exp(self.require_kind(kind).medians())
+
     @property
     def expected_output_tokens(self) -> NDArray[np.float64]:
         """The mean answer length of every configuration."""
@@ -230,9 +246,11 @@ def predicted_ms(
 ) -> NDArray[np.float64]:
     """Return the predicted latency of every configuration, one kind: a total is prefill + decode · (output tokens − 1).
 
+    For `ttft` that is the prefill, which its scores and `LatencyBounds.ratios` are relative to.
+
     Raises InvalidValueError for a total of several tokens from a model that never saw a decode step.
     """
-    if kind == "prefill":
+    if kind != "total":
         return np.maximum(estimates.prefill_ms_C, SMALLEST_MS)
     steps_C = np.maximum(np.asarray(output_tokens_C) - 1, 0.0)
     decode_ms_C = np.where(steps_C > 0, estimates.decode_per_token_ms_C * steps_C, 0.0)

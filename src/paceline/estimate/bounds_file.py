@@ -148,7 +148,7 @@ def _require_hash(path: Path, content: bytes, expected: str) -> None:
 def _scores(content: bytes, kinds: list[object], path: Path) -> dict[LatencyKind, ConformalScores]:
     unknown = [kind for kind in kinds if kind not in LATENCY_KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
-        raise _error(path, f"latency_kinds is {kinds!r:.60}", "prefill, total or both")
+        raise _error(path, f"latency_kinds is {kinds!r:.60}", "some of ttft, prefill and total")
     try:
         arrays = load(content)
     except (SafetensorError, ValueError, KeyError) as error:

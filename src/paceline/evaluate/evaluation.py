@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from paceline.analyze import latency_of
+from paceline.analyze import latency_of, require_latency
 from paceline.control import LookupTable
 from paceline.control.controller import Controller
 from paceline.errors import InvalidValueError
@@ -82,6 +82,7 @@ def evaluate(
     """
     _require_kind(controllers, latency_kind)
     budgets = tuple(LatencyBudget(ms=float(budget_ms), kind=latency_kind).ms for budget_ms in budgets_ms)
+    require_latency(test, latency_kind)
     every = measured_requests(test, latency_of(latency_kind))
     requests = (every if vectors is None else _with_vectors(every, vectors)).only(every.complete)
     if not budgets or not requests.names:

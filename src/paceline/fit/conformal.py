@@ -58,7 +58,7 @@ def calibrate_bounds(
     configs = calibrated_configs(model.configs, parts)
     lengths_C = np.array([each.expected_output_tokens for each in configs])
     scores: dict[LatencyKind, ConformalScores] = {}
-    for kind in LATENCY_KINDS:
+    for kind in _told_kinds(parts.calibration):
         requests = measured_requests(parts.calibration, latency_of(kind))
         predicted_RC = predicted_matrix(model, requests.features, kind, lengths_C)
         scores[kind] = conformal_scores(_in_order_of(model.configs, requests), predicted_RC)
@@ -69,6 +69,12 @@ def calibrate_bounds(
     budgets_ms = default_budgets(parts.fit, "prefill").budgets_ms
     controller = BoundController(model=model, bounds=bounds)
     return replace(bounds, checks=check_bound(controller, _at_most(MOST_CHECKED, parts.test), budgets_ms))
+
+
+def _told_kinds(samples: pl.DataFrame) -> tuple[LatencyKind, ...]:
+    """Return the latency kinds that all samples tell: a profile older than T_ttft has no ttft."""
+    untold = "T_ttft" not in samples.columns or samples["T_ttft"].null_count() > 0
+    return tuple(kind for kind in LATENCY_KINDS if not (kind == "ttft" and untold))
 
 
 def split_for(num_samples: int, *, alpha: float, seed: int = DEFAULT_SEED) -> Split:

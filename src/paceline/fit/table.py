@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from paceline.analyze import analyzed_columns, dataset_names, latency_of, of_datasets
+from paceline.analyze import analyzed_columns, dataset_names, latency_of, of_datasets, require_latency
 from paceline.control import AggregationMethod, LookupTable, TableEntry, TableMetadata
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import OutputPathError, UnknownChoiceError
@@ -94,6 +94,7 @@ def aggregate_configs(samples: pl.DataFrame, method: str, latency_kind: LatencyK
     """Return one entry a configuration, aggregated over its samples by `mean`, `median` or `max_accuracy`."""
     if method not in AGGREGATIONS:
         raise UnknownChoiceError("aggregation method", method, tuple(AGGREGATIONS))
+    require_latency(samples, latency_kind)
     # the latency becomes a column first: summed inside the groups it costs three times as much
     frame = samples.lazy().select(*CONFIGURATION, "accuracy", latency_ms=latency_of(latency_kind))
     accuracy, latency_ms = AGGREGATIONS[method]

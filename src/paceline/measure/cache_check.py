@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from paceline.measure.one_pass import greedy
+from paceline.measure.greedy import greedy, own_settings_aside
 from paceline.models.critical_section import held
 from paceline.models.knobs import blocks_passed_through
 from paceline.models.loading import PreparedRequest
@@ -49,7 +49,8 @@ def _plain(parts: ModelParts, request: PreparedRequest) -> float:
     model: Any = parts.model
     generation = greedy(model, NEW_TOKENS)
     generation.return_dict_in_generate = generation.output_logits = True
-    made = model.generate(**request.inputs, generation_config=generation)
+    with own_settings_aside(model):
+        made = model.generate(**request.inputs, generation_config=generation)
     cached_LV = torch.cat(made.logits)
     prompt = request.inputs["input_ids"].shape[1]
     image_BL = made.sequences == model.config.image_token_id

@@ -42,20 +42,27 @@ class HostClock:
 
 
 class CudaClock:
-    """CUDA events on the current stream, read after one synchronize at the end of the pass."""
+    """CUDA events on the current stream of one device, read after one synchronize at the end of the pass.
+
+    The device is the model's: torch's current one is another as soon as a process uses `cuda:1` or runs under torchrun.
+    """
 
     # events, not perf_counter: kernels are queued, the host clock sees the launch only
     name = "cuda_event"
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def mark(self) -> torch.cuda.Event:
-        """Record an event on the current stream."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        """Record an event on the device's current stream."""
+        with torch.cuda.device(self.device):  # an event belongs to the device that is current when it is made
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
         return event
 
     def settle(self) -> None:
         """Wait for the device."""
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self.device)
 
     def between_ms(self, first: torch.cuda.Event, second: torch.cuda.Event) -> float:
         """Return the milliseconds between two events."""
@@ -64,4 +71,4 @@ class CudaClock:
 
 def clock_for(device: torch.device) -> Clock:
     """Return the clock that is right on `device`."""
-    return CudaClock() if device.type == "cuda" else HostClock()
+    return CudaClock(device) if device.type == "cuda" else HostClock()

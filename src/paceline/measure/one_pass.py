@@ -9,7 +9,7 @@ calls on the base model, and prefill at the first decoder block. Marks in order:
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from itertools import pairwise
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
-from paceline.errors import InvalidValueError, ModelError
+from paceline.errors import ModelError
 from paceline.measure.clock import Clock
+from paceline.measure.greedy import greedy, own_settings_aside
 from paceline.models.critical_section import held, replaced
 from paceline.models.knobs import applied
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
@@ -48,16 +49,6 @@ class MeasuredAnswer:
     request: PreparedRequest
 
 
-def greedy(model: PreTrainedModel, max_new_tokens: int) -> GenerationConfig:
-    """Return greedy decoding up to `max_new_tokens`, with the model's own end and padding tokens."""
-    if max_new_tokens < 1:
-        raise InvalidValueError("max_new_tokens", max_new_tokens, "a whole number of at least 1")
-    own = model.generation_config
-    eos, pad = (own.eos_token_id, own.pad_token_id) if own else (None, None)
-    pad = pad if pad is not None else (eos[0] if isinstance(eos, list) else eos)
-    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=pad)
-
-
 def answer_measured(
     model: VisionLanguageModel,
     picture: Image.Image,
@@ -68,18 +59,26 @@ def answer_measured(
     max_new_tokens: int,
     clock: Clock,
     per_step: bool = False,
+    called_at: float | None = None,
 ) -> MeasuredAnswer:
-    """Answer one question under `config` and measure it; preprocessing is timed apart, outside the total."""
+    """Answer one question under `config` and measure it; preprocessing is timed apart, outside the total.
+
+    `called_at` is the moment, in seconds of `time.perf_counter`, from which the caller waits for the first token.
+    """
     started = time.perf_counter()
     request = model.prepare(picture, prompt, config.tier or "high")
-    preprocess_ms = (time.perf_counter() - started) * 1e3
+    prepared = time.perf_counter()
+    preprocess_ms = (prepared - started) * 1e3
     with applied(model.parts, config, ranking):
+        waited_ms = (time.perf_counter() - prepared) * 1e3
         ids_S, times = measure_generate(
             model.parts,
             request.inputs,
             generation=greedy(model.parts.model, max_new_tokens),
             clock=clock,
             preprocess_ms=preprocess_ms,
+            waited_ms=waited_ms,
+            called_at=called_at,
             per_step=per_step,
         )
     return MeasuredAnswer(text=model.decode(ids_S), times=times, request=request)
@@ -92,6 +91,8 @@ def measure_generate(
     generation: GenerationConfig,
     clock: Clock,
     preprocess_ms: float = 0.0,
+    waited_ms: float = 0.0,
+    called_at: float | None = None,
     per_step: bool = False,
 ) -> tuple[torch.Tensor, StageTimes]:
     """Call `generate()` once and return the new token ids (sequence) with their stage times.
@@ -99,7 +100,7 @@ def measure_generate(
     `inputs` is one request (batch 1). Raises ModelError when the pass did not have the stages expected of it.
     """
     marks = _Marks()
-    with _marked(parts, marks, clock):
+    with _marked(parts, marks, clock), own_settings_aside(parts.model):
         clock.settle()
         host_start = time.perf_counter()
         start = clock.mark()
@@ -109,7 +110,9 @@ def measure_generate(
         total_ms = (time.perf_counter() - host_start) * 1e3
     ids_S = sequence_BL[0, inputs["input_ids"].shape[1] :]
     _check_stages(marks, int(ids_S.shape[0]))
-    return ids_S, _stage_times(marks, start, end, total_ms, preprocess_ms, clock, per_step)
+    times = _stage_times(marks, start, end, total_ms, clock, per_step)
+    ahead_ms = None if called_at is None else (host_start - called_at) * 1e3
+    return ids_S, replace(times, preprocess_ms=preprocess_ms, waited_ms=waited_ms, ahead_ms=ahead_ms)
 
 
 @contextmanager
@@ -167,15 +170,13 @@ def _check_stages(marks: _Marks, output_tokens: int) -> None:
         )
 
 
-def _stage_times(
-    marks: _Marks, start: Any, end: Any, total_ms: float, preprocess_ms: float, clock: Clock, per_step: bool
-) -> StageTimes:
+def _stage_times(marks: _Marks, start: Any, end: Any, total_ms: float, clock: Clock, per_step: bool) -> StageTimes:
     first_token, last_token = marks.forward_ends[0], marks.forward_ends[-1]
     decode_starts = marks.forward_starts[1:]
     step_edges = [*decode_starts, last_token]
     steps = [clock.between_ms(a, b) for a, b in pairwise(step_edges)] if per_step else []
     return StageTimes(
-        preprocess_ms=preprocess_ms,
+        preprocess_ms=0.0,
         before_vision_ms=clock.between_ms(start, marks.vision_starts[0]),
         vision_ms=clock.between_ms(marks.vision_starts[0], marks.vision_ends[0]),
         vision_to_decoder_ms=clock.between_ms(marks.vision_ends[0], marks.first_block_start),

@@ -1,11 +1,12 @@
 """One profiling run from end to end: grid, block ranking, provenance, sweep, compaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.datasets import VisualQuestion, digit_questions
 from paceline.errors import InvalidValueError
+from paceline.measure.greedy import settings_put_aside
 from paceline.measure.provenance import provenance_of
 from paceline.measure.strategies import choose
 from paceline.measure.sweep import SweepSettings, sweep
@@ -79,8 +80,14 @@ def run_profile(
     configurations = choose(plan.strategy, grid, seed=plan.seed, count=plan.num_configs)
     questions = load_questions(plan)
     ranking = block_ranking(model, questions)
+    put_aside = settings_put_aside(model.parts.model)
     provenance = provenance_of(
-        model, grid=grid, ranking=ranking, datasets=plan.datasets, seed=plan.seed, settings=_settings(plan)
+        model,
+        grid=grid,
+        ranking=ranking,
+        datasets=plan.datasets,
+        seed=plan.seed,
+        settings=_settings(plan, put_aside),
     )
     settings = _sweep_settings(plan, ranking, rank, world_size)
     with ProfileStore.open_or_create(out, provenance, rank) as store:
@@ -128,7 +135,7 @@ def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, worl
     )
 
 
-def _settings(plan: ProfilePlan) -> dict[str, str | int | float | bool | None]:
+def _settings(plan: ProfilePlan, unused: Mapping[str, str]) -> dict[str, str | int | float | bool | None]:
     return {
         "split": plan.split,
         "max_new_tokens": plan.max_new_tokens,
@@ -136,4 +143,5 @@ def _settings(plan: ProfilePlan) -> dict[str, str | int | float | bool | None]:
         "sentinel_every": plan.sentinel_every,
         "per_step": plan.per_step,
         "empty_cache": "never inside a pass",
+        "generation_settings_put_aside": ", ".join(f"{name}={value}" for name, value in unused.items()) or None,
     }

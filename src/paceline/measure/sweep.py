@@ -148,6 +148,7 @@ def _sample(
         T_decode_per_token=times.decode_per_token_ms,
         T_total=times.total_ms,
         T_preprocess=times.preprocess_ms,
+        T_ttft=times.ttft_ms,
         T_other=times.other_ms,
     )
 

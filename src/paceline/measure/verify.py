@@ -10,7 +10,8 @@ import torch
 from paceline.datasets import VisualQuestion
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.measure.clock import clock_for
-from paceline.measure.one_pass import answer_measured, greedy, measure_generate
+from paceline.measure.greedy import greedy, own_settings_aside
+from paceline.measure.one_pass import answer_measured, measure_generate
 from paceline.models.critical_section import held
 from paceline.models.knobs import applied, skipped_blocks
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
@@ -255,7 +256,7 @@ def overhead_ratios(model: VisionLanguageModel, request: PreparedRequest, *, pai
 
     def plain_ms() -> float:
         clock.settle()
-        with held(plain_model, "plain passes"):
+        with held(plain_model, "plain passes"), own_settings_aside(plain_model):
             started = time.perf_counter()
             plain_model.generate(**request.inputs, generation_config=generation)
             clock.settle()

@@ -19,6 +19,7 @@ from paceline.profiles.fields import (
     CONFIGURATION,
     FIELDS,
     KEY,
+    OPTIONAL,
     SCHEMA,
     Fault,
     column_that_breaks_its_rule,
@@ -27,7 +28,6 @@ from paceline.profiles.fields import (
 )
 
 LAYOUT = "a sub-directory for each dataset with one .json file for each configuration"
-ABSENT = ("T_preprocess", "T_other")  # columns that the layout does not have
 DIRECTORY_MENDING = "remove the directory, or name the others with --datasets"
 Columns = dict[str, Sequence[Any]]
 
@@ -85,8 +85,8 @@ class DatasetReader:
     """Reads all files of a dataset for some columns; holds the decoder that fits them."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self.fields = [name for name in FIELDS if name in {*columns, *KEY} and name not in ("dataset", *ABSENT)]
-        self.absent = [name for name in ABSENT if name in columns]
+        self.fields = [name for name in FIELDS if name in {*columns, *KEY} and name not in ("dataset", *OPTIONAL)]
+        self.absent = [name for name in OPTIONAL if name in columns]
         types = {name: FIELDS[name].json_type for name in self.fields} | {"sample_id": str | int}
         sample = msgspec.defstruct("Sample", list(types.items()), gc=False)
         head = [(name, FIELDS[name].json_type) for name in CONFIGURATION]

@@ -8,11 +8,11 @@ import polars as pl
 
 from paceline.errors import InvalidValueError
 from paceline.profiles.atomic import new_directory
-from paceline.profiles.fields import CONFIGURATION, SCHEMA
+from paceline.profiles.fields import CONFIGURATION, OPTIONAL, SCHEMA
 
 # the middle of 1-3, 4-8 and 9-15 crops, which the layout puts into file names; a reader goes by the content
 MEAN_CROPS = {"low": 2, "medium": 6, "high": 12}
-SAMPLE_FIELDS = tuple(name for name in SCHEMA if name not in ("dataset", "T_preprocess", "T_other"))
+SAMPLE_FIELDS = tuple(name for name in SCHEMA if name not in ("dataset", *OPTIONAL))
 COUNTED = (
     "actual_vision_tokens",
     "actual_text_tokens",

@@ -150,8 +150,10 @@ FIELDS: Mapping[str, FieldRule] = {
     "T_decode_per_token": TIME_OR_NONE,
     "T_total": TIME,
     "T_preprocess": TIME_OR_NONE,
+    "T_ttft": TIME_OR_NONE,
     "T_other": TIME_OR_NONE,
 }
+OPTIONAL = ("T_preprocess", "T_ttft", "T_other")  # of profiles older than the field, and of the core-exp layout
 SCHEMA = pl.Schema({name: rule.column_type for name, rule in FIELDS.items()})
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from paceline.errors import OutputPathError
 from paceline.profiles.fields import (
     FIELDS,
+    OPTIONAL,
     SCHEMA,
     Fault,
     LeftOut,
@@ -29,7 +30,6 @@ from paceline.profiles.locking import hold_lock
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_BYTES = 32 * 2**20
-OPTIONAL = ("T_preprocess", "T_other")
 LINE_MENDING = "delete the line, so that its sample is measured again, or read the rest with --skip-bad"
 
 JournalLine = msgspec.defstruct(

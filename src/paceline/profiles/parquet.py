@@ -14,6 +14,7 @@ from paceline.profiles.description import StoreDescription
 from paceline.profiles.fields import (
     FIELDS,
     KEY,
+    OPTIONAL,
     SCHEMA,
     column_that_breaks_its_rule,
 )
@@ -55,10 +56,12 @@ def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
     wanted = tuple(dict.fromkeys([*columns, *(() if own else KEY)]))
     with _damage_named(path):
         present = pl.read_parquet_schema(path)
-        missing = next((name for name in wanted if name not in present), None)
+        missing = next((name for name in wanted if name not in present and name not in OPTIONAL), None)
         if missing is not None:
             raise _unfit(path, missing, "is missing")
-        samples = _typed(pl.read_parquet(path, columns=list(wanted)), path)
+        found = pl.read_parquet(path, columns=[name for name in wanted if name in present])
+        nulls = [pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in wanted if name not in present]
+        samples = _typed(found.with_columns(nulls).select(wanted), path)
     breaking = column_that_breaks_its_rule(samples)
     if breaking is not None:
         raise _unfit(path, breaking, "holds a value outside its range, or none")

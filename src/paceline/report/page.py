@@ -31,7 +31,9 @@ READ_COLUMNS = (
     "accuracy",
     *figures.STAGES.values(),
     "T_total",
+    "T_ttft",
 )
+KIND_WORDS = {"ttft": "Time to first token", "prefill": "Prefill latency", "total": "Total latency"}
 FIRST_SHOWN_SHARE = 0.5  # where the slider stands when the page opens
 
 
@@ -185,7 +187,7 @@ def _stage_numbers(rows: Sequence[Mapping[str, Any]], measured: Sequence[str]) -
 
 def _histogram_note(percentiles: LatencyPercentiles, latency_kind: str) -> str:
     return (
-        f"{latency_kind.capitalize()} latency of {percentiles.n:,} samples, coloured by tier; the slowest "
+        f"{KIND_WORDS[latency_kind]} of {percentiles.n:,} samples, coloured by tier; the slowest "
         f"{100 - figures.SHOWN_PERCENT:g} % are outside the chart (the slowest of all took {percentiles.max:.1f} ms)."
     )
 

@@ -153,7 +153,7 @@ def test_saved_bounds_belong_to_the_estimator_they_lie_beside(tmp_path: Path) ->
     bounds = calibrate_bounds(token_linear(), parts)
     save_bounds(bounds, tmp_path)
     assert load_bounds(tmp_path).configs == bounds.configs
-    assert json.loads((tmp_path / "bounds.json").read_text())["latency_kinds"] == ["prefill", "total"]
+    assert json.loads((tmp_path / "bounds.json").read_text())["latency_kinds"] == ["ttft", "prefill", "total"]
     (tmp_path / WEIGHTS_FILE).write_bytes(b"other weights")
     with pytest.raises(EstimatorError, match="taken from another estimator"):
         load_bounds(tmp_path)

@@ -24,6 +24,7 @@ SAMPLE: dict[str, Any] = {
     "T_decode_per_token": 20.0,
     "T_total": 133.0,
     "T_preprocess": 4.5,
+    "T_ttft": 97.3,
     "T_other": 1.65,
 }
 RUN: dict[str, Any] = {

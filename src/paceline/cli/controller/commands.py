@@ -39,7 +39,7 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory to write
 LearnerOption = Annotated[
     str, typer.Option("--learner", help="supervised (predicts accuracies) or grpo (learns by trying).")
 ]
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill or total.")]
+LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of requests that may exceed their bound.")]
 LatencyWeightOption = Annotated[
     float, typer.Option("--latency-weight", help="What nearing and passing the budget costs; accuracy counts 1.")

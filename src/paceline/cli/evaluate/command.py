@@ -47,7 +47,7 @@ BudgetsOption = Annotated[
     list[str] | None, typer.Option("--budgets", help="Budgets in ms.", show_default="ten from the profile")
 ]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of requests that may exceed their bound.")]
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: prefill or total.")]
+LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON document to this file.")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="Also write the charts as one HTML page.")]
 

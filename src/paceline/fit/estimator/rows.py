@@ -36,6 +36,7 @@ ESTIMATOR_COLUMNS = (
     "T_LLM_decode",
     "T_decode_per_token",
     "T_total",
+    "T_ttft",
 )
 
 

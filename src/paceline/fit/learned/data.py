@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from paceline.analyze import default_budgets, latency_of
+from paceline.analyze import default_budgets, latency_of, require_latency
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.latency_model import LatencyModel
@@ -122,11 +122,14 @@ def chooser_data(
     known = {each.config: place for place, each in enumerate(bounds.configs)}
     ranked = sorted(bounds.configs, key=lambda each: (-each.accuracy, each.config.size))
     configs = tuple(each.config for each in ranked)
+    require_latency(samples, latency_kind)
     requests = measured_requests(samples, latency_of(latency_kind))
     lengths_C = np.array([bounds.configs[known[config]].expected_output_tokens for config in model.configs])
     predicted_RC = predicted_matrix(model, requests.features, latency_kind, lengths_C)
     predicted_RC = predicted_RC[:, [model.configs.index(config) for config in configs]]
     factors_C = bounds.factors(alpha, latency_kind)[[known[config] for config in configs]]
+    bound_ms_RC = predicted_RC * factors_C
+    predicted_RC = predicted_RC * bounds.ratios(latency_kind)[[known[config] for config in configs]]
     measured_ms_RC = _ordered(requests.latency_ms_RC, requests.configs, configs)
     accuracy_RC = _ordered(requests.accuracy_RC, requests.configs, configs)
     measured_RC = ~np.isnan(measured_ms_RC)
@@ -138,7 +141,7 @@ def chooser_data(
         latency_ms_RC=np.where(measured_RC, measured_ms_RC, predicted_RC),
         measured_RC=measured_RC,
         predicted_ms_RC=predicted_RC,
-        bound_ms_RC=predicted_RC * factors_C,
+        bound_ms_RC=bound_ms_RC,
     )
 
 
