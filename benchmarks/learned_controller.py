@@ -6,7 +6,7 @@ For every seed the samples are parted anew: an estimator and both learners are t
 another, and all controllers judged on the third at ten budgets. For every question set, everything is trained on the other
 sets and judged on that one, once as controllers are (requests beyond training are left to the controller with bounds) and once
 trusted with them (`…_trusted`). Each learner is trained twice: for the whole reward (`supervised`, `grpo`), and for accuracy
-alone, its latency terms off (`supervised_accuracy`, `grpo_accuracy`); these decide in two stages too. The parts of different
+alone, its latency terms off (`supervised_accuracy`, `grpo_accuracy`). The parts of different
 seeds overlap, for there is one profile: the spread over seeds is that of splitting. Writes
 benchmarks/results/learned_controller.json.
 """
@@ -29,7 +29,6 @@ from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.learned.controller import LearnedController
 from paceline.control.learned.reward import Reward
-from paceline.control.loading import load_controller
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.evaluate import Evaluation, evaluate, evaluation_document
@@ -52,12 +51,10 @@ TRAINED = {
     "grpo": ("grpo", Reward()),
     "grpo_accuracy": ("grpo", ACCURACY_ALONE),
 }
-TWO_STAGE = ("supervised_accuracy", "grpo_accuracy")
 SHOWN = (
     "table",
     "bound",
     *TRAINED,
-    *(f"{name}_two_stage" for name in TWO_STAGE),
     *(f"{name}_trusted" for name in TRAINED),
     "oracle_within_bound",
     "oracle",
@@ -153,7 +150,6 @@ def _judged(
         **estimator_candidates(NetworkEstimator.load(estimator), load_bounds(estimator)),
         **{name: LearnedController.load(folder / name) for name in TRAINED},
     }
-    controllers |= {f"{name}_two_stage": load_controller(folder / name, two_stage=True) for name in TWO_STAGE}
     if trusted_too:
         for name in TRAINED:
             controllers[f"{name}_trusted"] = LearnedController.load(folder / name, trust_outside=True)

@@ -17,7 +17,6 @@ from paceline.control.dataset_tables import DatasetTables
 from paceline.control.estimated import BoundController, PointController
 from paceline.control.fixed import FixedConfiguration
 from paceline.control.learned.controller import LearnedController
-from paceline.control.learned.two_stage import TwoStage
 from paceline.errors import BudgetTooSmallError, InvalidValueError, PacelineWarning
 from paceline.records import LATENCY_KINDS, RequestFeatures
 from paceline.request_vector import REQUEST_VECTOR_NAMES
@@ -61,7 +60,6 @@ LEARNED: dict[str, Callable[[], Controller]] = {
     "supervised": lambda: learned("supervised"),
     "grpo": lambda: learned("grpo"),
     "grpo of totals": lambda: learned("grpo", latency_kind="total"),
-    "two stages": lambda: TwoStage(controller=learned("supervised"), expected_vision_tokens={"low": 80, "high": 200}),
 }
 CONTROLLERS: dict[str, Callable[[], Controller]] = {
     "fixed": lambda: FixedConfiguration(entry=ENTRIES[1], latency_kind="prefill", provenance=(RUN,)),

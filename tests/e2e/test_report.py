@@ -349,7 +349,7 @@ def learned_evaluation() -> Evaluation:
         "table": table_candidates(judged, parts)["table"],
         "bound": bound,
         "grpo": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[-1], refuses=True),
-        "grpo_two_stage": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[0]),
+        "grpo_other": RuledBySight(bound=bound, pick=lambda _budget, _vector, fitting: fitting[0]),
         "supervised": RuledBySight(
             bound=bound, pick=lambda _budget, vector, fitting: fitting[int(vector[6] > 0.5) - 1]
         ),
@@ -376,10 +376,10 @@ def test_learned_controllers_have_lines_and_learning_curves(
         *(f"learning_{name}" for name in ("validation_reward", "kl", "training_loss")),
     ]
     assert visit.page.locator("[data-chart] svg").count() == len(charts)
-    drawn = ["bound", "grpo", "grpo_two_stage", "supervised", "table", "table_equal_adherence"]
+    drawn = ["bound", "grpo", "grpo_other", "supervised", "table", "table_equal_adherence"]
     lines = lines_of(learned_evaluation.controllers)
     assert list(lines) == [*drawn, "oracle_within_bound", "oracle"]
-    assert lines["grpo_two_stage"][0] == lines["grpo"][0] and lines["grpo_two_stage"] != lines["grpo"]
+    assert lines["grpo_other"][0] != lines["grpo"][0]
     assert visit.page.locator("[data-chart=accuracy] svg .mark-line path").count() == len(lines)
     rewards = visit.page.locator("[data-chart=learning_validation_reward] svg .mark-symbol.role-mark path")
     assert rewards.count() == 3
@@ -401,7 +401,7 @@ def test_what_is_recovered_refused_and_taken_stands_on_the_page(
     refused = sum(row.refused for row in learned_evaluation.controllers["grpo"])
     assert refused > 0 and f"learned preferences (GRPO)\t{3 * learned_evaluation.num_requests}\t{refused}\t" in shown
     rows = visit.page.locator("section[aria-labelledby=knobs-title] tbody tr").all_inner_texts()
-    for name in ("bound", "grpo", "grpo_two_stage", "supervised"):
+    for name in ("bound", "grpo", "grpo_other", "supervised"):
         for each in knob_shares(learned_evaluation.controllers[name]):
             cells = [words_of(name), each.dataset, f"{each.accuracy:.3f}"]
             assert any(row.split("\t")[:3] == cells for row in rows)
@@ -417,10 +417,9 @@ def test_an_evaluation_of_learned_controllers_fits_a_phone(
 
 
 def test_two_controllers_of_one_learner_look_different() -> None:
-    lines = lines_of(["grpo_new", "grpo_old", "grpo_old_two_stage", "bound"])
-    assert len({str(line) for line in lines.values()}) == 4
-    assert lines["grpo_old_two_stage"][0] == lines["grpo_old"][0]
-    assert words_of("grpo_old_two_stage") == "learned preferences (GRPO) old, in two stages"
+    lines = lines_of(["grpo_new", "grpo_old", "bound"])
+    assert len({str(line) for line in lines.values()}) == 3
+    assert words_of("grpo_old") == "learned preferences (GRPO) old"
 
 
 def test_without_learned_controllers_the_page_says_nothing_of_them(evaluation_file: Path) -> None:

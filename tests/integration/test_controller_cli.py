@@ -105,7 +105,7 @@ def test_a_controller_is_trained_with_the_settings_asked_for(
 
 def test_eval_judges_on_what_the_estimator_held_out(tmp_path: Path, profile_path: Path, supervised_path: Path) -> None:
     out, page = tmp_path / "evaluation.json", tmp_path / "evaluation.html"
-    said = ("--budgets", *BUDGETS, "--two-stage", "-o", out, "--report", page)
+    said = ("--budgets", *BUDGETS, "-o", out, "--report", page)
     text = " ".join(run("controller", "eval", supervised_path, profile_path, *said).stdout.split())
     document = json.loads(out.read_text())
     assert document["n"] == held_out(profile_path)
@@ -113,15 +113,13 @@ def test_eval_judges_on_what_the_estimator_held_out(tmp_path: Path, profile_path
         "table",
         "bound",
         "supervised",
-        "supervised_two_stage",
         "oracle",
         "oracle_within_bound",
         "table_equal_adherence",
         "table_equal_adherence_supervised",
-        "table_equal_adherence_supervised_two_stage",
     }
-    assert set(document["learned"]) == {"supervised", "supervised_two_stage"}
-    assert "supervised two stage" in text and "Accuracy won back by supervised" in text
+    assert set(document["learned"]) == {"supervised"}
+    assert "Accuracy won back by supervised" in text
     assert "Decisions over all budgets" in text and "Over all budgets, supervised: accuracy" in text
     html = page.read_text()
     assert "How they learned" in html and "learning_validation_accuracy" in html
@@ -145,9 +143,6 @@ def test_evaluate_judges_learned_controllers_beside_the_others(
     assert document["n"] == held_out(profile_path)
     named = json.loads(run("evaluate", profile_path, *both, "--estimator", estimator_path, "--json").stdout)
     assert named["controllers"] == document["controllers"]
-    staged = json.loads(run("evaluate", profile_path, *both, "--two-stage", "--json").stdout)
-    assert set(staged["learned"]) == {"grpo", "grpo_two_stage", "supervised", "supervised_two_stage"}
-    assert staged["controllers"]["grpo"] == document["controllers"]["grpo"]
     assert "Accuracy won back by supervised" in run("evaluate", profile_path, *both).stdout
 
 
@@ -210,8 +205,6 @@ def test_mistakes_are_paceline_errors(
     assert not (tmp_path / "out").exists()
     with pytest.raises(ControllerError, match="controller.json"):
         run("controller", "eval", estimator_path, profile_path)
-    with pytest.raises(InvalidValueError, match="--controller too"):
-        run("evaluate", profile_path, "--two-stage")
     with pytest.raises(InvalidValueError, match="nothing beside --estimator or --controller"):
         run("evaluate", profile_path, "--controller", supervised_path, "--seed", 3)
     with pytest.raises(InvalidValueError, match="prefill, which .* was trained for"):
@@ -245,6 +238,5 @@ def test_the_flags_are_what_they_were() -> None:
         "--output",
         "--report",
         "--skip-bad",
-        "--two-stage",
         "-o",
     ]

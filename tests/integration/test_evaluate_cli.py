@@ -133,6 +133,5 @@ def test_the_flags_are_what_they_were() -> None:
         "--report",
         "--seed",
         "--skip-bad",
-        "--two-stage",
         "-o",
     ]

@@ -1,9 +1,9 @@
-"""`paceline run` under a learned controller: its directory, its two stages, and what it says of a refusal."""
+"""`paceline run` under a learned controller: its directory, and what it says of a refusal."""
 
 import json
 
 import pytest
-from learned_controllers import write_controller, write_estimator
+from learned_controllers import write_controller
 
 RUN = {"model": "digits", "block_ranking": [7, 9, 11, 5, 13, 3, 10, 8, 6, 12, 4, 14, 2, 15, 1]}
 
@@ -13,23 +13,15 @@ def run_arguments(controller, picture, *more, budget="1000000"):
     return ["run", "digits", "--controller", controller, *asked, "--warmup", "0", "--json", *more]
 
 
-@pytest.mark.parametrize("stages", [[], ["--two-stage"]])
 @pytest.mark.parametrize("learner", ["supervised", "grpo"])
-def test_a_learned_controller_answers(paceline, tmp_path, picture_path, learner, stages):
+def test_a_learned_controller_answers(paceline, tmp_path, picture_path, learner):
     path = write_controller(tmp_path / "controller", learner, provenance=(RUN,))
-    code, out, err = paceline(*run_arguments(path, picture_path, *stages))
+    code, out, err = paceline(*run_arguments(path, picture_path))
     assert code == 0, err
     document = json.loads(out)
     assert document["promised"] and document["refused"] is False
     assert document["predicted_ms"] < document["bound_ms"] < 1e6
     assert document["latency_kind"] == "prefill" and document["measured_ms"] == document["prefill_ms"]
-
-
-def test_two_stages_are_for_learned_controllers_alone(paceline, tmp_path, picture_path):
-    write_estimator(tmp_path / "estimator", provenance=(RUN,))
-    code, out, err = paceline(*run_arguments(tmp_path / "estimator", picture_path, "--two-stage"))
-    assert (code, out) == (2, "")
-    assert "expected the directory of a learned controller" in err
 
 
 def test_a_damaged_controller_is_a_sentence(paceline, tmp_path, picture_path):

@@ -25,10 +25,6 @@ def run(
             "--controller", "--table", help="A table file, or the directory of an estimator or a learned controller."
         ),
     ],
-    two_stage: Annotated[
-        bool,
-        typer.Option("--two-stage", help="Learned controller: the tier first, from the image tokens expected of each."),
-    ] = False,
     strict: Annotated[
         bool,
         typer.Option(
@@ -47,7 +43,7 @@ def run(
     """Answer one question about one picture under the most accurate configuration that keeps the budget."""
     picture = open_picture(image)
     wanted = LatencyBudget(ms=budget)
-    chosen = load_controller(controller, two_stage=two_stage)
+    chosen = load_controller(controller)
     adaptive = AdaptiveModel.from_pretrained(
         model,
         controller=chosen,

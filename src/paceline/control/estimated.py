@@ -7,6 +7,7 @@ from paceline.control.table import require_budget
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import DEFAULT_CONFIDENCE, LatencyBounds
 from paceline.estimate.drift import DriftCorrection
+from paceline.estimate.features import FEATURES
 from paceline.estimate.latency_model import LatencyModel
 from paceline.records import Decision, KnobConfig, LatencyKind, RequestFeatures
 
@@ -74,7 +75,16 @@ class BoundController:
         require_budget(budget_ms)
         times, ranked = self.times(features), self.ranked
         fitting = ranked.fitting(budget_ms, times)
-        return ranked.decision(fitting[0], times) if len(fitting) else ranked.none_fits(budget_ms, times, strict=strict)
+        if len(fitting):
+            return ranked.decision(fitting[0], times)
+        if strict:
+            self.note_refusal(budget_ms, times)
+        return ranked.none_fits(budget_ms, times, strict=strict)
+
+    def note_refusal(self, budget_ms: float, times: RankedTimes) -> None:
+        """Take note that a request is refused: what the drift correction alone forbids lowers it, for it is never measured."""
+        if float(times.limits().min()) / self.drift.factor <= budget_ms:
+            self.drift.refuse()
 
     def fitting(self, budget_ms: float, features: RequestFeatures) -> tuple[KnobConfig, ...]:
         """Return the configurations whose bound is within the budget, the one that `predict` takes first; may be empty."""
@@ -89,10 +99,13 @@ class BoundController:
     def observe(self, decision: Decision, measured_ms: float) -> None:
         """Take note of the latency that a decision led to, so that bounds follow a machine that became slower or faster.
 
+        A request beyond what the latency model was fitted on teaches nothing: there the prediction errs, not the machine.
         Raises InvalidValueError for a latency that is no time, and for a decision that carries no bound.
         """
         if not 0 <= measured_ms < math.inf:
             raise InvalidValueError("measured latency", measured_ms, "a number of milliseconds of at least 0")
         if decision.bound_ms is None:
             raise InvalidValueError("decision", "without a bound", "a decision of this controller")
-        self.drift.observe(exceeded=measured_ms > decision.bound_ms)
+        # a learned controller names what its chooser never saw too; that says nothing of latencies
+        if not set(FEATURES).intersection(decision.outside):
+            self.drift.observe(exceeded=measured_ms > decision.bound_ms)

@@ -8,7 +8,6 @@ from paceline.control.estimated import DEFAULT_ALPHA, BoundController
 from paceline.control.learned.artifact import is_chooser_directory, read_chooser
 from paceline.control.learned.controller import LearnedController
 from paceline.control.learned.network import ChooserNetwork
-from paceline.control.learned.two_stage import TwoStage
 from paceline.control.table import LookupTable
 from paceline.errors import InvalidValueError, PacelineWarning
 from paceline.estimate.bounds import LatencyBounds
@@ -22,24 +21,18 @@ def load_controller(
     *,
     alpha: float = DEFAULT_ALPHA,
     latency_kind: LatencyKind | None = None,
-    two_stage: bool = False,
 ) -> Controller:
     """Load a table file as a LookupTable, an estimator's directory as a BoundController, a learned controller's as such.
 
     `alpha` says what the bounds promise; a table promises nothing. `latency_kind` is that of the bounds: where it is None
     `ttft`, what a caller waits for the first token, or with a PacelineWarning `prefill` where the profile behind them is
-    older than that. A table and a learned controller have their own. With `two_stage` a learned controller chooses the tier
-    from the typical image tokens of each, and the rest from those of that tier. Raises TableError, EstimatorError or
-    ControllerError for what cannot be trusted, and InvalidValueError for an α that the bounds cannot promise, for another
-    latency kind than a learned controller's, and for `two_stage` with anything but one.
+    older than that. A table and a learned controller have their own. Raises TableError,
+    EstimatorError or ControllerError for what cannot be trusted, and InvalidValueError for an α that the bounds cannot
+    promise and for another latency kind than a learned controller's.
     """
     path = Path(path)
     if is_chooser_directory(path):
-        return _learned(path, alpha, latency_kind, two_stage)
-    if two_stage:
-        raise InvalidValueError(
-            "two_stage", str(path), "the directory of a learned controller, which can choose in two"
-        )
+        return _learned(path, alpha, latency_kind)
     if not path.is_dir():
         return LookupTable.load(path)
     model, bounds = NetworkEstimator.load(path), load_bounds(path)
@@ -59,17 +52,14 @@ def _served_kind(bounds: LatencyBounds, path: Path) -> LatencyKind:
     return "prefill"
 
 
-def _learned(path: Path, alpha: float, latency_kind: LatencyKind | None, two_stage: bool) -> Controller:
+def _learned(path: Path, alpha: float, latency_kind: LatencyKind | None) -> Controller:
     artifact = read_chooser(path)
     own = artifact.description.latency_kind
     if latency_kind not in (None, own):
         raise InvalidValueError("latency kind", latency_kind, f"{own}, which {path} was trained for")
-    controller = LearnedController(
+    return LearnedController(
         chooser=ChooserNetwork(description=artifact.description, weights=artifact.weights),
         model=artifact.estimator,
         bounds=artifact.bounds,
         alpha=alpha,
     )
-    if not two_stage:
-        return controller
-    return TwoStage(controller=controller, expected_vision_tokens=artifact.estimator.description.typical_vision_tokens)

@@ -34,11 +34,6 @@ class RankedTimes:
         """Return the milliseconds that must fit a budget: the bounds, or the predictions where there are none."""
         return self.latencies_C if self.bounds_C is None else self.bounds_C
 
-    def only(self, places: Places) -> "RankedTimes":
-        """Return the times of the configurations at these places."""
-        bounds_C = None if self.bounds_C is None else self.bounds_C[places]
-        return RankedTimes(latencies_C=self.latencies_C[places], bounds_C=bounds_C, outside=self.outside)
-
 
 class RankedConfigs:
     """What a profile says of each configuration, in order of preference, and the decisions that can be made of them."""
@@ -52,17 +47,21 @@ class RankedConfigs:
         """The configurations, most accurate first and the smaller first of equals."""
         return tuple(each.config for each in self.known)
 
-    def only(self, places: Places) -> "RankedConfigs":
-        """Return the configurations at these places, which ascend."""
-        return RankedConfigs([self.known[place] for place in places.tolist()])
-
     def in_order(self, places: Places, latencies_C: Floats) -> Places:
         """Return ascending places as requests prefer them: most accurate first; ties: faster, then smaller."""
         return places[np.lexsort((latencies_C[places], self._error_C[places]))]
 
     def fitting(self, budget_ms: float, times: RankedTimes) -> Places:
-        """Return the places of what fits the budget, the preferred first; empty where nothing does."""
-        return self.in_order((times.limits() <= budget_ms).nonzero()[0], times.latencies_C)
+        """Return the places of what fits the budget, the preferred first; empty where nothing does.
+
+        With bounds a configuration fits if its own does *and* those of all that are predicted to be faster do: a fixed
+        sequence of tests, fastest first, that ends at the first failure. Then the confidence over the calibration holds for
+        whichever is taken, not for each by itself (Angelopoulos et al., Learn then Test, 2021, fixed-sequence testing).
+        """
+        fits_C = times.limits() <= budget_ms
+        if times.bounds_C is not None and not fits_C.all():
+            fits_C &= times.latencies_C < times.latencies_C[~fits_C].min()
+        return self.in_order(fits_C.nonzero()[0], times.latencies_C)
 
     def decision(
         self,

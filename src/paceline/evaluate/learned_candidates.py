@@ -22,10 +22,7 @@ from paceline.records import LatencyKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedCandidates:
-    """Learned controllers and their descriptions by name, and the directory of the estimator that they share.
-
-    With two stages each stands under two names, `grpo` and `grpo_two_stage`; its description under the first alone.
-    """
+    """Learned controllers and their descriptions by name, and the directory of the estimator that they share."""
 
     controllers: dict[str, Controller]
     descriptions: dict[str, ChooserDescription]
@@ -37,7 +34,6 @@ def load_learned_candidates(
     *,
     alpha: float,
     latency_kind: LatencyKind,
-    two_stage: bool = False,
     estimator: Path | None = None,
 ) -> LearnedCandidates:
     """Load learned controllers as `grpo` (learner grpo) and `supervised`; two of one learner with their directory's name.
@@ -54,10 +50,6 @@ def load_learned_candidates(
     controllers: dict[str, Controller] = {}
     for name, directory in zip(descriptions, directories, strict=True):
         controllers[name] = load_controller(directory, alpha=alpha, latency_kind=latency_kind)
-        if two_stage:
-            controllers[f"{name}_two_stage"] = load_controller(
-                directory, alpha=alpha, latency_kind=latency_kind, two_stage=True
-            )
     return LearnedCandidates(controllers=controllers, descriptions=descriptions, estimator=shared)
 
 

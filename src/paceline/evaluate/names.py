@@ -1,6 +1,6 @@
 """What controllers are called in an evaluation, and which of them are judged against which.
 
-A learned controller is one whose name begins with `grpo` or `supervised`: `grpo`, `grpo_two_stage`.
+A learned controller is one whose name begins with `grpo` or `supervised`: `grpo`, `grpo_second`.
 """
 
 TABLE, BOUND, ORACLE = "table", "bound", "oracle"

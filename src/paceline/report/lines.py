@@ -13,8 +13,7 @@ from paceline.evaluate.names import (
     scaled_table_for,
 )
 
-TWO_STAGE = "_two_stage"
-SOLID, LONG, SHORT, DOTTED = [1, 0], [6, 3], [2, 2], [1, 3]
+SOLID, LONG, SHORT = [1, 0], [6, 3], [2, 2]
 
 # name: colour and dash of its line
 LINES: dict[str, tuple[str, list[int]]] = {
@@ -43,10 +42,7 @@ FURTHER_COLOURS = ("var(--d4)", "var(--d7)", "var(--d1)", "var(--d2)", "var(--d0
 
 
 def lines_of(names: Iterable[str]) -> dict[str, tuple[str, list[int]]]:
-    """Return colour and dash of every controller that has a line, by name: learned ones come after the bound.
-
-    Each learned controller has a colour, its two-stage form the same one dotted.
-    """
+    """Return colour and dash of every controller that has a line, by name: learned ones come after the bound."""
     present = list(names)
     lines: dict[str, tuple[str, list[int]]] = {}
     for name in LINES:
@@ -63,17 +59,10 @@ def words_of(name: str) -> str:
         return WORDS[name]
     if name.startswith(scaled_table_for("")):
         return f"table at the adherence of: {words_of(name.removeprefix(scaled_table_for('')))}"
-    if name.endswith(TWO_STAGE):
-        return f"{words_of(name.removesuffix(TWO_STAGE))}, in two stages"
     learner = name.split("_")[0]
     return f"{WORDS[learner]} {name.removeprefix(f'{learner}_')}" if is_learned(name) else name
 
 
 def _learned_lines(learner: str, names: list[str]) -> dict[str, tuple[str, list[int]]]:
-    single = [name for name in names if not name.endswith(TWO_STAGE)]
-    colours = dict(zip(single, (LINES[learner][0], *FURTHER_COLOURS), strict=False))
-    return {
-        name: (colours[name.removesuffix(TWO_STAGE)], DOTTED if name.endswith(TWO_STAGE) else SOLID)
-        for name in names
-        if name.removesuffix(TWO_STAGE) in colours
-    }
+    colours = (LINES[learner][0], *FURTHER_COLOURS)
+    return {name: (colour, SOLID) for name, colour in zip(names, colours, strict=False)}

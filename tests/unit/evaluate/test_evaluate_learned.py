@@ -242,11 +242,11 @@ def test_decisions_are_timed_for_what_decides_alone():
 
 
 def test_the_document_of_a_learned_controller_is_json_with_its_keys():
-    found = judged(name="supervised_two_stage")
+    found = judged(name="supervised_second")
     document = json.loads(json.dumps(evaluation_document(found), allow_nan=False))
-    learned = document["learned"]["supervised_two_stage"]
+    learned = document["learned"]["supervised_second"]
     assert [(each["from"], each["to"]) for each in learned["recovered"]] == [
-        ("table_equal_adherence_supervised_two_stage", "oracle"),
+        ("table_equal_adherence_supervised_second", "oracle"),
         ("bound", "oracle_within_bound"),
         ("table", "oracle"),
     ]
@@ -255,6 +255,6 @@ def test_the_document_of_a_learned_controller_is_json_with_its_keys():
         assert len(each["budgets"]) == len(BUDGETS_MS)
         assert each["budgets_counted"] == sum(row["counted"] for row in each["budgets"])
     assert {"adherence", "adherence_ci"} == set(learned["adherence_minus_bound"])
-    row = document["controllers"]["supervised_two_stage"][0]
+    row = document["controllers"]["supervised_second"][0]
     assert {"refused", "configs_by_dataset", "accuracy_by_dataset"} <= set(row)
     assert set(document["decision_us"]["bound"]) == {"mean_us", "median_us", "p95_us", "count"}

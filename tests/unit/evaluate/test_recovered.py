@@ -133,5 +133,5 @@ def test_the_difference_in_adherence_is_over_all_budgets():
 
 
 def test_learned_controllers_go_by_the_first_word_of_their_names():
-    assert all(map(is_learned, ("grpo", "supervised", "grpo_two_stage", "supervised_second_two_stage")))
+    assert all(map(is_learned, ("grpo", "supervised", "grpo_second", "supervised_second_one")))
     assert not any(map(is_learned, (TABLE, BOUND, ORACLE, scaled_table_for("grpo"), "fixed_low_4_8", "point")))

@@ -53,9 +53,6 @@ SeedOption = Annotated[
 BudgetsOption = Annotated[
     list[str] | None, typer.Option("--budgets", help="Budgets in ms.", show_default="ten from the profile")
 ]
-TwoStageFlag = Annotated[
-    bool, typer.Option("--two-stage", help="Also judge it choosing the tier before its image tokens are known.")
-]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON document to this file.")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="Also write the charts as one HTML page.")]
 
@@ -109,7 +106,6 @@ def evaluate(
     profile: ProfileArgument,
     budgets: BudgetsOption = None,
     datasets: DatasetsOption = None,
-    two_stage: TwoStageFlag = False,
     output: OutputOption = None,
     report: ReportOption = None,
     skip_bad: SkipBadFlag = False,
@@ -119,7 +115,7 @@ def evaluate(
     asked_ms = split_numbers("budgets", budgets)
     description, _ = read_chooser_description(controller / DESCRIPTION_FILE)
     kind, alpha = description.latency_kind, description.alpha
-    learned = load_learned_candidates([controller], alpha=alpha, latency_kind=kind, two_stage=two_stage)
+    learned = load_learned_candidates([controller], alpha=alpha, latency_kind=kind)
     read = read_listing_left_out(profile, datasets=datasets, columns=CHOOSER_COLUMNS, skip_bad=skip_bad)
     judged = judged_with(read, learned.estimator)
     chosen = chosen_budgets(asked_ms, judged.parts, kind)

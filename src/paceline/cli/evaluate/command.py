@@ -36,10 +36,6 @@ ControllerOption = Annotated[
     list[str] | None,
     typer.Option("--controller", help="Directories of learned controllers to judge too.", show_default="none"),
 ]
-TwoStageFlag = Annotated[
-    bool,
-    typer.Option("--two-stage", help="Also judge them choosing the tier before its image tokens are known."),
-]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", help="Seed of the split and of training.", show_default=str(DEFAULT_SEED))
 ]
@@ -58,7 +54,6 @@ class _JudgedToo:
 
     estimator: Path | None
     controller: list[str] | None
-    two_stage: bool
     seed: int | None
 
 
@@ -79,14 +74,13 @@ def evaluate_profile(
     as_json: JsonFlag = False,
     estimator: EstimatorOption = None,
     controller: ControllerOption = None,
-    two_stage: TwoStageFlag = False,
     seed: SeedOption = None,
 ) -> None:
     """Judge tables, estimator, bound, learned controllers and oracle on held-out samples at every budget."""
     asked_ms = split_numbers("budgets", budgets)
     if latency not in LATENCY_KINDS:
         raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
-    judged_too = _JudgedToo(estimator=estimator, controller=controller, two_stage=two_stage, seed=seed)
+    judged_too = _JudgedToo(estimator=estimator, controller=controller, seed=seed)
     learned = _learned(judged_too, alpha, latency)
     columns = ESTIMATOR_COLUMNS if learned is None else CHOOSER_COLUMNS
     read = read_listing_left_out(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
@@ -114,12 +108,8 @@ def evaluate_profile(
 def _learned(flags: _JudgedToo, alpha: float, kind: LatencyKind) -> LearnedCandidates | None:
     directories = [Path(each) for each in split_list(flags.controller) or ()]
     if not directories:
-        if flags.two_stage:
-            raise InvalidValueError("--two-stage", True, "--controller too: a learned controller's directory")
         return None
-    return load_learned_candidates(
-        directories, alpha=alpha, latency_kind=kind, two_stage=flags.two_stage, estimator=flags.estimator
-    )
+    return load_learned_candidates(directories, alpha=alpha, latency_kind=kind, estimator=flags.estimator)
 
 
 def _judged(

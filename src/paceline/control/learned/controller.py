@@ -21,22 +21,13 @@ from paceline.control.learned.network import ChooserNetwork
 from paceline.control.learned.reward import Reward
 from paceline.control.ranked_grid import Places, RankedConfigs, RankedTimes, require_features
 from paceline.control.table import require_budget
-from paceline.errors import ControllerError, UnknownChoiceError
+from paceline.errors import ControllerError
 from paceline.estimate.bounds import DEFAULT_CONFIDENCE, LatencyBounds
 from paceline.estimate.latency_model import LatencyModel
 from paceline.records import Decision, KnobConfig, LatencyKind, RequestFeatures
 from paceline.request_vector import request_vector
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """Configurations to choose among, and their places in the whole grid and in the chooser's scores."""
-
-    ranked: RankedConfigs
-    in_grid_C: Places
-    in_scores_C: Places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +43,8 @@ class _Considered:
 class LearnedController:
     """Takes the configuration that a learned chooser prefers, as long as its bound fits the budget.
 
-    A `supervised` chooser predicts accuracies: the best predicted reward is preferred. A `grpo` chooser has preferences. Refused
-    is what fits no longer since the machine became slower, and what is preferred for a request beyond training, unless
+    A `supervised` chooser predicts accuracies: the best predicted reward is preferred. A `grpo` chooser has preferences. It
+    chooses among what fits now, drift included. What it prefers for a request beyond its training is refused, unless
     `trust_outside`: then the decision is BoundController's, marked `refused`. `observe` corrects the bounds while it serves;
     an instance is meant for one stream of requests on one machine.
     """
@@ -74,8 +65,7 @@ class LearnedController:
         self.provenance = bounds.provenance
         self.bound = BoundController(model=model, bounds=bounds, alpha=alpha, confidence=confidence, latency_kind=kind)
         self._values = VALUES[chooser.description.learner]
-        self._whole = _whole_grid(self.bound.ranked, chooser.configs)
-        self._by_tier = _parts_by_tier(self._whole)
+        self._in_scores_C = _places_in_scores(self.bound.ranked, chooser.configs)
 
     @staticmethod
     def load(
@@ -93,38 +83,16 @@ class LearnedController:
         """The numbers of the request vector that its choice depends on, by name."""
         return self.chooser.looks_at
 
-    @property
-    def tiers(self) -> tuple[str | None, ...]:
-        """The tiers of its configurations; (None,) for a model without tiers."""
-        return tuple(self._by_tier)
-
     def predict(self, budget_ms: float, *, features: RequestFeatures | None = None, strict: bool = False) -> Decision:
         """Return what the chooser prefers, if its bound is within the budget; equals are settled as BoundController does.
 
         None fits: BoundController's decision, with `within_budget` False and a PacelineWarning, or BudgetTooSmallError when
         `strict`. Raises InvalidValueError for a budget that is not above 0, and for features without those of the picture.
         """
-        decision, times = self._decided(budget_ms, features, self._whole)
-        return decision or self._whole.ranked.none_fits(budget_ms, times, strict=strict)
-
-    def predict_stage1(self, budget_ms: float, *, features: RequestFeatures) -> str | None:
-        """Return the tier alone: what must be chosen before the vision encoder runs; None if the model has no tiers."""
-        decision, times = self._decided(budget_ms, features, self._whole)
-        return (decision or self._whole.ranked.nearest(times)).config.tier
-
-    def predict_stage2(
-        self, budget_ms: float, *, tier: str | None, features: RequestFeatures, strict: bool = False
-    ) -> Decision:
-        """Return what `predict` would among the configurations of one tier, whose image tokens the features now hold.
-
-        None of the tier fits: the smallest bound of the tier, marked and warned of, or BudgetTooSmallError when `strict`.
-        Raises UnknownChoiceError for a tier without configurations.
-        """
-        if tier not in self._by_tier:
-            raise UnknownChoiceError("tier", tier, [str(name) for name in self._by_tier])
-        part = self._by_tier[tier]
-        decision, times = self._decided(budget_ms, features, part)
-        return decision or part.ranked.none_fits(budget_ms, times, strict=strict)
+        decision, times = self._decided(budget_ms, features)
+        if decision is None and strict:
+            self.bound.note_refusal(budget_ms, times)
+        return decision or self.bound.ranked.none_fits(budget_ms, times, strict=strict)
 
     def observe(self, decision: Decision, measured_ms: float) -> None:
         """Take note of the latency that a decision led to, so that bounds follow a machine that became slower or faster.
@@ -133,36 +101,25 @@ class LearnedController:
         """
         self.bound.observe(decision, measured_ms)
 
-    def _decided(
-        self, budget_ms: float, features: RequestFeatures | None, part: _Part
-    ) -> tuple[Decision | None, RankedTimes]:
-        """Return the decision, None where nothing fits, and what the configurations of the part take."""
+    def _decided(self, budget_ms: float, features: RequestFeatures | None) -> tuple[Decision | None, RankedTimes]:
+        """Return the decision, None where nothing fits, and what the configurations take."""
         require_budget(budget_ms)
         request = require_features(features)
-        vector = request_vector(request)
-        times = self.bound.times(request).only(part.in_grid_C)
-        fitting = part.ranked.fitting(budget_ms, times)
+        vector, ranked = request_vector(request), self.bound.ranked
+        times = self.bound.times(request)
+        fitting = ranked.fitting(budget_ms, times)
         if not len(fitting):
             return None, times
         outside = self.chooser.outside(vector, budget_ms)
-        if outside and not self.trust_outside:
-            place, refused = int(fitting[0]), True
-        else:
-            place, refused = self._place(budget_ms, vector, times, fitting, part)
-        return part.ranked.decision(place, times, refused=refused, outside=outside), times
+        refused = bool(outside) and not self.trust_outside
+        place = int(fitting[0]) if refused else self._preferred(budget_ms, vector, times, fitting)
+        return ranked.decision(place, times, refused=refused, outside=outside), times
 
-    def _place(
-        self, budget_ms: float, vector: tuple[float, ...], times: RankedTimes, fitting: Places, part: _Part
-    ) -> tuple[int, bool]:
-        """Return the place to take, and whether it stands in for one that was refused."""
-        offered = part.ranked.fitting(budget_ms * self.bound.drift.factor, times)  # as if no drift had been seen
-        if not len(offered):
-            return int(fitting[0]), False
-        scores_C = self.chooser.scores(vector, budget_ms)[part.in_scores_C]
-        considered = _Considered(budget_ms=budget_ms, offered=offered, times=times, scores_C=scores_C)
-        place = int(offered[self._values(considered, self.chooser.description.reward).argmax()])
-        refused = place not in fitting
-        return (int(fitting[0]) if refused else place), refused
+    def _preferred(self, budget_ms: float, vector: tuple[float, ...], times: RankedTimes, fitting: Places) -> int:
+        """Return the place that the chooser prefers of those that fit now."""
+        scores_C = self.chooser.scores(vector, budget_ms)[self._in_scores_C]
+        considered = _Considered(budget_ms=budget_ms, offered=fitting, times=times, scores_C=scores_C)
+        return int(fitting[self._values(considered, self.chooser.description.reward).argmax()])
 
 
 def _predicted_rewards(considered: _Considered, reward: Reward) -> Floats:
@@ -180,7 +137,8 @@ def _preferences(considered: _Considered, reward: Reward) -> Floats:  # noqa: AR
 VALUES: dict[str, Callable[[_Considered, Reward], Floats]] = {"supervised": _predicted_rewards, "grpo": _preferences}
 
 
-def _whole_grid(ranked: RankedConfigs, scored: tuple[KnobConfig, ...]) -> _Part:
+def _places_in_scores(ranked: RankedConfigs, scored: tuple[KnobConfig, ...]) -> Places:
+    """Return where the chooser's scores hold each ranked configuration."""
     if set(scored) != set(ranked.configs):
         keys = sorted(config.key for config in set(scored) ^ set(ranked.configs))
         raise ControllerError(
@@ -189,14 +147,4 @@ def _whole_grid(ranked: RankedConfigs, scored: tuple[KnobConfig, ...]) -> _Part:
             expected="the model that the chooser was trained with",
             mend=RETRAIN,
         )
-    places = [scored.index(config) for config in ranked.configs]
-    return _Part(ranked=ranked, in_grid_C=np.arange(len(places)), in_scores_C=np.array(places))
-
-
-def _parts_by_tier(whole: _Part) -> dict[str | None, _Part]:
-    configs = whole.ranked.configs
-    parts: dict[str | None, _Part] = {}
-    for tier in dict.fromkeys(config.tier for config in configs):
-        places = np.array([place for place, config in enumerate(configs) if config.tier == tier])
-        parts[tier] = _Part(ranked=whole.ranked.only(places), in_grid_C=places, in_scores_C=whole.in_scores_C[places])
-    return parts
+    return np.array([scored.index(config) for config in ranked.configs])
