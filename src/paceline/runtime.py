@@ -2,8 +2,9 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -248,7 +249,7 @@ def _compare(model: VisionLanguageModel, controller: Controller, strict: bool) -
     differences = [
         f"{name} {' or '.join(sorted(theirs))} there, {ours} here"
         for name, ours in _circumstances(model).items()
-        if (theirs := _measured_with(controller, name)) and ours not in theirs
+        if (theirs := _measured_with(controller, name)) and theirs != {ours}
     ]
     if differences:
         sentence = (
@@ -257,20 +258,21 @@ def _compare(model: VisionLanguageModel, controller: Controller, strict: bool) -
         )
         if strict:
             raise TableError(sentence)
-        warnings.warn(sentence, PacelineWarning, stacklevel=4)
+        warnings.warn(sentence, PacelineWarning, stacklevel=3)
     unused = settings_put_aside(model.parts.model)
     if unused:
         listed = ", ".join(f"{name}={value}" for name, value in unused.items())
         warnings.warn(
             f"{model.name} asks for {listed} in its generation settings; decoding is greedy here and does without",
             PacelineWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
 def _circumstances(model: VisionLanguageModel) -> dict[str, str]:
     """Return what a model's milliseconds depend on beside the model, by the names that provenance has for it."""
     found = {"device": device_name(model.device), "dtype": model.dtype_name, "revision": str(model.revision)}
+    found |= {f"{name} version": version(name) for name in ("torch", "transformers")}
     on_cpu = model.device.type == "cpu"
     return {**found, "torch_threads": str(torch.get_num_threads())} if on_cpu else found
 
@@ -278,10 +280,14 @@ def _circumstances(model: VisionLanguageModel) -> dict[str, str]:
 def _measured_with(controller: Controller, name: str) -> set[str]:
     found: set[str] = set()
     for run in controller.provenance:
-        settings = run.get("settings")
-        places: list[object] = [run, settings]
+        places: list[object] = [run, run.get("settings"), _versions(run)]
         found |= {str(place[name]) for place in places if isinstance(place, dict) and name in place}  # pyright: ignore[reportUnknownArgumentType]
     return found
+
+
+def _versions(run: Mapping[str, object]) -> dict[str, object]:
+    versions = run.get("versions")
+    return {f"{name} version": value for name, value in versions.items()} if isinstance(versions, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:

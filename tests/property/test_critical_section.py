@@ -146,6 +146,43 @@ def test_threads_that_fail_harm_no_other(digits, questions, request_high):
     assert torch.equal(logits(digits, request_high), before)
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    works=st.lists(st.tuples(st.sampled_from(CONFIGS), st.integers(-1, 9)), min_size=6, max_size=9),
+    threads=st.integers(2, 4),
+)
+def test_threads_with_exceptions_at_any_mark_under_any_configuration(digits, questions, request_high, works, threads):
+    """A mark of -1 fails nothing: those answers are what one thread alone would have said."""
+    before, own = logits(digits, request_high), everything_on(digits)
+    alone = {config: answer(digits, questions[0], config).text for config, _ in works}
+
+    def work(config, mark):
+        if mark < 0:
+            return answer(digits, questions[0], config).text
+        with pytest.raises(Unplugged):
+            answer(digits, questions[0], config, BreakingClock(mark))
+        return alone[config]
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert list(pool.map(work, *zip(*works, strict=True))) == [alone[config] for config, _ in works]
+    assert everything_on(digits) == own
+    assert torch.equal(logits(digits, request_high), before)
+
+
+def test_a_failure_while_knobs_are_being_turned_turns_back_those_that_were(digits, request_high, monkeypatch):
+    before, own = logits(digits, request_high), everything_on(digits)
+
+    def torn(*_args, **_kwargs):
+        raise Unplugged("while entering")
+
+    monkeypatch.setattr(digits.parts.decoder, "register_forward_pre_hook", torn)
+    with pytest.raises(Unplugged), applied(digits.parts, CONFIGS[0], RANKING):
+        pass
+    monkeypatch.undo()
+    assert everything_on(digits) == own
+    assert torch.equal(logits(digits, request_high), before)
+
+
 def test_a_second_configuration_inside_the_first_is_refused_and_harms_nothing(digits, questions, request_high):
     before = logits(digits, request_high)
     with applied(digits.parts, CONFIGS[0], RANKING):

@@ -1,5 +1,6 @@
 import json
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.estimated import BoundController
 from paceline.control.learned.controller import LearnedController
 from paceline.errors import BudgetTooSmallError, InvalidValueError, ModelError, PacelineWarning, TableError
+from paceline.estimate.drift import DriftCorrection
 from paceline.measure.clock import HostClock
 from paceline.measure.one_pass import answer_measured
 from paceline.measure.provenance import device_name
@@ -258,6 +260,7 @@ ELSEWHERE = {
     "dtype": {"dtype": "bfloat16"},
     "revision": {"revision": "0123abcd"},
     "torch_threads": {"settings": {"torch_threads": 96}},
+    "transformers version": {"versions": {"transformers": "4.40.0"}},
 }
 
 
@@ -293,3 +296,22 @@ def test_a_length_of_no_token_is_refused_where_it_is_set(digits, questions):
         AdaptiveModel(model=digits, controller=table(), max_new_tokens=0)
     with pytest.raises(InvalidValueError, match="max_new_tokens"):
         adaptive(digits).generate(questions[0].picture, questions[0].prompt, latency_budget_ms=60, max_new_tokens=0)
+
+
+def test_threads_under_one_controller_that_learns_lose_no_observation(digits, questions):
+    """Every answer is of its own configuration, and the correction is that of as many misses in any order."""
+    controller = learned(chooser_of_scores({SMALL: 0.4, LARGE: 0.6}), rates=(1e-6, 2e-6)).bound
+    model = AdaptiveModel(model=digits, controller=controller, max_new_tokens=2)
+    expected = DriftCorrection(controller.alpha)
+    for _ in range(12):
+        expected.observe(exceeded=True)
+
+    def ask(index):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PacelineWarning)
+            return model.generate(questions[index % 3].picture, "Read the digits.", latency_budget_ms=1e-3 + index)
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(ask, range(12)))
+    assert not any(each.within_budget and each.measured_ms > each.budget_ms for each in answers)
+    assert controller.drift.factor == pytest.approx(expected.factor)

@@ -25,7 +25,7 @@ NO_SETTINGS = frozenset({"max_length", "max_new_tokens", "transformers_version",
 
 def greedy(model: PreTrainedModel, max_new_tokens: int) -> GenerationConfig:
     """Return greedy decoding up to `max_new_tokens`, with the model's own end and padding tokens."""
-    if isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+    if type(max_new_tokens) is not int or max_new_tokens < 1:  # neither True nor 2.5 is a number of tokens
         raise InvalidValueError("max_new_tokens", max_new_tokens, "a whole number of at least 1")
     return GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_new_tokens, **_kept(model.generation_config)

@@ -1,7 +1,7 @@
 """What a glance at a picture and a prompt tells, before the vision encoder runs, in well under a millisecond.
 
 A picture is looked at through a thumbnail of 64 x 64 grey levels, whatever its shape: tiers cap an area, so a mark's share of
-the area is what decides how many pixels it keeps. Transparency is ignored.
+the area is what decides how many pixels it keeps. Transparent pixels are seen on white where a model's request is looked at.
 
 Legend of array suffixes: H height, W width, C cells a side; V vocabulary, E the model's embedding, P the 16 projected numbers.
 """

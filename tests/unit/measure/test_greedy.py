@@ -80,7 +80,7 @@ def test_sampling_settings_are_no_news_to_greedy_decoding(digits):
         assert settings_put_aside(digits.parts.model) == {"num_beams": "4"}
 
 
-@pytest.mark.parametrize("tokens", [0, -1, True])
+@pytest.mark.parametrize("tokens", [0, -1, True, 2.5])
 def test_a_length_is_a_whole_number_of_at_least_1(digits, tokens):
     with pytest.raises(InvalidValueError, match="max_new_tokens"):
         greedy(digits.parts.model, tokens)
