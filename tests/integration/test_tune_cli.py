@@ -43,6 +43,7 @@ class Serving:
     """One request while it is served."""
 
     request: object
+    queue_number: int
     computed: int = 0
     generated: int = 0
     first_scheduled: float | None = None
@@ -58,6 +59,7 @@ class Serving:
         return PrefillRequest(
             request_id=self.request.request_id,
             arrival_seconds=self.request.arrival_seconds,
+            queue_number=self.queue_number,
             prompt_tokens=self.request.prompt_tokens,
             remaining_tokens=self.request.prompt_tokens - self.computed,
             context_tokens=self.computed,
@@ -98,7 +100,7 @@ class PlannedHost:
     steps: list = field(default_factory=list)
 
     def replay(self, requests, *, on_progress):
-        now, states = 0.0, [Serving(request) for request in requests]
+        now, states = 0.0, [Serving(request, number) for number, request in enumerate(requests)]
         while any(state.completed is None for state in states):
             here = [state for state in states if state.request.arrival_seconds <= now and state.completed is None]
             if not here:
@@ -250,9 +252,9 @@ def test_a_run_with_room_feeds_step_time(paceline, opened, model, roomy_trace, t
     text = done(paceline("tune", "step-time", run))
     assert "held-out error" in text and "of decode only steps" in text
 
-    timed = ["--trace", roomy_trace, "--out", tmp_path / "timed", "--chunk-size", "64", "--target-time-ms", "4"]
+    timed = ["--trace", roomy_trace, "--out", tmp_path / "timed", "--chunk-size", "64", "--target-time-ms", "5"]
     done(paceline("tune", "replay", model, *timed, "--step-time", run / "step_time.json"))
-    refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "4"), "step-time")
+    refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "5"), "step-time")
 
 
 def test_replay_prints_for_people_and_stock_is_no_settings(paceline, opened, model, trace, tmp_path):

@@ -65,7 +65,7 @@ class ProfileRun:
 def run_profile(
     model: VisionLanguageModel,
     plan: ProfilePlan,
-    out: Path,
+    out: Path | str,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -76,6 +76,7 @@ def run_profile(
     With `world_size` > 1 every rank measures its share into its own journal, and none compacts. Raises
     ProfileConflictError when the store holds another run, OutputPathError when it cannot be written.
     """
+    out = Path(out)
     grid = grid_of(model, tiers=plan.tiers, top_ks=plan.top_ks, block_counts=plan.block_counts)
     configurations = choose(plan.strategy, grid, seed=plan.seed, count=plan.num_configs)
     questions = load_questions(plan)

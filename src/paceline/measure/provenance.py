@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from paceline.checkout import own_commit
 from paceline.datasets import SCORER_OF
 from paceline.measure.clock import clock_for
 from paceline.models.loading import VisionLanguageModel
@@ -36,7 +36,7 @@ def provenance_of(
         driver=_driver(model.device),
         clock=clock_for(model.device).name,
         versions={"python": platform.python_version(), **_versions()},
-        commit=_commit(),
+        commit=own_commit(),
         seed=seed,
         grid=grid,
         block_ranking=tuple(ranking),
@@ -76,12 +76,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that this package runs from; None for an installed package."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -25,11 +25,12 @@ COUNTED = (
 )
 
 
-def write_core_exp(samples: pl.DataFrame, out: Path) -> int:
+def write_core_exp(samples: pl.DataFrame, out: Path | str) -> int:
     """Write a directory a dataset and a file a configuration; returns the number of files.
 
     The order of samples is kept. Raises OutputPathError when `out` holds anything, and leaves nothing half-written.
     """
+    out = Path(out)
     parts = samples.partition_by("dataset", *CONFIGURATION, maintain_order=True)
     with new_directory(out) as directory:
         for part in parts:

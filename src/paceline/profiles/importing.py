@@ -12,13 +12,14 @@ from paceline.profiles.store import write_store
 
 
 def import_profile(
-    source: Path, out: Path, *, datasets: Sequence[str] | None = None, skip_bad: bool = False
+    source: Path | str, out: Path | str, *, datasets: Sequence[str] | None = None, skip_bad: bool = False
 ) -> Profile:
     """Copy a core-exp directory or a Parquet file into a new store at `out` and return what was read.
 
     The store says where it came from and what was left out. Raises what `read_profile` raises, ProfileConflictError
     for a source that is a store already, and OutputPathError when `out` holds anything.
     """
+    source, out = Path(source), Path(out)
     refuse_occupied(out)
     if is_native(source):
         raise ProfileConflictError(f"{source} is a native store already; every command reads it as it is")

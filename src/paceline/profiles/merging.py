@@ -30,7 +30,7 @@ class MergedProfile:
 
 
 def merge_profiles(
-    parts: Sequence[Path], out: Path, *, allow_mixed: bool = False, skip_bad: bool = False
+    parts: Sequence[Path | str], out: Path | str, *, allow_mixed: bool = False, skip_bad: bool = False
 ) -> MergedProfile:
     """Join parts into a new store at `out`; one measurement that stands in several parts is kept once.
 
@@ -40,6 +40,7 @@ def merge_profiles(
     """
     if not parts:
         raise InvalidValueError("parts", [], "at least one profile to merge")
+    parts, out = [Path(part) for part in parts], Path(out)
     refuse_occupied(out)
     profiles = [read_profile(part, skip_bad=skip_bad) for part in parts]
     if not allow_mixed:

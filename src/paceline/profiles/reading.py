@@ -31,7 +31,7 @@ class Profile:
 
 
 def read_profile(
-    path: Path,
+    path: Path | str,
     *,
     datasets: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
@@ -43,6 +43,7 @@ def read_profile(
     sample stands twice, and UnknownChoiceError for a dataset that is not there. With `skip_bad` bad samples and files
     are left out instead, and listed in `left_out`.
     """
+    path = Path(path)
     path = Path(path)
     wanted = tuple(SCHEMA) if columns is None else tuple(dict.fromkeys(columns))
     unknown = next((name for name in wanted if name not in SCHEMA), None)

@@ -31,12 +31,13 @@ class ProfileStore:
         self._sentinels: Journal | None = None
 
     @classmethod
-    def open_or_create(cls, path: Path, provenance: Provenance, rank: int = 0, *, fsync: bool = True) -> Self:
+    def open_or_create(cls, path: Path | str, provenance: Provenance, rank: int = 0, *, fsync: bool = True) -> Self:
         """Open the store for one rank, or create it; a larger grid than before is recorded and allowed.
 
         Raises ProfileConflictError when the store holds a run of other settings or another process writes this rank,
         OutputPathError when the directory cannot be written.
         """
+        path = Path(path)
         if rank < 0:
             raise InvalidValueError("rank", rank, "a whole number of at least 0")
         created = _make_directory(path)

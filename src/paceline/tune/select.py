@@ -131,7 +131,7 @@ class ThresholdChoice:
 
 
 def select_threshold(
-    root: Path,
+    root: Path | str,
     *,
     baseline: int = DEFAULT_BASELINE,
     weights: ScoreWeights | None = None,
@@ -142,6 +142,7 @@ def select_threshold(
     A threshold's directory that lacks a file, or holds one that cannot be trusted, is left out of its run and listed.
     Raises RequestFileError when nothing remains to compare.
     """
+    root = Path(root)
     if baseline < 0:
         raise InvalidValueError("baseline", baseline, "a threshold of at least 0")
     runs, left_out = read_sweep(root)

@@ -80,8 +80,9 @@ class _Line:
     ttft_budget_ms: float | None
 
 
-def read_trace(path: Path) -> Workload:
+def read_trace(path: Path | str) -> Workload:
     """Return the requests of a trace, by arrival; raises RequestFileError naming the line and column at fault."""
+    path = Path(path)
     content = _content(path)
     rows = _json_rows if path.suffix.lower() in JSON_SUFFIXES else _csv_rows
     lines = [_line(row) for row in rows(path, content)]

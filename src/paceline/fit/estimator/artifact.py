@@ -35,7 +35,7 @@ class WrittenEstimator:
 
 def train_artifact(
     profile: Profile,
-    directory: Path,
+    directory: Path | str,
     *,
     split: Split | None = None,
     settings: EstimatorSettings = FAST,
@@ -50,6 +50,7 @@ def train_artifact(
     path that holds anything else, and UnknownChoiceError for a device that is none, before training; InvalidValueError for
     a profile too small to be parted.
     """
+    directory = Path(directory)
     require_artifact_path(directory, DESCRIPTION_FILE)
     where = torch_device(device)
     if split is None:

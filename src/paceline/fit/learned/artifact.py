@@ -71,8 +71,8 @@ class ControllerSettings:
 
 def train_controller(
     profile: Profile,
-    estimator: Path,
-    directory: Path,
+    estimator: Path | str,
+    directory: Path | str,
     *,
     settings: ControllerSettings,
     on_progress: Progress | None = None,
@@ -86,6 +86,7 @@ def train_controller(
     be trusted or is of another model, ProfileDataError for samples without vectors, and InvalidValueError for a profile too
     small to be parted and an α that the bounds cannot promise.
     """
+    estimator, directory = Path(estimator), Path(directory)
     require_artifact_path(directory, DESCRIPTION_FILE)
     model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     model.require_model(frozenset(run.model for run in profile.provenance), artifact=estimator)
