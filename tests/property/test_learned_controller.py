@@ -115,7 +115,9 @@ def test_where_nothing_fits_it_is_the_controller_with_bounds(case: Case, learner
         assert decided(learned, case.budget_ms, case.features) == decision
         with pytest.raises(BudgetTooSmallError) as raised:
             learned.predict(case.budget_ms, features=case.features, strict=True)
-        assert raised.value.fastest_ms == decision.bound_ms
+        with pytest.raises(BudgetTooSmallError) as plain:
+            case.bound().predict(case.budget_ms, features=case.features, strict=True)
+        assert raised.value.fastest_ms == plain.value.fastest_ms > case.budget_ms
 
 
 @given(cases())

@@ -60,7 +60,8 @@ class RankedConfigs:
         """
         fits_C = times.limits() <= budget_ms
         if times.bounds_C is not None and not fits_C.all():
-            fits_C &= times.latencies_C < times.latencies_C[~fits_C].min()
+            sequence = _sequence(times)
+            fits_C[sequence] = np.logical_and.accumulate(fits_C[sequence])
         return self.in_order(fits_C.nonzero()[0], times.latencies_C)
 
     def decision(
@@ -94,14 +95,21 @@ class RankedConfigs:
         decision = self.nearest(times)
         smallest_ms = decision.latency_ms if decision.bound_ms is None else decision.bound_ms
         if strict:
-            raise BudgetTooSmallError(budget_ms, smallest_ms)
+            # the sequence of tests begins with the one that is predicted to be the fastest
+            least_ms = smallest_ms if times.bounds_C is None else float(times.bounds_C[_sequence(times)[0]])
+            raise BudgetTooSmallError(budget_ms, least_ms)
         warnings.warn(
-            f"no configuration keeps a budget of {budget_ms:g} ms for this request; taking the nearest, "
+            f"no configuration is expected to keep a budget of {budget_ms:g} ms for this request; taking the nearest, "
             f"{decision.config.key} with {smallest_ms:.1f} ms",
             PacelineWarning,
             stacklevel=3,
         )
         return decision
+
+
+def _sequence(times: RankedTimes) -> Places:
+    """Return the places in the order in which bounds are tested: predicted fastest first, the preferred of equals."""
+    return np.argsort(times.latencies_C, kind="stable")
 
 
 class RankedGrid:
