@@ -88,8 +88,8 @@ class VisionLanguageModel:
         inputs = {
             "input_ids": ids_BL,
             "attention_mask": torch.ones_like(ids_BL),
-            **tensors,
-            **family.extra_inputs(image_BL),
+            **{name: value for name, value in tensors.items() if name in self.parts.accepted_inputs},
+            **self.parts.token_type_ids(image_BL),
         }
         return PreparedRequest(
             inputs={name: value.to(self.device) for name, value in inputs.items()},

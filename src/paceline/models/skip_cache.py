@@ -3,12 +3,14 @@
 transformers asks one layer of the cache for its length, mask sizes and query offset, and takes the first layer of the
 wanted kind for that. A block that is passed through never writes its layer, so that layer answers 0 for ever: masks and
 positions of every later step are then wrong, without an error. Here such questions go to the first *live* layer of the
-same cache layer class.
+same cache layer class. A linear-attention layer has no length at all, and a cache may have fewer layers than the model has
+blocks (shared key-values): both are answered for by the first live attention layer.
 """
 
 from typing import Any
 
 from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from paceline.errors import ModelError
 
@@ -52,16 +54,38 @@ class SkipAwareCache(DynamicCache):
         return view
 
     def cached_tokens(self, layer_idx: int) -> int:
-        """Return the tokens that this very layer holds; 0 for one that is passed through."""
-        return super().get_seq_length(layer_idx)
+        """Return the tokens that this very layer holds; 0 for one that is passed through or counts none."""
+        attends = layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], CacheLayerMixin)
+        return super().get_seq_length(layer_idx) if attends else 0
 
     def _pair_with_live_layers(self) -> dict[int, int]:
         first_live: dict[type, int] = {}
         for index, layer in enumerate(self.layers):
-            if index not in self.skipped:
+            if index not in self.skipped and isinstance(layer, CacheLayerMixin):
                 first_live.setdefault(type(layer), index)
+        if not first_live:
+            raise ModelError(
+                f"with blocks {sorted(self.skipped)} skipped no attention layer stays active, and nothing in the key-value "
+                "cache knows how long it is; expected at least one: keep more blocks active"
+            )
         any_live = min(first_live.values())
-        return {index: first_live.get(type(self.layers[index]), any_live) for index in self.skipped}
+        return {
+            index: first_live.get(type(layer), any_live)
+            for index, layer in enumerate(self.layers)
+            if index in self.skipped or not isinstance(layer, CacheLayerMixin)
+        }
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Return whether a linear-attention layer has seen tokens: the last live one when none is named."""
+        if layer_idx is not None:
+            return super().has_previous_state(layer_idx, state_idx)
+        linear = [
+            index
+            for index, layer in enumerate(self.layers)
+            if index not in self.skipped and isinstance(layer, LinearAttentionCacheLayerMixin)
+        ]
+        # with every such layer skipped, the attention layers know whether a token was seen
+        return super().has_previous_state(linear[-1], state_idx) if linear else self.get_seq_length() > 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the tokens cached so far."""

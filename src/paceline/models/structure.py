@@ -1,8 +1,10 @@
 """Where the parts of a Hugging Face vision-language model are, found by structure."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -21,6 +23,7 @@ class ModelParts:
     blocks: tuple[nn.Module, ...]
     routers: tuple[nn.Module, ...]
     num_experts: int | None
+    accepted_inputs: frozenset[str]
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -31,6 +34,14 @@ class ModelParts:
     def native_top_k(self) -> int | None:
         """The experts a token takes as the model was trained; None for a dense model."""
         return int(self.routers[0].top_k) if self.routers else None  # pyright: ignore[reportArgumentType]
+
+    def token_type_ids(self, image_BL: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return every `*_token_type_ids` that forward takes: 1 where an image token stands (batch, sequence; bool).
+
+        Left out, a model may use the wrong experts or positions without an error.
+        """
+        names = sorted(name for name in self.accepted_inputs if name.endswith("token_type_ids"))
+        return {name: image_BL.long() for name in names}
 
 
 def find_parts(model: PreTrainedModel) -> ModelParts:
@@ -66,6 +77,7 @@ def find_parts(model: PreTrainedModel) -> ModelParts:
         blocks=tuple(blocks),
         routers=routers,
         num_experts=_experts(routers[0]) if routers else None,
+        accepted_inputs=frozenset(inspect.signature(model.forward).parameters),
     )
 
 
