@@ -82,7 +82,9 @@ def test_marks_are_counted_and_measured_whatever_stands_out_from_what(ground, in
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.booleans(), min_size=16, max_size=16), st.integers(4, 28))
+@given(
+    st.lists(st.booleans(), min_size=16, max_size=16), st.integers(4, 26)
+)  # larger boxes are more than half of the thumbnail, and then the ground
 def test_boxes_apart_are_as_many_marks(present, side):
     boxes = [(40 * (n % 4) + 4, 40 * (n // 4) + 4, side, side) for n, there in enumerate(present) if there]
     assert picture_features(drawn(boxes)).mark_count == len(boxes)
