@@ -29,7 +29,7 @@ from paceline.fit.estimator.artifact import train_artifact
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.profiles import read_profile
-from paceline.profiles.atomic import keep_old, write_atomically
+from paceline.profiles.atomic import keep_old, make_directory, write_atomically
 from paceline.records import LatencyKind
 from paceline.report import write_report
 from paceline.runtime import AdaptiveAnswer, AdaptiveModel
@@ -239,7 +239,7 @@ def _budget_row(requests: list[DemoRequest], budget_ms: float) -> dict[str, obje
 
 def _make_writable(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_directory(out)
     except OSError as error:
         raise OutputPathError(out, error.strerror or str(error)) from error
     if not os.access(out, os.W_OK):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from paceline.errors import OutputPathError
-from paceline.profiles.atomic import new_directory
+from paceline.profiles.atomic import make_directory, new_directory, sync_directory
 
 
 @contextmanager
@@ -27,6 +27,7 @@ def replaced_artifact(directory: Path, description_file: str) -> Generator[tuple
     try:
         directory.rename(kept)
         successor.rename(directory)
+        sync_directory(directory.parent)
     except OSError as error:
         if not directory.exists() and kept.exists():
             kept.rename(directory)
@@ -41,7 +42,7 @@ def require_artifact_path(directory: Path, description_file: str) -> Path | None
     and one that cannot be made.
     """
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(directory.parent)
         if not directory.exists() or (directory.is_dir() and next(directory.iterdir(), None) is None):
             return None
     except OSError as error:

@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 
 from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
 from paceline.fit.step_probes import ROOM, load_row, require_reach
-from paceline.profiles.atomic import keep_old, write_atomically
+from paceline.profiles.atomic import keep_old, make_directory, write_atomically
 from paceline.schedule import LinearStepTime, StepRecord
 from paceline.slo import MeanEstimate, mean_estimate, percentile
 
@@ -123,7 +123,7 @@ def save_step_time(fit: StepTimeFit, path: Path | str) -> Path | None:
     path = Path(path)
     text = json.dumps(fit.document(), indent=2, allow_nan=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         kept = keep_old(path)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error

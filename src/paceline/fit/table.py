@@ -13,7 +13,7 @@ from paceline.control import AggregationMethod, LookupTable, TableEntry, TableMe
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import OutputPathError, UnknownChoiceError
 from paceline.profiles import CONFIGURATION, Profile, read_profile
-from paceline.profiles.atomic import keep_old, write_atomically
+from paceline.profiles.atomic import keep_old, make_directory, write_atomically
 from paceline.records import KnobConfig, LatencyKind
 
 ACCURACY = pl.col("accuracy")
@@ -116,7 +116,7 @@ def save_table(table: LookupTable, path: Path | str) -> Path | None:
     path = Path(path)
     text = json.dumps(table.document(), indent=2, allow_nan=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         kept = keep_old(path)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error

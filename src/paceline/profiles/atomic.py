@@ -1,5 +1,9 @@
-"""Writing so that a reader sees the whole of a file or directory or none of it."""
+"""Writing so that a reader sees the whole of a file or directory or none of it, after a power cut too.
 
+A rename is kept once the directory that holds the name is synced, and what is renamed has to be on the disk before it.
+"""
+
+import errno
 import os
 import shutil
 from collections.abc import Generator
@@ -27,6 +31,8 @@ def keep_old(path: Path) -> Path | None:
     kept = path.with_name(f"{path.stem}-{written:%Y%m%dT%H%M%S.%fZ}{path.suffix}")
     try:
         shutil.copy2(path, kept)
+        _sync(kept)
+        sync_directory(kept.parent)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     return kept
@@ -40,6 +46,7 @@ def renamed_into_place(path: Path) -> Generator[Path]:
         yield neighbour
         _sync(neighbour)
         neighbour.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     finally:
@@ -58,10 +65,12 @@ def new_directory(path: Path) -> Generator[Path]:
         raise OutputPathError(path, "it is the current directory, and a new one is put in its place")
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         neighbour.mkdir()
         yield neighbour
+        _sync_tree(neighbour)
         neighbour.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     finally:
@@ -76,6 +85,40 @@ def refuse_occupied(path: Path) -> None:
         raise OutputPathError(path, error.strerror or str(error)) from error
     if occupied:
         raise OutputPathError(path, "it exists already and is never overwritten; delete it first")
+
+
+def make_directory(path: Path) -> bool:
+    """Make a directory and those above it that are missing, so that a power cut keeps them; True when it was made.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        return False
+    make_directory(path.parent)
+    try:
+        path.mkdir()
+    except FileExistsError as error:
+        if path.is_dir():  # another process was faster
+            return False
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+    sync_directory(path.parent)
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk; raises OSError."""
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no directories
+            raise
+
+
+def _sync_tree(directory: Path) -> None:
+    for folder, _folders, files in os.walk(directory):
+        for name in files:
+            _sync(Path(folder, name))
+        sync_directory(Path(folder))
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 
 from paceline.errors import OutputPathError
+from paceline.profiles.atomic import sync_directory
 from paceline.profiles.fields import (
     FIELDS,
     OPTIONAL,
@@ -62,6 +63,8 @@ class Journal:
         lock = hold_lock(path.with_name(f".{path.name}.lock"), guards=path)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if fsync:
+                sync_directory(path.parent)
         except OSError as error:
             os.close(lock)
             raise OutputPathError(path, error.strerror or str(error)) from error

@@ -10,7 +10,7 @@ import msgspec
 import polars as pl
 
 from paceline.errors import InvalidValueError, OutputPathError, ProfileConflictError
-from paceline.profiles.atomic import new_directory
+from paceline.profiles.atomic import make_directory, new_directory
 from paceline.profiles.description import StoreDescription, joined_run
 from paceline.profiles.fields import FIELDS, KEY, find_fault
 from paceline.profiles.journal import Journal
@@ -115,17 +115,12 @@ def write_store(out: Path, samples: pl.DataFrame, description: StoreDescription)
 
 def _make_directory(path: Path) -> bool:
     """Make the directory unless it stands already; True when it was made."""
-    if path.is_dir():
-        return False
+    if path.is_file():
+        raise OutputPathError(path, "it is a file, and a profile is a directory")
     try:
-        path.mkdir(parents=True)
-    except FileExistsError as error:
-        if path.is_dir():  # another rank was faster
-            return False
-        raise OutputPathError(path, "it is a file, and a profile is a directory") from error
+        return make_directory(path)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
-    return True
 
 
 def _describe(path: Path, provenance: Provenance) -> None:

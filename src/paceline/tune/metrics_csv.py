@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from paceline.errors import OutputPathError, RequestFileError
-from paceline.profiles.atomic import write_atomically
+from paceline.profiles.atomic import make_directory, write_atomically
 
 REQUEST_ID = "Request Id"
 CDF = "cdf"
@@ -27,7 +27,7 @@ def write_metric(path: Path, metric: str, values: Mapping[str, float]) -> None:
     for rank, (request_id, value) in enumerate(ordered, start=1):
         rows.writerow((request_id, repr(value), repr(rank / len(ordered))))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     write_atomically(path, text.getvalue().encode())

@@ -16,7 +16,7 @@ from random import Random
 from typing import cast
 
 from paceline.errors import InvalidValueError, OutputPathError, ProfileConflictError
-from paceline.profiles.atomic import write_atomically
+from paceline.profiles.atomic import make_directory, write_atomically
 from paceline.profiles.locking import hold_lock
 from paceline.schedule.settings import THRESHOLD_PERCENT, PlannerSettings
 from paceline.tune.host import OnProgress, OpenHost
@@ -181,7 +181,7 @@ def _new_repetition(out: Path, plan: SweepPlan, repetition: int, started: dateti
 @contextmanager
 def _sole_writer(out: Path) -> Generator[None]:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_directory(out)
     except OSError as error:
         raise OutputPathError(out, error.strerror or str(error)) from error
     try:
