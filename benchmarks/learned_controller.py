@@ -140,7 +140,10 @@ def _judged(
     estimator = folder / "estimator"
     written = {
         name: train_controller(
-            profile, estimator, folder / name, settings=ControllerSettings(learner=learner, reward=reward, seed=seed)
+            profile,
+            estimator,
+            folder / name,
+            settings=ControllerSettings(learner=learner, reward=reward, latency_kind="prefill", seed=seed),
         )
         for name, (learner, reward) in TRAINED.items()
     }

@@ -96,12 +96,13 @@ class AdaptiveModel:
 
         `controller` is one, or the path of a table file or of the directory of an estimator or a learned controller; the
         latter two promise 95 of 100 requests their budgets. A controller that was measured on another device, in another
-        dtype, revision or number of threads is warned of once; with `strict` it is a TableError.
+        dtype, revision or number of threads is warned of once; with `strict` it is a TableError. So is an estimator that can
+        promise prefills alone, for its profile is older than T_ttft; with `strict` it is an EstimatorError.
 
         Raises ModelError when the model cannot be steered, TableError, EstimatorError or ControllerError when the file cannot
         be trusted, and TableError when it was measured on another model.
         """
-        chosen = load_controller(controller) if isinstance(controller, str | Path) else controller
+        chosen = load_controller(controller, strict=strict) if isinstance(controller, str | Path) else controller
         _require_same_model(name, chosen)
         model = load_model(name, device=device, dtype=dtype, revision=revision)
         return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict)

@@ -89,6 +89,7 @@ def test_a_controller_is_trained_with_the_settings_asked_for(
     out, result = trained(learner, profile, estimator_path, "--latency-weight", 0.25, "--alpha", 0.1, "--seed", 5)
     description, _ = read_chooser_description(out / DESCRIPTION_FILE)
     assert (description.learner, description.alpha, description.training["seed"]) == (learner, 0.1, 5)
+    assert description.latency_kind == "ttft"  # what a caller waits, unless asked otherwise
     assert description.reward == Reward(latency_weight=0.25)
     text = " ".join(result.stdout.split())
     assert f"Trained {learner} on {description.num_requests} requests of synthetic_one, synthetic_two" in text
@@ -141,6 +142,7 @@ def test_evaluate_judges_learned_controllers_beside_the_others(
     document = json.loads(run("evaluate", profile_path, *both, "--json").stdout)
     assert {"grpo", "supervised", "point", "dataset_tables", "fixed_low_4_8"} <= set(document["controllers"])
     assert document["n"] == held_out(profile_path)
+    assert document["latency_kind"] == "ttft"  # theirs; the tables' own default is prefill
     named = json.loads(run("evaluate", profile_path, *both, "--estimator", estimator_path, "--json").stdout)
     assert named["controllers"] == document["controllers"]
     assert "Accuracy won back by supervised" in run("evaluate", profile_path, *both).stdout
@@ -207,7 +209,7 @@ def test_mistakes_are_paceline_errors(
         run("controller", "eval", estimator_path, profile_path)
     with pytest.raises(InvalidValueError, match="nothing beside --estimator or --controller"):
         run("evaluate", profile_path, "--controller", supervised_path, "--seed", 3)
-    with pytest.raises(InvalidValueError, match="prefill, which .* was trained for"):
+    with pytest.raises(InvalidValueError, match="ttft, which .* was trained for"):
         run("evaluate", profile_path, "--controller", supervised_path, "--latency", "total")
 
 

@@ -81,7 +81,7 @@ def test_export_and_import_bring_the_samples_back(run: Callable[..., Result], st
     imported = printed(run("import", tmp_path / "exported", "--out", tmp_path / "imported", "--json"))
     assert imported["datasets"]["doc_qa"] == {"samples": 2, "configurations": 2}
     before, after = read_profile(store).samples, read_profile(tmp_path / "imported").samples
-    kept = [name for name in before.columns if name not in ("T_preprocess", "T_ttft", "T_other")]
+    kept = [name for name in before.columns if name not in ("T_preprocess", "T_other")]
     assert before.select(kept).sort("dataset", "top_k").equals(after.select(kept).sort("dataset", "top_k"))
 
 

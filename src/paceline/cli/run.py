@@ -43,7 +43,7 @@ def run(
     """Answer one question about one picture under the most accurate configuration that keeps the budget."""
     picture = open_picture(image)
     wanted = LatencyBudget(ms=budget)
-    chosen = load_controller(controller)
+    chosen = load_controller(controller, strict=strict)
     adaptive = AdaptiveModel.from_pretrained(
         model,
         controller=chosen,
@@ -55,7 +55,7 @@ def run(
     )
     adaptive.decide(picture, prompt, latency_budget_ms=wanted.ms, strict=strict)  # refuses before it warms up
     adaptive.warm_up(picture, prompt, [wanted.ms], runs=warmup)
-    answer = adaptive.generate(picture, prompt, latency_budget_ms=wanted.ms, strict=strict, per_step=per_step)
+    answer = adaptive.generate(image, prompt, latency_budget_ms=wanted.ms, strict=strict, per_step=per_step)
     if as_json:
         print_json(_document(answer))
     else:

@@ -9,7 +9,7 @@ from paceline.control.learned.artifact import is_chooser_directory, read_chooser
 from paceline.control.learned.controller import LearnedController
 from paceline.control.learned.network import ChooserNetwork
 from paceline.control.table import LookupTable
-from paceline.errors import InvalidValueError, PacelineWarning
+from paceline.errors import EstimatorError, InvalidValueError, PacelineWarning
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
@@ -21,12 +21,13 @@ def load_controller(
     *,
     alpha: float = DEFAULT_ALPHA,
     latency_kind: LatencyKind | None = None,
+    strict: bool = False,
 ) -> Controller:
     """Load a table file as a LookupTable, an estimator's directory as a BoundController, a learned controller's as such.
 
     `alpha` says what the bounds promise; a table promises nothing. `latency_kind` is that of the bounds: where it is None
     `ttft`, what a caller waits for the first token, or with a PacelineWarning `prefill` where the profile behind them is
-    older than that. A table and a learned controller have their own. Raises TableError,
+    older than that; with `strict` that is an EstimatorError. A table and a learned controller have their own. Raises TableError,
     EstimatorError or ControllerError for what cannot be trusted, and InvalidValueError for an α that the bounds cannot
     promise and for another latency kind than a learned controller's.
     """
@@ -36,16 +37,23 @@ def load_controller(
     if not path.is_dir():
         return LookupTable.load(path)
     model, bounds = NetworkEstimator.load(path), load_bounds(path)
-    kind = latency_kind or _served_kind(bounds, path)
+    kind = latency_kind or served_kind(bounds, path, strict=strict)
     return BoundController(model=model, bounds=bounds, alpha=alpha, latency_kind=kind)
 
 
-def _served_kind(bounds: LatencyBounds, path: Path) -> LatencyKind:
+def served_kind(bounds: LatencyBounds, path: Path, *, strict: bool = False) -> LatencyKind:
+    """Return what an estimator promises where nobody says: `ttft`, or `prefill`, warned of, where it has no such scores.
+
+    Raises EstimatorError instead of warning when `strict`.
+    """
     if "ttft" in bounds.scores:
         return "ttft"
+    problem = "was calibrated on samples without T_ttft"
+    mend = "profile again and train it anew to promise times to first token"
+    if strict:
+        raise EstimatorError(path, problem, expected="bounds of ttft", mend=f"{mend}, or ask for prefill by name")
     warnings.warn(
-        f"{path} was calibrated on a profile without T_ttft: its budgets are of the model's prefill, which ends before the "
-        "caller has the first token; profile again and train it anew to promise times to first token",
+        f"{path} {problem}: its budgets are of the model's prefill, which ends before the caller has the first token; {mend}",
         PacelineWarning,
         stacklevel=3,
     )

@@ -28,18 +28,24 @@ class LearnedCandidates:
     descriptions: dict[str, ChooserDescription]
     estimator: Path
 
+    @property
+    def latency_kind(self) -> LatencyKind:
+        """What the first of them was trained for; `evaluate` refuses others beside it."""
+        return next(iter(self.controllers.values())).latency_kind
+
 
 def load_learned_candidates(
     directories: Sequence[Path],
     *,
     alpha: float,
-    latency_kind: LatencyKind,
+    latency_kind: LatencyKind | None = None,
     estimator: Path | None = None,
 ) -> LearnedCandidates:
     """Load learned controllers as `grpo` (learner grpo) and `supervised`; two of one learner with their directory's name.
 
     They must hold the same estimator and bounds, those of `estimator` where that is given: otherwise they would not be
-    judged under one rule. Raises InvalidValueError for others, for two of one name, and for another latency kind;
+    judged under one rule. Raises InvalidValueError for others, for two of one name, and for another latency kind than
+    theirs, which is taken for None;
     ControllerError or EstimatorError for what cannot be trusted.
     """
     described = [read_chooser_description(directory / DESCRIPTION_FILE)[0] for directory in directories]

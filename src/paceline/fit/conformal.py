@@ -72,8 +72,17 @@ def calibrate_bounds(
 
 
 def _told_kinds(samples: pl.DataFrame) -> tuple[LatencyKind, ...]:
-    """Return the latency kinds that all samples tell: a profile older than T_ttft has no ttft."""
-    untold = "T_ttft" not in samples.columns or samples["T_ttft"].null_count() > 0
+    """Return the latency kinds that all samples tell: a profile older than T_ttft has no ttft, and one that holds older
+    samples beside newer ones none either, with a PacelineWarning."""
+    older = samples["T_ttft"].null_count() if "T_ttft" in samples.columns else samples.height
+    if 0 < older < samples.height:
+        warnings.warn(
+            f"{older:,} of {samples.height:,} calibrating samples are older than T_ttft, so these bounds are of prefill and "
+            "total alone; profile again into a new directory to promise times to first token",
+            PacelineWarning,
+            stacklevel=3,
+        )
+    untold = older > 0
     return tuple(kind for kind in LATENCY_KINDS if not (kind == "ttft" and untold))
 
 

@@ -17,6 +17,7 @@ import polars as pl
 from paceline.profiles.core_exp_variants import read_any_variant
 from paceline.profiles.fields import (
     CONFIGURATION,
+    EXTRA,
     FIELDS,
     KEY,
     OPTIONAL,
@@ -28,6 +29,7 @@ from paceline.profiles.fields import (
 )
 
 LAYOUT = "a sub-directory for each dataset with one .json file for each configuration"
+ABSENT = tuple(name for name in OPTIONAL if name not in EXTRA)  # columns that the layout does not have
 DIRECTORY_MENDING = "remove the directory, or name the others with --datasets"
 Columns = dict[str, Sequence[Any]]
 
@@ -85,10 +87,11 @@ class DatasetReader:
     """Reads all files of a dataset for some columns; holds the decoder that fits them."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self.fields = [name for name in FIELDS if name in {*columns, *KEY} and name not in ("dataset", *OPTIONAL)]
-        self.absent = [name for name in OPTIONAL if name in columns]
+        self.fields = [name for name in FIELDS if name in {*columns, *KEY} and name not in ("dataset", *ABSENT)]
+        self.absent = [name for name in ABSENT if name in columns]
         types = {name: FIELDS[name].json_type for name in self.fields} | {"sample_id": str | int}
-        sample = msgspec.defstruct("Sample", list(types.items()), gc=False)
+        fields = [(name, kind, None) if name in EXTRA else (name, kind) for name, kind in types.items()]
+        sample = msgspec.defstruct("Sample", fields, kw_only=True, gc=False)
         head = [(name, FIELDS[name].json_type) for name in CONFIGURATION]
         file = msgspec.defstruct("File", [*head, ("num_samples", int), ("per_sample_results", list[sample])])
         self._decoder = msgspec.json.Decoder(file)

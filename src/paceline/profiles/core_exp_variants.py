@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, cast
 
-from paceline.profiles.fields import CONFIGURATION, FIELDS, Fault, find_fault
+from paceline.profiles.fields import CONFIGURATION, EXTRA, FIELDS, Fault, find_fault
 
 Row = dict[str, Any]
 FILE_MENDING = "copy or make the file again, or leave it out with --skip-bad"
@@ -101,6 +101,8 @@ def _configure(sample: Row, document: Row) -> Fault | None:
 
 def _complete(sample: Row, lacking: Collection[str]) -> None:
     """Fill in what an older file lacks in every sample, from sources that keep their rules; else it stays missing."""
+    for name in EXTRA:
+        sample.setdefault(name, None)
     for name in lacking:
         sources = OLDER[name]
         if name == "actual_text_tokens":

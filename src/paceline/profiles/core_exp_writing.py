@@ -8,7 +8,7 @@ import polars as pl
 
 from paceline.errors import InvalidValueError
 from paceline.profiles.atomic import new_directory
-from paceline.profiles.fields import CONFIGURATION, OPTIONAL, SCHEMA
+from paceline.profiles.fields import CONFIGURATION, EXTRA, OPTIONAL, SCHEMA
 
 # the middle of 1-3, 4-8 and 9-15 crops, which the layout puts into file names; a reader goes by the content
 MEAN_CROPS = {"low": 2, "medium": 6, "high": 12}
@@ -51,14 +51,15 @@ def _file_path(first: dict[str, Any]) -> Path:
 
 def _document(part: pl.DataFrame) -> dict[str, Any]:
     head = part.row(0, named=True)
-    results = part.select(SAMPLE_FIELDS).to_dicts()
+    extra = [name for name in EXTRA if part[name].null_count() < part.height]
+    results = part.select(*SAMPLE_FIELDS, *extra).to_dicts()
     for result in results:
         result["metadata"] = msgspec.Raw(result["metadata"].encode())
     return {
         **{name: head[name] for name in CONFIGURATION},
         "accuracy": part["accuracy"].mean(),
         "num_samples": part.height,
-        "aggregate_stats": {name: _statistics(part[name]) for name in COUNTED},
+        "aggregate_stats": {name: _statistics(part[name]) for name in (*COUNTED, *extra)},
         "per_sample_results": results,
     }
 

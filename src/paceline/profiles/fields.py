@@ -153,6 +153,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "T_ttft": TIME_OR_NONE,
     "T_other": TIME_OR_NONE,
 }
+EXTRA = ("T_ttft",)  # what Paceline adds to the samples of the core-exp layout where it was measured
 OPTIONAL = ("T_preprocess", "T_ttft", "T_other")  # of profiles older than the field, and of the core-exp layout
 SCHEMA = pl.Schema({name: rule.column_type for name, rule in FIELDS.items()})
 

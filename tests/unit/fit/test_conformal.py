@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from latency_models import GRID, TokenLinear, steady_bounds, synthetic_samples, token_linear
 
 from paceline.control.estimated import BoundController
-from paceline.errors import EstimatorError, InvalidValueError
+from paceline.control.loading import served_kind
+from paceline.errors import EstimatorError, InvalidValueError, PacelineWarning, UnknownChoiceError
 from paceline.estimate.bounds import SMALLEST_MS, CalibratedConfig
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
@@ -157,6 +159,35 @@ def test_saved_bounds_belong_to_the_estimator_they_lie_beside(tmp_path: Path) ->
     (tmp_path / WEIGHTS_FILE).write_bytes(b"other weights")
     with pytest.raises(EstimatorError, match="taken from another estimator"):
         load_bounds(tmp_path)
+
+
+def older(samples: pl.DataFrame, count: int) -> pl.DataFrame:
+    """The samples, of which the first `count` were measured before T_ttft was."""
+    lengths = pl.int_range(pl.len()) < count
+    return samples.with_columns(T_ttft=pl.when(lengths).then(None).otherwise(pl.col("T_ttft")))
+
+
+def test_an_older_profile_has_bounds_of_prefill_and_total_and_a_mixed_one_says_so(tmp_path: Path) -> None:
+    parts = parts_of(synthetic_samples(60))
+    whole = replace(parts, calibration=older(parts.calibration, parts.calibration.height))
+    assert list(calibrate_bounds(token_linear(), whole).scores) == ["prefill", "total"]
+    mixed = replace(parts, calibration=older(parts.calibration, 3))
+    with pytest.warns(PacelineWarning, match="3 of .* calibrating samples are older than T_ttft"):
+        bounds = calibrate_bounds(token_linear(), mixed)
+    assert list(bounds.scores) == ["prefill", "total"]
+    with pytest.raises(UnknownChoiceError, match="latency kind 'ttft'"):
+        estimator_candidates(token_linear(), bounds, latency_kind="ttft")
+
+
+def test_what_an_estimator_serves_is_said_where_it_is_not_ttft(tmp_path: Path) -> None:
+    parts = parts_of(synthetic_samples(60))
+    bounds = calibrate_bounds(token_linear(), parts)
+    assert served_kind(bounds, tmp_path, strict=True) == "ttft"
+    without = replace(bounds, scores={kind: each for kind, each in bounds.scores.items() if kind != "ttft"})
+    with pytest.warns(PacelineWarning, match="budgets are of the model's prefill"):
+        assert served_kind(without, tmp_path) == "prefill"
+    with pytest.raises(EstimatorError, match="profile again and train it anew"):
+        served_kind(without, tmp_path, strict=True)
 
 
 def test_tables_know_fit_and_calibration_and_nothing_else() -> None:

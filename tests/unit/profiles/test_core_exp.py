@@ -80,6 +80,28 @@ def test_the_present_form_is_read_field_by_field(tmp_path: Path) -> None:
     assert {row["dataset"] for row in rows} == {"text_vqa"} and {row["T_other"] for row in rows} == {None}
 
 
+def test_times_to_first_token_are_read_where_they_are_and_made_up_nowhere(tmp_path: Path) -> None:
+    written(tmp_path, document({"T_ttft": 99.5}, {"sample_id": "older"}))
+    written(tmp_path, without(document({"T_ttft": 98.5}, {"sample_id": "older"}), "T_total"), dataset="doc-qa")
+    found = read_profile(tmp_path).samples.with_columns(pl.col("dataset").cast(pl.String)).sort("dataset", "sample_id")
+    # "s0" has one, "older" none, in the present form and, read value by value, in an older one
+    assert found.select("sample_id", "T_ttft").rows() == [("older", None), ("s0", 98.5), ("older", None), ("s0", 99.5)]
+    written(tmp_path, document({"T_ttft": -1.0}), dataset="st-qa")
+    with pytest.raises(ProfileDataError, match="T_ttft"):
+        read_profile(tmp_path)
+
+
+def test_times_to_first_token_go_out_and_come_back_where_any_sample_has_one(tmp_path: Path) -> None:
+    written(tmp_path / "in", document({"T_ttft": 99.5}, {"sample_id": "older"}))
+    written(tmp_path / "in", document(), dataset="doc-qa")
+    samples = read_profile(tmp_path / "in").samples
+    write_core_exp(samples, tmp_path / "out")
+    assert read_profile(tmp_path / "out").samples["T_ttft"].to_list() == samples["T_ttft"].to_list()
+    plain, timed = (next((tmp_path / "out" / dataset).iterdir()) for dataset in ("doc-qa", "text-vqa"))
+    assert "T_ttft" not in plain.read_text()
+    assert json.loads(timed.read_text())["aggregate_stats"]["T_ttft"]["mean"] == 99.5
+
+
 def test_datasets_are_the_directories_and_dashes_are_underscores(tmp_path: Path) -> None:
     written(tmp_path, document())
     written(tmp_path, document({"sample_id": "u"}), dataset="text_vqa")

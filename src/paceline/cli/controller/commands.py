@@ -39,7 +39,10 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory to write
 LearnerOption = Annotated[
     str, typer.Option("--learner", help="supervised (predicts accuracies) or grpo (learns by trying).")
 ]
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
+LatencyOption = Annotated[
+    str | None,
+    typer.Option("--latency", help="Latency kind: ttft, prefill or total.", show_default="ttft, if the profile has it"),
+]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of requests that may exceed their bound.")]
 LatencyWeightOption = Annotated[
     float, typer.Option("--latency-weight", help="What nearing and passing the budget costs; accuracy counts 1.")
@@ -70,7 +73,7 @@ def train(
     estimator: EstimatorOption = None,
     out: OutOption = Path("controller"),
     learner: LearnerOption = "supervised",
-    latency: LatencyOption = "prefill",
+    latency: LatencyOption = None,
     alpha: AlphaOption = DEFAULT_ALPHA,
     latency_weight: LatencyWeightOption = USUAL.latency_weight,
     overshoot_weight: OvershootWeightOption = USUAL.overshoot_weight,
@@ -80,7 +83,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Learn from a profile which configuration suits which request, within the bounds of an estimator; no model runs."""
-    if latency not in LATENCY_KINDS:
+    if latency not in (None, *LATENCY_KINDS):
         raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
     settings = ControllerSettings(
         learner=learner,

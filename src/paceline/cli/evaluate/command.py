@@ -43,7 +43,12 @@ BudgetsOption = Annotated[
     list[str] | None, typer.Option("--budgets", help="Budgets in ms.", show_default="ten from the profile")
 ]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of requests that may exceed their bound.")]
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
+LatencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--latency", help="Latency kind: ttft, prefill or total.", show_default="the learned controllers', else prefill"
+    ),
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON document to this file.")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="Also write the charts as one HTML page.")]
 
@@ -66,7 +71,7 @@ def evaluate_profile(
     profile: ProfileArgument,
     budgets: BudgetsOption = None,
     alpha: AlphaOption = DEFAULT_ALPHA,
-    latency: LatencyOption = "prefill",
+    latency: LatencyOption = None,
     datasets: DatasetsOption = None,
     output: OutputOption = None,
     report: ReportOption = None,
@@ -78,21 +83,22 @@ def evaluate_profile(
 ) -> None:
     """Judge tables, estimator, bound, learned controllers and oracle on held-out samples at every budget."""
     asked_ms = split_numbers("budgets", budgets)
-    if latency not in LATENCY_KINDS:
+    if latency not in (None, *LATENCY_KINDS):
         raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
     judged_too = _JudgedToo(estimator=estimator, controller=controller, seed=seed)
     learned = _learned(judged_too, alpha, latency)
+    kind = latency or ("prefill" if learned is None else learned.latency_kind)
     columns = ESTIMATOR_COLUMNS if learned is None else CHOOSER_COLUMNS
     read = read_listing_left_out(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
     with progress_bars("training the estimator", "judging controllers") as (on_training, on_judging):
         judged = _judged(read, judged_too, learned, alpha, on_training)
-        chosen = chosen_budgets(asked_ms, judged.parts, latency)
+        chosen = chosen_budgets(asked_ms, judged.parts, kind)
         candidates = {
-            **table_candidates(read, judged.parts, latency_kind=latency),
-            **estimator_candidates(judged.model, judged.bounds, alpha=alpha, latency_kind=latency),
+            **table_candidates(read, judged.parts, latency_kind=kind),
+            **estimator_candidates(judged.model, judged.bounds, alpha=alpha, latency_kind=kind),
         }
         evaluation = judge(
-            read, judged.parts, candidates, learned, chosen, alpha=alpha, latency_kind=latency, on_progress=on_judging
+            read, judged.parts, candidates, learned, chosen, alpha=alpha, latency_kind=kind, on_progress=on_judging
         )
     document = {**evaluation_document(evaluation), "budgets_from": chosen.origin}
     if output is not None:
@@ -105,7 +111,7 @@ def evaluate_profile(
         print_evaluation(evaluation, chosen)
 
 
-def _learned(flags: _JudgedToo, alpha: float, kind: LatencyKind) -> LearnedCandidates | None:
+def _learned(flags: _JudgedToo, alpha: float, kind: LatencyKind | None) -> LearnedCandidates | None:
     directories = [Path(each) for each in split_list(flags.controller) or ()]
     if not directories:
         return None

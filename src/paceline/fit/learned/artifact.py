@@ -14,6 +14,7 @@ from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.learned.artifact import chooser_files
 from paceline.control.learned.description import DESCRIPTION_FILE, ESTIMATOR_DIRECTORY, LEARNERS, ChooserDescription
 from paceline.control.learned.reward import Reward
+from paceline.control.loading import served_kind
 from paceline.errors import UnknownChoiceError
 from paceline.estimate.bounds import LatencyBounds, require_alpha
 from paceline.estimate.bounds_file import load_bounds
@@ -53,18 +54,21 @@ class WrittenController:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings:
-    """What a controller is to learn, and how: `learner` is one of LEARNERS, `alpha` the share that may exceed their bounds."""
+    """What a controller is to learn, and how: `learner` is one of LEARNERS, `alpha` the share that may exceed their bounds.
+
+    A `latency_kind` of None is what the estimator serves: `ttft`, or with a PacelineWarning `prefill` where it has none.
+    """
 
     learner: str = "supervised"
     reward: Reward = field(default_factory=Reward)
-    latency_kind: LatencyKind = "prefill"
+    latency_kind: LatencyKind | None = None
     alpha: float = DEFAULT_ALPHA
     seed: int = DEFAULT_SEED
 
     def __post_init__(self) -> None:
         if self.learner not in LEARNERS:
             raise UnknownChoiceError("learner", self.learner, LEARNERS)
-        if self.latency_kind not in LATENCY_KINDS:
+        if self.latency_kind not in (None, *LATENCY_KINDS):
             raise UnknownChoiceError("latency kind", self.latency_kind, LATENCY_KINDS)
         require_alpha(self.alpha)
 
@@ -91,11 +95,12 @@ def train_controller(
     model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     model.require_model(frozenset(run.model for run in profile.provenance), artifact=estimator)
     samples = split_samples(profile.samples, split_of(model.description))
-    parts = _parts(samples.fit, profile.source, model, bounds, settings)
+    kind = settings.latency_kind or served_kind(bounds, estimator)
+    parts = _parts(samples.fit, profile.source, model, bounds, kind, settings)
     learner = TRAINED_BY[settings.learner](parts, settings)
     checkpoint = directory.with_name(f".{directory.name}.checkpoint")
     trained = train_chooser(learner, fingerprint_of(learner), checkpoint=checkpoint, on_progress=on_progress)
-    description = _described(trained, parts, settings, model, dataset_names(samples.fit))
+    description = _described(trained, parts, kind, settings, model, dataset_names(samples.fit))
     kept = _write(directory, chooser_files(description, trained.weights), estimator)
     checkpoint.unlink(missing_ok=True)
     return WrittenController(
@@ -115,6 +120,7 @@ def _parts(
     source: Path,
     model: NetworkEstimator,
     bounds: LatencyBounds,
+    kind: LatencyKind,
     settings: ControllerSettings,
 ) -> ChooserParts:
     return chooser_parts(
@@ -122,7 +128,7 @@ def _parts(
         source=source,
         model=model,
         bounds=bounds,
-        latency_kind=settings.latency_kind,
+        latency_kind=kind,
         alpha=settings.alpha,
         seed=settings.seed,
     )
@@ -154,6 +160,7 @@ TRAINED_BY: dict[str, Callable[[ChooserParts, ControllerSettings], Learner]] = {
 def _described(
     trained: TrainedChooser,
     parts: ChooserParts,
+    kind: LatencyKind,
     settings: ControllerSettings,
     model: NetworkEstimator,
     datasets: Sequence[str],
@@ -162,7 +169,7 @@ def _described(
     ranges = zip(data.vectors_RF.min(axis=0).tolist(), data.vectors_RF.max(axis=0).tolist(), strict=True)
     return ChooserDescription(
         learner=settings.learner,
-        latency_kind=settings.latency_kind,
+        latency_kind=kind,
         alpha=settings.alpha,
         configs=data.configs,
         input_ranges=dict(zip(REQUEST_VECTOR_NAMES, ranges, strict=True)),
