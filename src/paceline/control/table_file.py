@@ -1,12 +1,12 @@
 """Reading lookup-table files: every field is checked, and what is wrong is named with its place in the file."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from paceline.control.table_entry import TableEntry, TableMetadata
 from paceline.errors import PacelineError, TableError
+from paceline.json_document import parsed_json
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 REBUILD = "rebuild it with `paceline table build`"
@@ -38,7 +38,7 @@ METADATA_FIELDS = {
 def read_document(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; raises TableError when it is missing or holds something else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TableError(
             f"{path} cannot be read ({error.strerror}); build a table with `paceline table build`"

@@ -18,6 +18,7 @@ from paceline.errors import EstimatorError, PacelineError
 from paceline.estimate.bounds import BoundCheck, CalibratedConfig, ConformalScores, LatencyBounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.estimate.json_fields import UnfitFieldError, typed, typed_fields
+from paceline.json_document import parsed_json
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 DESCRIPTION, SCORES = "bounds.json", "bounds.safetensors"
@@ -111,7 +112,7 @@ def file_sha256(path: Path) -> str:
 
 def _description(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(_content(path))
+        document = parsed_json(_content(path))
     except ValueError as error:
         raise _error(path, f"is not a JSON document ({error})", "the description of bounds") from error
     fields = _document_fields(document, path)

@@ -1,6 +1,5 @@
 """`estimator.json`: what an estimator says of itself, and how it is read so that nothing in it is taken on trust."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, cast
 from paceline.errors import EstimatorError, InvalidValueError, PacelineError
 from paceline.estimate.features import FEATURES
 from paceline.estimate.json_fields import UnfitFieldError, finite_number, typed_fields
+from paceline.json_document import parsed_json
 from paceline.records import TIERS, KnobConfig
 
 FORMAT = "paceline-latency-estimator"
@@ -115,7 +115,7 @@ def _require_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EstimatorError(
             path,

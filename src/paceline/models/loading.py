@@ -1,12 +1,11 @@
 """Load a model with its tokenizer and image processor, and turn a picture and a prompt into its inputs."""
 
-import json
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.utils import logging
 
 from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
+from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families import FAMILIES, TIER_TOKEN_CAPS
 from paceline.models.features import picture_features, project_tokens, prompt_embedding
@@ -237,7 +237,7 @@ def _input_embeddings(parts: ModelParts) -> torch.Tensor:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return cast("dict[str, Any]", parsed_json(path.read_text())) if path.is_file() else {}
 
 
 def _numbers(settings: dict[str, Any], name: str) -> tuple[int, ...] | None:

@@ -123,7 +123,7 @@ class DatasetReader:
         """Return the columns of a file in the present form, not yet held to the rules; None for any other file."""
         try:
             file: Any = self._decoder.decode(content)
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
         results = file.per_sample_results
         if file.num_samples != len(results) or not results:

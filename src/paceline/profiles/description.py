@@ -32,7 +32,7 @@ class StoreDescription:
         path = directory / FILE_NAME
         try:
             found = msgspec.json.decode(path.read_bytes(), type=StoreDescription)
-        except (OSError, UnicodeError, msgspec.MsgspecError) as error:
+        except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
             raise ProfileDataError(
                 path,
                 f"cannot be read ({error})",

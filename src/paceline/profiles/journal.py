@@ -170,7 +170,7 @@ def _read_block(block: bytes, first_line: int) -> tuple[pl.DataFrame, list[Fault
         frame = _frame_of(LINES.decode_lines(block))
         if column_that_breaks_its_rule(frame) is None:
             return frame, []
-    except (msgspec.MsgspecError, UnicodeError, pl.exceptions.PolarsError, OverflowError, TypeError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, pl.exceptions.PolarsError, OverflowError, TypeError):
         pass
     return _read_line_by_line(block, first_line)
 

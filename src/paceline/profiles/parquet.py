@@ -91,6 +91,12 @@ def _unfit(path: Path, field: str, problem: str) -> ProfileDataError:
 def _damage_named(path: Path) -> Generator[None]:
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, msgspec.MsgspecError, OSError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        msgspec.MsgspecError,
+        RecursionError,
+        OSError,
+    ) as error:
         problem = f"cannot be read ({(str(error).splitlines() or ['damaged'])[0]})"
         raise ProfileDataError(path, problem, expected="a whole Parquet file of samples", mend=MENDING) from error

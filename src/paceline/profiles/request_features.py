@@ -63,7 +63,7 @@ def _stored_vector(text: str, source: Path, sample: str) -> list[float]:
     size = len(REQUEST_VECTOR_NAMES)
     try:
         stored = STORED.decode(text)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise _unfit(
             source, sample, "metadata", f"cannot be used ({error})", f"an object with {size} numbers"
         ) from error

@@ -45,6 +45,6 @@ def is_torn(line: str) -> bool:
     except json.JSONDecodeError as error:
         cut = error.pos >= len(line) - LONGEST_TOKEN or error.msg.startswith("Unterminated string")
         return line.startswith("{") and cut
-    except RecursionError:
+    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits: not torn, but no line either
         return False
     return False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from paceline.errors import StepLogError
+from paceline.json_document import parsed_json
 from paceline.schedule.json_lines import parsed_lines
 from paceline.schedule.step_time import StepLoad, with_chunk
 
@@ -98,8 +99,8 @@ class StepRecord:
     def from_line(line: str) -> "StepRecord":
         """Read one line back; keys that it does not know are ignored. Raises StepLogError with the field that is wrong."""
         try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            cells = parsed_json(line)
+        except ValueError as error:
             raise StepLogError(f"{line!r:.60} is not JSON ({error}); expected one object a line") from error
         fields = _typed(cells, "an object", "the line")
         values = {name: _field(fields, name, kind) for name, kind in FIELDS.items()}

@@ -1,6 +1,5 @@
 """How long an engine step takes: what the planner asks of a model, and the linear model fitted on a step log."""
 
-import json
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, fields
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from paceline.errors import InvalidValueError, StepTimeError
+from paceline.json_document import parsed_json
 
 FIT = "fit one with `paceline tune step-time`"
 
@@ -63,7 +63,7 @@ class LinearStepTime:
     def load(path: Path | str) -> "LinearStepTime":
         """Read the coefficients from a JSON file that may hold more; raises StepTimeError with what is wrong."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = parsed_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise StepTimeError(f"{path} cannot be read ({error.strerror}); {FIT}") from error
         except ValueError as error:

@@ -1,10 +1,10 @@
 """How many tokens, prompt and answer together, a model takes: known before an engine starts."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from paceline.errors import InvalidValueError
+from paceline.json_document import parsed_json
 
 # as configurations of unlike families name it; the smallest of several counts
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
@@ -30,7 +30,7 @@ def context_tokens(model: str, asked: int | None) -> int:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        parsed: object = json.loads(path.read_bytes())
+        parsed: object = parsed_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}

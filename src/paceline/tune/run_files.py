@@ -62,7 +62,7 @@ def read_requests(run: Path) -> tuple[RequestTimes, ...]:
     def parsed(line: str, number: int) -> RequestTimes:
         try:
             times = REQUEST_LINES.decode(line)
-        except (msgspec.MsgspecError, PacelineError) as error:
+        except (msgspec.MsgspecError, RecursionError, PacelineError) as error:
             raise RequestFileError(
                 path, str(error), expected="one request's times a line", mend="run it again", line=number
             ) from error

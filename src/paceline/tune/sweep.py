@@ -16,6 +16,7 @@ from random import Random
 from typing import cast
 
 from paceline.errors import InvalidValueError, OutputPathError, ProfileConflictError
+from paceline.json_document import parsed_json
 from paceline.profiles.atomic import make_directory, write_atomically
 from paceline.profiles.locking import hold_lock
 from paceline.schedule.settings import THRESHOLD_PERCENT, PlannerSettings
@@ -136,7 +137,7 @@ def _require_same_sweep(out: Path, document: dict[str, object]) -> None:
         write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
         return
     try:
-        kept = cast("dict[str, object]", json.loads(path.read_bytes()))
+        kept = cast("dict[str, object]", parsed_json(path.read_bytes()))
         changed = [name for name in document if kept.get(name) != document[name]]
     except (ValueError, AttributeError) as error:
         raise ProfileConflictError(
@@ -156,7 +157,7 @@ def _repetition_folders(out: Path) -> dict[int, Path]:
     folders: dict[int, Path] = {}
     for path in sorted(out.glob(f"*/{REPETITION_FILE}")):
         try:
-            folders[int(json.loads(path.read_bytes())["repetition"])] = path.parent
+            folders[int(cast("dict[str, int]", parsed_json(path.read_bytes()))["repetition"])] = path.parent
         except (ValueError, KeyError, TypeError) as error:
             raise ProfileConflictError(
                 f"{path} does not say which repetition it is ({error}); expected the file that `paceline tune threshold "

@@ -7,7 +7,6 @@ conversion. Arrivals count from the first request. Lines out of order are sorted
 import csv
 import hashlib
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from paceline.errors import RequestFileError
+from paceline.json_document import parsed_json
 from paceline.schedule.trace_request import TraceRequest
 from paceline.tune.workload import Workload
 
@@ -126,8 +126,8 @@ def _json_rows(path: Path, content: str) -> Iterator[_Row]:
         if not line.strip():
             continue
         try:
-            parsed: object = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            parsed: object = parsed_json(line)
+        except ValueError as error:
             raise _fault(path, number, f"is not JSON ({error})", expected="one JSON object a line") from error
         if not isinstance(parsed, dict):
             raise _fault(path, number, "is JSON, but no object", expected="one JSON object a line")

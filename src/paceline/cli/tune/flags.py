@@ -1,6 +1,5 @@
 """Flags that `paceline tune replay` and `paceline tune threshold sweep` share, and the records they become."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from paceline.errors import InvalidValueError
+from paceline.json_document import parsed_json
 from paceline.schedule.policies import POLICIES, PolicyWeights
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_time import LinearStepTime
@@ -169,7 +169,7 @@ class EngineFlags:
 
     def _given_arguments(self) -> dict[str, Any]:
         try:
-            parsed: object = json.loads(self.engine_args)
+            parsed = parsed_json(self.engine_args)
         except ValueError:
             parsed = None
         if not isinstance(parsed, dict):

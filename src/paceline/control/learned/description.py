@@ -1,6 +1,5 @@
 """`controller.json`: what a learned controller says of itself, and how it is read so that nothing in it is taken on trust."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from paceline.control.learned.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, PacelineError, UnknownChoiceError
 from paceline.estimate.bounds import require_alpha
 from paceline.estimate.json_fields import UnfitFieldError, finite_number, typed_fields
+from paceline.json_document import parsed_json
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 from paceline.request_vector import REQUEST_VECTOR_NAMES, REQUEST_VECTOR_VERSION
 
@@ -132,12 +132,12 @@ def _require_ranges(description: ChooserDescription) -> None:
 def _read_object(path: Path) -> dict[str, Any]:
     expected = "the description of a learned controller"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         mend = "check the path, or make one with `paceline controller train`"
         problem = f"cannot be read ({error.strerror})"
         raise ControllerError(path, problem, expected=expected, mend=mend) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ControllerError(path, f"is not a JSON document ({error})", expected=expected, mend=RETRAIN) from error
     if not isinstance(document, dict):
         raise ControllerError(path, "is no JSON object", expected=expected, mend=RETRAIN)
