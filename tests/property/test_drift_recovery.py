@@ -10,7 +10,7 @@ from statistics import NormalDist
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from latency_models import request, steady_bounds, token_linear
+from latency_models import bounds_of, request, steady_bounds, token_linear
 from learned_controllers import seen_request, synthetic_chooser
 
 from paceline.control.controller import Controller, DriftCorrecting
@@ -169,3 +169,16 @@ def test_a_learned_controller_recovers_too() -> None:
     with pytest.raises(BudgetTooSmallError):
         controller.predict(1.01 * SMALLEST_BOUND_MS, features=features, strict=True)
     assert controller.bound.drift.factor < risen
+
+
+def test_what_the_order_of_tests_refuses_without_any_drift_lowers_nothing() -> None:
+    """The fastest setting has wide misses: nothing fits 20 ms, though the bounds of slower ones are smaller."""
+    scores = [[math.log(4.0)] * 99, *[[math.log(1.02)] * 99] * 3]
+    controller = BoundController(model=token_linear(), bounds=bounds_of(scores))
+    controller.drift.observe(exceeded=True)
+    before = controller.drift.factor
+    for _ in range(50):
+        with pytest.raises(BudgetTooSmallError) as raised:
+            controller.predict(20.0, features=request(), strict=True)
+        assert raised.value.fastest_ms > 20.0
+    assert controller.drift.factor == before > 1

@@ -83,7 +83,7 @@ class BoundController:
 
     def note_refusal(self, budget_ms: float, times: RankedTimes) -> None:
         """Take note that a request is refused: what the drift correction alone forbids lowers it, for it is never measured."""
-        if float(times.limits().min()) / self.drift.factor <= budget_ms:
+        if times.least_budget_ms() / self.drift.factor <= budget_ms:
             self.drift.refuse()
 
     def fitting(self, budget_ms: float, features: RequestFeatures) -> tuple[KnobConfig, ...]:

@@ -23,16 +23,22 @@ Places = NDArray[np.intp]
 class RankedTimes:
     """What every configuration is predicted to take for one request, and its bound; None from what promises no bound.
 
-    `outside` names the features of the request beyond the latency model's training.
+    `sequence_C` is the order in which bounds are tested: predicted fastest first, the preferred of equals, by the latency
+    model alone; nothing of the calibration enters it. `outside` names the features of the request beyond the model's training.
     """
 
     latencies_C: Floats
     bounds_C: Floats | None
+    sequence_C: Places
     outside: tuple[str, ...]
 
     def limits(self) -> Floats:
         """Return the milliseconds that must fit a budget: the bounds, or the predictions where there are none."""
         return self.latencies_C if self.bounds_C is None else self.bounds_C
+
+    def least_budget_ms(self) -> float:
+        """Return the smallest budget that something fits: the first bound of the sequence, the fastest prediction without."""
+        return float(self.latencies_C.min() if self.bounds_C is None else self.bounds_C[self.sequence_C[0]])
 
 
 class RankedConfigs:
@@ -60,8 +66,7 @@ class RankedConfigs:
         """
         fits_C = times.limits() <= budget_ms
         if times.bounds_C is not None and not fits_C.all():
-            sequence = _sequence(times)
-            fits_C[sequence] = np.logical_and.accumulate(fits_C[sequence])
+            fits_C[times.sequence_C] = np.logical_and.accumulate(fits_C[times.sequence_C])
         return self.in_order(fits_C.nonzero()[0], times.latencies_C)
 
     def decision(
@@ -95,9 +100,7 @@ class RankedConfigs:
         decision = self.nearest(times)
         smallest_ms = decision.latency_ms if decision.bound_ms is None else decision.bound_ms
         if strict:
-            # the sequence of tests begins with the one that is predicted to be the fastest
-            least_ms = smallest_ms if times.bounds_C is None else float(times.bounds_C[_sequence(times)[0]])
-            raise BudgetTooSmallError(budget_ms, least_ms)
+            raise BudgetTooSmallError(budget_ms, times.least_budget_ms())
         warnings.warn(
             f"no configuration is expected to keep a budget of {budget_ms:g} ms for this request; taking the nearest, "
             f"{decision.config.key} with {smallest_ms:.1f} ms",
@@ -105,11 +108,6 @@ class RankedConfigs:
             stacklevel=3,
         )
         return decision
-
-
-def _sequence(times: RankedTimes) -> Places:
-    """Return the places in the order in which bounds are tested: predicted fastest first, the preferred of equals."""
-    return np.argsort(times.latencies_C, kind="stable")
 
 
 class RankedGrid:
@@ -150,7 +148,12 @@ class RankedGrid:
         tokens_C = self._output_tokens_C if expected_tokens is None else expected_tokens
         predicted_C = predicted_ms(estimates, self._latency_kind, tokens_C)[self._of_model_C]
         bounds_C = None if factors_C is None else predicted_C * factors_C
-        return RankedTimes(latencies_C=predicted_C * self._ratios_C, bounds_C=bounds_C, outside=estimates.outside)
+        return RankedTimes(
+            latencies_C=predicted_C * self._ratios_C,
+            bounds_C=bounds_C,
+            sequence_C=np.argsort(predicted_C, kind="stable"),
+            outside=estimates.outside,
+        )
 
 
 def require_features(features: RequestFeatures | None) -> RequestFeatures:
