@@ -257,6 +257,20 @@ def test_a_run_with_room_feeds_step_time(paceline, opened, model, roomy_trace, t
     refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "5"), "step-time")
 
 
+@pytest.mark.parametrize("command", [("replay",), ("threshold", "sweep")])
+def test_the_share_of_a_useful_chunk_reaches_the_planner(paceline, opened, model, trace, tmp_path, command):
+    step_time = tmp_path / "step_time.json"
+    step_time.write_text(json.dumps({"schema_version": 1, **STEP_TIME.document()}))
+    flags = ["--trace", trace, "--out", tmp_path / "out", "--chunk-size", "64", "--limit", "8"]
+    target = ["--target-time-ms", "30", "--step-time", step_time]
+    done(paceline("tune", *command, model, *flags, *target, "--target-base-share", "0.75"))
+    assert {each.target_base_share for each in opened} == {0.75}
+    flags[3] = tmp_path / "other"
+    refused(
+        paceline("tune", *command, model, *flags, *target, "--target-base-share", "1.5"), "target_base_share is 1.5"
+    )
+
+
 def test_replay_prints_for_people_and_stock_is_no_settings(paceline, opened, model, trace, tmp_path):
     text = done(paceline("tune", "replay", model, "--trace", trace, "--out", tmp_path / "run", "--stock"))
     assert opened == [None]
@@ -375,7 +389,7 @@ def test_thresholds_of_30_percent_and_runs_without_files_are_refused(paceline, o
 LOAD = "--trace --synthetic --limit --length-scale --speed --rate --ttft-budget-ms --prompt-median --output-median"
 SCHEDULER = (
     "--policy --time-weight --prompt-weight --chunk-size --min-chunk-tokens --max-chunk-tokens --max-partial-prefills "
-    "--target-time-ms --step-time"
+    "--target-time-ms --target-base-share --step-time"
 )
 RUNS = f"--max-model-len --engine-args --seed {LOAD} {SCHEDULER} --out -o --json"
 SELECT = "--w-request --w-prefill --w-prefill-exec-norm --w-request-exec-norm --w-decode --run-agg"

@@ -66,7 +66,9 @@ def test_every_key_arrives(tmp_path):
 
 
 def test_settings_survive_the_way_through_vllms_config():
-    settings = PlannerSettings(chunk_size=256, policy="srtf", min_chunk_tokens=16, target_time_ms=30.0)
+    settings = PlannerSettings(
+        chunk_size=256, policy="srtf", min_chunk_tokens=16, target_time_ms=30.0, target_base_share=0.25
+    )
     model = LinearStepTime(**COEFFICIENTS)
     text = json.dumps(planner_config(settings, step_time=model))
     found = read_settings(json.loads(text), LIMITS)

@@ -9,6 +9,7 @@ from paceline.schedule.step_time import StepLoad, StepTimeModel, useful_chunk, w
 
 # S10: the threshold stays below 30 % of chunk_size; as whole numbers, so that the edge is exact
 THRESHOLD_PERCENT = 30
+DEFAULT_BASE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class PlannerSettings:
     min_chunk_threshold: int = 0
     min_chunk_tokens: int = 0
     target_time_ms: float | None = None
-    target_base_share: float = 0.5
+    target_base_share: float = DEFAULT_BASE_SHARE
     max_partial_prefills: int | None = None
     max_chunk_tokens: int | None = None
     indivisible_tokens: int = 0

@@ -49,6 +49,7 @@ MinChunkTokensOption = Annotated[int, typer.Option(help="Smallest chunk that doe
 MaxChunkTokensOption = Annotated[int | None, typer.Option(help="Most tokens of one prompt a step.")]
 MaxPartialPrefillsOption = Annotated[int | None, typer.Option(help="Most prompts partly prefilled.")]
 TargetTimeMsOption = Annotated[float | None, typer.Option(help="Step time to keep; needs --step-time.")]
+TargetBaseShareOption = Annotated[float, typer.Option(help="Most a useful chunk's step may spend on its fixed cost.")]
 StepTimeOption = Annotated[Path | None, typer.Option(help="Model file of `paceline tune step-time`.")]
 ModelArgument = Annotated[str, typer.Argument(help="What vLLM is to serve: a local folder or a hub id.")]
 MaxModelLenOption = Annotated[int | None, typer.Option(help="Context.", show_default="the model's own")]
@@ -110,6 +111,7 @@ class SchedulerFlags:
     max_chunk_tokens: int | None
     max_partial_prefills: int | None
     target_time_ms: float | None
+    target_base_share: float
     step_time: Path | None
 
     def settings(self, *, min_chunk_threshold: int = 0) -> PlannerSettings:
@@ -123,6 +125,7 @@ class SchedulerFlags:
             max_chunk_tokens=self.max_chunk_tokens,
             max_partial_prefills=self.max_partial_prefills,
             target_time_ms=self.target_time_ms,
+            target_base_share=self.target_base_share,
         )
         settings.require_model(self.model())
         return settings

@@ -37,13 +37,14 @@ from paceline.cli.tune.flags import (
     SpeedOption,
     StepTimeOption,
     SyntheticOption,
+    TargetBaseShareOption,
     TargetTimeMsOption,
     TimeWeightOption,
     TraceOption,
     TtftBudgetMsOption,
 )
 from paceline.profiles.atomic import refuse_occupied
-from paceline.schedule.settings import PlannerSettings
+from paceline.schedule.settings import DEFAULT_BASE_SHARE, PlannerSettings
 from paceline.tune.run_files import write_run
 from paceline.tune.summary import RunSummary, summarize
 from paceline.tune.sweep import DEFAULT_STEP, SweepPlan, run_sweep, thresholds_up_to
@@ -77,6 +78,7 @@ def replay(
     max_chunk_tokens: MaxChunkTokensOption = None,
     max_partial_prefills: MaxPartialPrefillsOption = None,
     target_time_ms: TargetTimeMsOption = None,
+    target_base_share: TargetBaseShareOption = DEFAULT_BASE_SHARE,
     step_time: StepTimeOption = None,
 ) -> None:
     """Serve a trace, or a synthetic load, with vLLM under given settings, and print what came of it."""
@@ -101,6 +103,7 @@ def replay(
         max_chunk_tokens=max_chunk_tokens,
         max_partial_prefills=max_partial_prefills,
         target_time_ms=target_time_ms,
+        target_base_share=target_base_share,
         step_time=step_time,
     )
     _replay(
@@ -172,6 +175,7 @@ def sweep(
     max_chunk_tokens: MaxChunkTokensOption = None,
     max_partial_prefills: MaxPartialPrefillsOption = None,
     target_time_ms: TargetTimeMsOption = None,
+    target_base_share: TargetBaseShareOption = DEFAULT_BASE_SHARE,
     step_time: StepTimeOption = None,
 ) -> None:
     """Run a load under every min_chunk_threshold from 0 up, several times; a killed sweep goes on where it stopped."""
@@ -196,6 +200,7 @@ def sweep(
         max_chunk_tokens=max_chunk_tokens,
         max_partial_prefills=max_partial_prefills,
         target_time_ms=target_time_ms,
+        target_base_share=target_base_share,
         step_time=step_time,
     )
     thresholds = thresholds_up_to(largest, step=step, chunk_size=chunk_size)
