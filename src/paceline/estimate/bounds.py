@@ -22,7 +22,7 @@ Legend of array suffixes: C configurations, N scores.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,37 +126,15 @@ class ConformalScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoundCheck:
-    """How often a bound held on samples that had no part in it, judged at one budget as a controller spends it.
-
-    Of `num_requests` requests, `none_fit` found no configuration whose bound fits; of the others `kept` stayed within
-    the budget.
-    """
-
-    latency_kind: LatencyKind
-    alpha: float
-    budget_ms: float
-    num_requests: int
-    none_fit: int
-    kept: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.kept <= self.num_requests - self.none_fit <= self.num_requests:
-            counts = f"kept {self.kept} of {self.num_requests} with {self.none_fit} that nothing fits"
-            raise InvalidValueError("bound check", counts, "kept at most num_requests − none_fit, none below 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyBounds:
     """Scores of every configuration and latency kind; gives bounds at any α when they are asked for.
 
-    `provenance` holds one JSON document a profiling run; `checks` what samples outside of fit and calibration said.
+    `provenance` holds one JSON document a profiling run.
     """
 
     configs: tuple[CalibratedConfig, ...]
     scores: Mapping[LatencyKind, ConformalScores]
     provenance: tuple[dict[str, object], ...] = ()
-    checks: tuple[BoundCheck, ...] = field(default=())
 
     def __post_init__(self) -> None:
         keys = [each.config.key for each in self.configs]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from paceline.errors import EstimatorError, PacelineError
-from paceline.estimate.bounds import BoundCheck, CalibratedConfig, ConformalScores, LatencyBounds
+from paceline.estimate.bounds import CalibratedConfig, ConformalScores, LatencyBounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.estimate.json_fields import UnfitFieldError, typed, typed_fields
 from paceline.json_document import parsed_json
@@ -33,7 +33,6 @@ FIELDS = {
     "latency_kinds": "a list",
     "configs": "a list",
     "provenance": "a list",
-    "checks": "a list",
 }
 CONFIG_FIELDS = {
     "config": "text",
@@ -41,14 +40,6 @@ CONFIG_FIELDS = {
     "accuracy_std": "a number",
     "num_samples": "a whole number",
     "expected_output_tokens": "a number",
-}
-CHECK_FIELDS = {
-    "latency_kind": "text",
-    "alpha": "a number",
-    "budget_ms": "a number",
-    "num_requests": "a whole number",
-    "none_fit": "a whole number",
-    "kept": "a whole number",
 }
 ARRAYS = {"scores_N": np.float64, "requests_N": np.int32, "counts_C": np.int64}
 
@@ -73,7 +64,6 @@ def bounds_files(bounds: LatencyBounds, *, estimator_sha256: str) -> dict[str, b
             for each in bounds.configs
         ],
         "provenance": list(bounds.provenance),
-        "checks": [{name: getattr(each, name) for name in CHECK_FIELDS} for each in bounds.checks],
     }
     description = json.dumps(document, indent=2, allow_nan=False) + "\n"
     return {SCORES: scores, DESCRIPTION: description.encode()}
@@ -95,7 +85,6 @@ def load_bounds(directory: Path | str) -> LatencyBounds:
             provenance=tuple(
                 typed(run, "an object", f"provenance[{index}]") for index, run in enumerate(document["provenance"])
             ),
-            checks=tuple(_check(cells, f"checks[{index}]") for index, cells in enumerate(document["checks"])),
         )
     except EstimatorError:
         raise
@@ -169,10 +158,6 @@ def _kind_scores(arrays: Mapping[str, Any], kind: str, path: Path) -> ConformalS
 def _config(cells: object, place: str) -> CalibratedConfig:
     fields = typed_fields(cells, CONFIG_FIELDS, place=place, prefix=f"{place}.")
     return CalibratedConfig(config=KnobConfig.from_key(fields.pop("config")), **fields)
-
-
-def _check(cells: object, place: str) -> BoundCheck:
-    return BoundCheck(**typed_fields(cells, CHECK_FIELDS, place=place, prefix=f"{place}."))
 
 
 def _error(path: Path, problem: str, expected: str) -> EstimatorError:

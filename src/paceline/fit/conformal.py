@@ -1,8 +1,9 @@
 """Calibrating latency bounds: what a latency model's predictions turned out to miss by, on samples it never saw.
 
 Split conformal (Vovk et al., 2005; Romano et al., 2019; see `paceline.estimate.bounds`): the model is fitted on one part of
-the samples, the scores log(measured / predicted) come from a second, the check of the promise from a third. Parts share no
-sample, for the configurations of one sample are not independent of one another.
+the samples, the scores log(measured / predicted) come from a second; a third judges the promise
+(`paceline.fit.estimator.coverage`). Parts share no sample, for the configurations of one sample are not independent of one
+another.
 
 Legend of array suffixes: R requests, C configurations, N scores.
 """
@@ -18,12 +19,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from paceline.analyze import default_budgets, latency_of
-from paceline.control.estimated import DEFAULT_ALPHA, BoundController
+from paceline.analyze import latency_of
 from paceline.errors import EstimatorError, PacelineWarning
 from paceline.estimate.bounds import (
     SMALLEST_MS,
-    BoundCheck,
     CalibratedConfig,
     ConformalScores,
     LatencyBounds,
@@ -41,7 +40,6 @@ from paceline.profiles.requests import MeasuredRequests, measured_requests
 from paceline.profiles.splits import DEFAULT_SEED
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind, Provenance, RequestFeatures
 
-MOST_CHECKED = 2000
 SPARE = 1.3
 LARGEST_CALIBRATION_SHARE = 0.45
 RETRAIN = "train the estimator on this profile"
@@ -52,8 +50,7 @@ def calibrate_bounds(
 ) -> LatencyBounds:
     """Return the bounds of a model that was fitted on `parts.fit`, calibrated on `parts.calibration`.
 
-    Accuracies come from both parts, answer lengths from the fitted one. `parts.test` only checks them: of its requests, at
-    most 2,000 are put under ten budgets, once the calibrating requests can promise α = 0.05.
+    Accuracies come from both parts, answer lengths from the fitted one; `parts.test` is not looked at.
     """
     configs = calibrated_configs(model.configs, parts)
     lengths_C = np.array([each.expected_output_tokens for each in configs])
@@ -63,12 +60,7 @@ def calibrate_bounds(
         predicted_RC = predicted_matrix(model, requests.features, kind, lengths_C)
         scores[kind] = conformal_scores(_in_order_of(model.configs, requests), predicted_RC)
     runs = tuple(json.loads(msgspec.json.encode(run)) for run in provenance)
-    bounds = LatencyBounds(configs=configs, scores=scores, provenance=runs)
-    if scores["prefill"].num_requests < least_requests(DEFAULT_ALPHA):
-        return bounds
-    budgets_ms = default_budgets(parts.fit, "prefill").budgets_ms
-    controller = BoundController(model=model, bounds=bounds)
-    return replace(bounds, checks=check_bound(controller, _at_most(MOST_CHECKED, parts.test), budgets_ms))
+    return LatencyBounds(configs=configs, scores=scores, provenance=runs)
 
 
 def _told_kinds(samples: pl.DataFrame) -> tuple[LatencyKind, ...]:
@@ -164,19 +156,6 @@ def predicted_matrix(
     return np.stack([predicted_ms(model.estimate(_with_every_tier(each, tiers)), kind, lengths_C) for each in features])
 
 
-def check_bound(
-    controller: BoundController, samples: pl.DataFrame, budgets_ms: Sequence[float]
-) -> tuple[BoundCheck, ...]:
-    """Return how often the controller's decisions kept each budget, on samples that neither fitted nor calibrated it.
-
-    Only requests that were measured under every configuration are judged.
-    """
-    kind = controller.latency_kind
-    requests = measured_requests(samples, latency_of(kind))
-    judged = requests.only(requests.complete)
-    return tuple(_check_at(controller, judged, budget_ms) for budget_ms in budgets_ms)
-
-
 def save_bounds(bounds: LatencyBounds, directory: Path) -> None:
     """Write the bounds into the artifact directory of the estimator that they calibrate.
 
@@ -186,30 +165,6 @@ def save_bounds(bounds: LatencyBounds, directory: Path) -> None:
     weights_sha256 = file_sha256(directory / WEIGHTS_FILE)
     for name, content in bounds_files(bounds, estimator_sha256=weights_sha256).items():
         write_atomically(directory / name, content)
-
-
-def _check_at(controller: BoundController, requests: MeasuredRequests, budget_ms: float) -> BoundCheck:
-    column = {config: place for place, config in enumerate(requests.configs)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PacelineWarning)  # what nothing fits is counted
-        decisions = [controller.predict(budget_ms, features=each) for each in requests.features]
-    kept = [
-        decision.within_budget and bool(requests.latency_ms_RC[row, column[decision.config]] <= budget_ms)
-        for row, decision in enumerate(decisions)
-    ]
-    return BoundCheck(
-        latency_kind=controller.latency_kind,
-        alpha=controller.alpha,
-        budget_ms=float(budget_ms),
-        num_requests=len(decisions),
-        none_fit=sum(not decision.within_budget for decision in decisions),
-        kept=sum(kept),
-    )
-
-
-def _at_most(count: int, samples: pl.DataFrame) -> pl.DataFrame:
-    names = samples.select("dataset", "sample_id").unique(maintain_order=True).head(count)
-    return samples.join(names, on=["dataset", "sample_id"], how="semi", maintain_order="left")
 
 
 def _in_order_of(configs: Sequence[KnobConfig], requests: MeasuredRequests) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from latency_models import bounds_of, scores_of
 from safetensors.numpy import load, save
 
 from paceline.errors import EstimatorError, InvalidValueError
-from paceline.estimate.bounds import BoundCheck, ConformalScores, LatencyBounds, least_requests
+from paceline.estimate.bounds import ConformalScores, LatencyBounds, least_requests
 from paceline.estimate.bounds_file import DESCRIPTION, SCORES, bounds_files, file_sha256, load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
 
@@ -128,20 +128,10 @@ def test_scores_that_cannot_be_are_refused(per_config: list[list[float]], match:
         scores_of(per_config)
 
 
-def kept(**changes: int) -> BoundCheck:
-    counts = {"num_requests": 100, "none_fit": 5, "kept": 92, **changes}
-    return BoundCheck(latency_kind="prefill", alpha=0.05, budget_ms=20.0, **counts)
-
-
-def test_a_check_with_impossible_counts_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="bound check"):
-        kept(kept=96)
-
-
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     (tmp_path / WEIGHTS_FILE).write_bytes(b"synthetic weights")
-    write(tmp_path, bounds_of([[0.1, 0.3, 0.2], [], [0.5], [0.2, 0.1]], provenance=({"model": "x"},), checks=(kept(),)))
+    write(tmp_path, bounds_of([[0.1, 0.3, 0.2], [], [0.5], [0.2, 0.1]], provenance=({"model": "x"},)))
     return tmp_path
 
 
@@ -156,7 +146,6 @@ def test_bounds_read_back_are_the_same(artifact: Path) -> None:
     held = bounds_of([[0.1, 0.3, 0.2], [], [0.5], [0.2, 0.1]])
     assert found.configs == held.configs
     assert found.provenance == ({"model": "x"},)
-    assert found.checks == (kept(),)
     for kind in ("prefill", "total"):
         for name in ("scores_N", "requests_N", "counts_C"):
             assert np.array_equal(getattr(found.scores[kind], name), getattr(held.scores[kind], name))
@@ -166,6 +155,12 @@ def edit(artifact: Path, change: Any) -> None:
     document = json.loads((artifact / DESCRIPTION).read_text())
     change(document)
     (artifact / DESCRIPTION).write_text(json.dumps(document))
+
+
+def test_bounds_that_carry_checks_of_an_older_version_are_read_and_none_are_written(artifact: Path) -> None:
+    assert "checks" not in json.loads((artifact / DESCRIPTION).read_text())
+    edit(artifact, lambda d: d.update(checks=[{"latency_kind": "prefill", "kept": 92}]))
+    assert load_bounds(artifact).provenance == ({"model": "x"},)
 
 
 DAMAGE = {
@@ -181,7 +176,6 @@ DAMAGE = {
     "one for each of 3 configurations": lambda d: d["configs"].pop(),
     "missing": lambda d: d["configs"][0].pop("accuracy"),
     r"provenance\[0\]": lambda d: d.update(provenance=["x"]),
-    "bound check": lambda d: d["checks"][0].update(kept=1000),
     "changed, cut short": lambda d: d.update(scores_sha256="0" * 64),
     "taken from another estimator": lambda d: d.update(estimator_sha256="0" * 64),
 }

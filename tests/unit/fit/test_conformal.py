@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from latency_models import GRID, TokenLinear, steady_bounds, synthetic_samples, token_linear
+from latency_models import GRID, TokenLinear, synthetic_samples, token_linear
 
-from paceline.control.estimated import BoundController
 from paceline.control.loading import served_kind
 from paceline.errors import EstimatorError, InvalidValueError, PacelineWarning, UnknownChoiceError
 from paceline.estimate.bounds import SMALLEST_MS, CalibratedConfig
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.fit.candidates import estimator_candidates, table_candidates
-from paceline.fit.conformal import calibrate_bounds, check_bound, conformal_scores, save_bounds, split_for
+from paceline.fit.conformal import calibrate_bounds, conformal_scores, save_bounds, split_for
 from paceline.profiles import Profile, SampleParts, Split, split_samples
 
 
@@ -96,43 +95,6 @@ def test_a_model_of_other_configurations_is_refused() -> None:
     )
     with pytest.raises(EstimatorError, match="covers low_4_16, high_4_16, which"):
         calibrate_bounds(token_linear(), small)
-
-
-def test_the_bound_keeps_its_promise_on_fresh_samples_at_every_budget() -> None:
-    """Adherence over many splits of synthetic samples whose noise differs by configuration; a point estimate's does not."""
-    noise = dict(zip(GRID, (0.05, 0.3, 0.1, 0.2), strict=True))
-    kept, promised, kept_by_point, said_by_point = (np.zeros(4) for _ in range(4))
-    budgets_ms = (12.0, 20.0, 40.0, 60.0)
-    for seed in range(25):
-        parts = parts_of(synthetic_samples(250, seed=seed, noise_of=noise), seed)
-        bounds = calibrate_bounds(token_linear(), parts)
-        pure_point = steady_bounds(1.0)  # factors of 1
-        for held, counts in ((bounds, (kept, promised)), (pure_point, (kept_by_point, said_by_point))):
-            controller = BoundController(model=token_linear(), bounds=held, alpha=0.1)
-            checks = check_bound(controller, parts.test, budgets_ms)
-            counts[0][:] += [check.kept for check in checks]
-            counts[1][:] += [check.num_requests - check.none_fit for check in checks]
-    assert (kept / promised >= 0.89).all()  # 0.9 less what 25 splits leave to chance
-    assert (kept_by_point / said_by_point).min() < 0.85
-
-
-def test_calibrated_bounds_carry_their_check_once_enough_requests_calibrate_them() -> None:
-    parts = parts_of(synthetic_samples(400))
-    checks = calibrate_bounds(token_linear(), parts).checks
-    assert len(checks) == 10
-    assert all(check.num_requests == parts.test["sample_id"].n_unique() for check in checks)
-    few = SampleParts(fit=parts.fit, calibration=parts.calibration.head(4 * 44), test=parts.test)
-    assert calibrate_bounds(token_linear(), few).checks == ()
-
-
-def test_the_check_counts_what_it_says() -> None:
-    parts = parts_of(synthetic_samples(60, noise=0.0))
-    controller = BoundController(model=token_linear(), bounds=steady_bounds(1.0))
-    tight, loose = check_bound(controller, parts.test, (1e-3, 1e6))
-    count = parts.test["sample_id"].n_unique()
-    assert (tight.num_requests, tight.none_fit, tight.kept) == (count, count, 0)
-    assert (loose.num_requests, loose.none_fit, loose.kept) == (count, 0, count)
-    assert (loose.alpha, loose.latency_kind) == (0.05, "prefill")
 
 
 @pytest.mark.parametrize(("count", "share"), [(1000, 0.2), (300, 0.2), (150, 0.39), (75, 0.45), (10, 0.45)])

@@ -5,19 +5,15 @@ A reader sees the old directory or the new one, never a mixture.
 
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors.numpy import save
 
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.errors import InvalidValueError
-from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from paceline.fit.artifact_directory import replaced_artifact, require_artifact_path
 from paceline.fit.conformal import calibrate_bounds, save_bounds, split_for
-from paceline.fit.estimator.coverage import check_bounds
 from paceline.fit.estimator.settings import FAST, EstimatorSettings
 from paceline.fit.estimator.training import Progress, TrainedEstimator, train_estimator
 from paceline.models.devices import torch_device
@@ -67,19 +63,12 @@ def train_artifact(
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
-    bounds = _checked_bounds(trained, parts)
+    bounds = replace(calibrate_bounds(trained.network, parts), provenance=trained.description.provenance)
     with replaced_artifact(directory, DESCRIPTION_FILE) as (new, kept):
         write_estimator(trained, new)
         save_bounds(bounds, new)
     checkpoint.unlink(missing_ok=True)
     return WrittenEstimator(trained=trained, parts=parts, kept=kept)
-
-
-def _checked_bounds(trained: TrainedEstimator, parts: SampleParts) -> LatencyBounds:
-    bounds = replace(calibrate_bounds(trained.network, parts), provenance=trained.description.provenance)
-    with suppress(InvalidValueError):  # so few samples promise less than 1 − α: then there is nothing to check
-        return replace(bounds, checks=check_bounds(trained.network, bounds, parts, DEFAULT_ALPHA))
-    return bounds
 
 
 def write_estimator(trained: TrainedEstimator, directory: Path) -> None:

@@ -10,9 +10,8 @@ from latency_models import bounds_of, request, token_linear
 
 from paceline.control.estimated import BoundController
 from paceline.errors import EstimatorError
-from paceline.estimate.bounds import BoundCheck
 from paceline.fit.estimator.baselines import BASELINES
-from paceline.fit.estimator.coverage import bound_coverage, judge_in_turn
+from paceline.fit.estimator.coverage import judge_in_turn
 from paceline.fit.estimator.evaluation import evaluate_estimator, evaluation_document, parts_of, sample_mean
 from paceline.fit.estimator.rows import LatencyRows
 from paceline.fit.estimator.settings import FAST
@@ -133,21 +132,6 @@ def test_the_mean_of_each_configuration_by_hand() -> None:
     )
     asked = np.array([[9, 9, 0, 4, 8], [9, 9, 1, 4, 8], [9, 9, 2, 4, 8]], dtype=float)
     assert BASELINES["config_mean"](rows)(asked).tolist() == [[15, 4], [60, 4], [30, 4]]
-
-
-def check(requests: int, none_fit: int, kept: int, budget_ms: float = 10.0) -> BoundCheck:
-    return BoundCheck(
-        latency_kind="prefill", alpha=0.05, budget_ms=budget_ms, num_requests=requests, none_fit=none_fit, kept=kept
-    )
-
-
-def test_coverage_adds_up_requests_at_their_budgets() -> None:
-    found = bound_coverage([check(10, 4, 5), check(10, 0, 10, 20.0)], 0.05)
-    assert found.kept is not None
-    assert (found.kept.successes, found.kept.count, found.none_fit, found.target) == (15, 16, 4, 0.95)
-    assert found.budgets_ms == (10.0, 20.0)
-    assert bound_coverage([check(3, 3, 0)], 0.05).kept is None
-    assert bound_coverage([], 0.05).kept is None
 
 
 def test_every_request_is_judged_once() -> None:
