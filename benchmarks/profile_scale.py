@@ -30,6 +30,7 @@ from paceline.fit import build_lookup_table
 from paceline.profiles import SCHEMA, read_profile, write_core_exp
 from paceline.profiles.description import StoreDescription
 from paceline.profiles.parquet import ParquetNote, metadata_of
+from paceline.profiles.store import write_store
 from paceline.records import TIERS, KnobConfig, KnobGrid, Provenance
 
 DATASETS = (
@@ -109,7 +110,7 @@ def generated_parts(total: int) -> Iterator[pl.DataFrame]:
 
 
 def generate(total: int, directory: Path) -> None:
-    """Write `samples.parquet` and, up to LARGEST_JSON samples, the core-exp directory."""
+    """Write `samples.parquet` and, up to LARGEST_JSON samples, the core-exp directory, a native store and its copy."""
     pieces = directory / "pieces"
     pieces.mkdir(parents=True)
     for index, part in enumerate(generated_parts(total)):
@@ -118,7 +119,10 @@ def generate(total: int, directory: Path) -> None:
     pl.scan_parquet(pieces / "*.parquet").sink_parquet(directory / "samples.parquet", metadata=metadata_of(note))
     shutil.rmtree(pieces)
     if total <= LARGEST_JSON:
-        write_core_exp(pl.read_parquet(directory / "samples.parquet"), directory / "core-exp")
+        samples = pl.read_parquet(directory / "samples.parquet")
+        write_core_exp(samples, directory / "core-exp")
+        write_store(directory / "store", samples, StoreDescription(provenance=(SYNTHETIC,)))
+        shutil.copytree(directory / "store", directory / "copy")
 
 
 def table_from_profile(path: Path) -> dict[str, tuple[float, float]]:
@@ -202,6 +206,8 @@ def measure_size(total: int, data: Path, rounds: int) -> dict[str, Any]:
     ways = {"table from Parquet": [*this, "--measure", "profile", str(parquet)]}
     if core_exp.exists():
         ways["table from core-exp JSON"] = [*this, "--measure", "profile", str(core_exp)]
+        ways["table from a store"] = [*this, "--measure", "profile", str(directory / "store")]
+        ways["table from a copied store"] = [*this, "--measure", "profile", str(directory / "copy")]
         ways["plain loop over core-exp JSON"] = [*this, "--measure", "plain", str(core_exp)]
     budgets = [sys.executable, "-m", "paceline.cli.main", "budgets", str(parquet), "--json"]
     figures: dict[str, Any] = {"parquet_mib": parquet.stat().st_size / MEBIBYTE}

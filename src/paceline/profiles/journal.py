@@ -1,5 +1,6 @@
 """Append-only journals, one JSON line a record: what a killed run leaves behind is whole but for its last line."""
 
+import hashlib
 import json
 import logging
 import os
@@ -28,10 +29,14 @@ from paceline.profiles.fields import (
     samples_frame,
 )
 from paceline.profiles.locking import hold_lock
+from paceline.profiles.stamps import JournalStamp, settled_state
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_BYTES = 32 * 2**20
-LINE_MENDING = "delete the line, so that its sample is measured again, or read the rest with --skip-bad"
+LINE_MENDING = (
+    "mend the line, or delete it and samples.parquet, so that its sample is measured again, or read the rest with "
+    "--skip-bad"
+)
 
 JournalLine = msgspec.defstruct(
     "JournalLine",
@@ -122,10 +127,11 @@ def _end_of_last_line(descriptor: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalContents:
-    """The samples of one journal, the bytes that its whole lines take, and what was left out."""
+    """The samples of one journal, the bytes that its whole lines take with their stamp, and what was left out."""
 
     samples: pl.DataFrame
     whole_bytes: int
+    stamp: JournalStamp
     left_out: tuple[LeftOut, ...]
 
 
@@ -137,6 +143,7 @@ def read_journal(path: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad
     frames = [samples_frame({name: [] for name in columns})]
     omitted: list[LeftOut] = []
     line, whole_bytes, torn_bytes = 1, 0, 0
+    digest, before = hashlib.sha256(), path.stat()
     for block in _blocks_of_lines(path):
         if not block.endswith(b"\n"):
             torn_bytes = len(block)
@@ -144,13 +151,15 @@ def read_journal(path: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad
         frame, faults = _read_block(block, line)
         if faults and not skip_bad:
             raise faults[0].error(path)
+        digest.update(block)
         frames.append(frame.select(columns))
         omitted += [left_out(path, fault) for fault in faults]
         line, whole_bytes = line + block.count(b"\n"), whole_bytes + len(block)
     if torn_bytes:
         reason = f"{path}: the last line is unfinished ({torn_bytes} bytes), its sample was in flight"
         omitted.append(LeftOut(path=path, sample=None, reason=reason))
-    return JournalContents(samples=pl.concat(frames), whole_bytes=whole_bytes, left_out=tuple(omitted))
+    stamp = JournalStamp(sha256=digest.hexdigest(), state=settled_state(before, path.stat()))
+    return JournalContents(samples=pl.concat(frames), whole_bytes=whole_bytes, stamp=stamp, left_out=tuple(omitted))
 
 
 def _blocks_of_lines(path: Path) -> Iterator[bytes]:
@@ -193,7 +202,7 @@ def _read_line_by_line(block: bytes, first_line: int) -> tuple[pl.DataFrame, lis
         if fault is None:
             good.append(JournalLine(**record))
         else:
-            faults.append(replace(fault, line=number))
+            faults.append(replace(fault, line=number, mend=LINE_MENDING))
     return _frame_of(good), faults
 
 
@@ -201,12 +210,11 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return {}, Fault(problem=f"is not JSON ({error})", expected="one JSON object of one sample", mend=LINE_MENDING)
+        return {}, Fault(problem=f"is not JSON ({error})", expected="one JSON object of one sample")
     if not isinstance(parsed, dict):
-        return {}, Fault(problem="is JSON, but no object", expected="one JSON object of one sample", mend=LINE_MENDING)
+        return {}, Fault(problem="is JSON, but no object", expected="one JSON object of one sample")
     record = cast("dict[str, Any]", parsed)
     unknown = next((name for name in record if name not in FIELDS), None)
     if unknown is not None:
-        fault = Fault(field=unknown, problem="is no field of a sample", expected=", ".join(FIELDS), mend=LINE_MENDING)
-        return record, fault
+        return record, Fault(field=unknown, problem="is no field of a sample", expected=", ".join(FIELDS))
     return record, find_fault(record, [name for name in FIELDS if name in record or name not in OPTIONAL])

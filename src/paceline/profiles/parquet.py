@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from paceline.profiles.fields import (
     SCHEMA,
     column_that_breaks_its_rule,
 )
+from paceline.profiles.stamps import JournalStamp
 from paceline.profiles.uniqueness import repeated_samples, sample_words
 
 METADATA_KEY = "paceline"
@@ -26,10 +27,14 @@ MENDING = "delete it if journals lie beside it, for it is made anew from them, o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParquetNote:
-    """What a Parquet file says of itself: its store's description and the bytes of each journal that it covers."""
+    """What a Parquet file says of itself: its store's description, and bytes and stamp of each journal that it covers.
+
+    A file of an older version has no stamps: it stands for no journal, and is read by its own name alone.
+    """
 
     description: StoreDescription
     journal_bytes: dict[str, int]
+    stamps: dict[str, JournalStamp] = field(default_factory=dict[str, JournalStamp])
 
 
 def write_parquet(samples: pl.DataFrame, path: Path, note: ParquetNote) -> None:

@@ -10,7 +10,7 @@ from paceline.errors import ProfileConflictError, ProfileDataError, UnknownChoic
 from paceline.profiles.core_exp import read_core_exp
 from paceline.profiles.description import FILE_NAME
 from paceline.profiles.fields import SCHEMA, LeftOut, dataset_name
-from paceline.profiles.native import CORE_EXP_FILES, is_native, read_native
+from paceline.profiles.native import CORE_EXP_FILES, is_native, read_native, refuse_undescribed
 from paceline.profiles.parquet import read_note, read_parquet
 from paceline.records import Provenance
 
@@ -44,7 +44,6 @@ def read_profile(
     are left out instead, and listed in `left_out`.
     """
     path = Path(path)
-    path = Path(path)
     wanted = tuple(SCHEMA) if columns is None else tuple(dict.fromkeys(columns))
     unknown = next((name for name in wanted if name not in SCHEMA), None)
     if unknown is not None:
@@ -75,6 +74,7 @@ def _read_directory(path: Path, datasets: list[str] | None, columns: tuple[str, 
     if not path.is_dir():
         raise ProfileDataError(path, "does not exist", expected=PROFILES, mend="check the path")
     if not is_native(path):
+        refuse_undescribed(path)
         _refuse_nested_stores(path)
         core_exp = read_core_exp(path, datasets=datasets, columns=columns, skip_bad=skip_bad)
         return Profile(samples=core_exp.samples, provenance=(), source=path, left_out=core_exp.left_out)

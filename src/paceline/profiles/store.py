@@ -1,5 +1,6 @@
 """The native profile store: a directory with one journal a rank, which are the truth, and their Parquet compaction."""
 
+import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,9 @@ from paceline.profiles.description import StoreDescription, joined_run
 from paceline.profiles.fields import FIELDS, KEY, find_fault
 from paceline.profiles.journal import Journal
 from paceline.profiles.locking import wait_for_lock
-from paceline.profiles.native import COMPACTION, CORE_EXP_FILES, is_native, read_native
+from paceline.profiles.native import COMPACTION, CORE_EXP_FILES, JOURNALS, is_native, read_native, refuse_undescribed
 from paceline.profiles.parquet import ParquetNote, write_parquet
+from paceline.profiles.stamps import FileState, JournalStamp, settled_state, wait_until_settled
 from paceline.records import KnobConfig, ProfileSample, Provenance
 
 LOCK = ".store.lock"
@@ -80,8 +82,12 @@ class ProfileStore:
     def compact(self) -> Path:
         """Write `samples.parquet` from every rank's journal and return its path; the journals stay."""
         with wait_for_lock(self.path / LOCK):
-            contents = read_native(self.path)
-            note = ParquetNote(description=contents.description, journal_bytes=contents.journal_bytes)
+            for journal in self.path.glob(JOURNALS):
+                wait_until_settled(journal)
+            contents = read_native(self.path, from_journals=True)
+            note = ParquetNote(
+                description=contents.description, journal_bytes=contents.journal_bytes, stamps=contents.stamps
+            )
             write_parquet(contents.samples, self.path / COMPACTION, note)
         return self.path / COMPACTION
 
@@ -105,12 +111,25 @@ def write_store(out: Path, samples: pl.DataFrame, description: StoreDescription)
     with new_directory(out) as directory:
         description.write(directory)
         journal = directory / "journal-rank0.jsonl"
+        digest = hashlib.sha256()
         with journal.open("wb") as file:
             for row in samples.select(list(FIELDS)).iter_rows(named=True):
                 row["metadata"] = msgspec.Raw(row["metadata"])
-                file.write(msgspec.json.encode(row) + b"\n")
-        note = ParquetNote(description=description, journal_bytes={journal.name: journal.stat().st_size})
+                line = msgspec.json.encode(row) + b"\n"
+                digest.update(line)
+                file.write(line)
+        note = ParquetNote(
+            description=description,
+            journal_bytes={journal.name: journal.stat().st_size},
+            stamps={journal.name: JournalStamp(sha256=digest.hexdigest(), state=_state_of_new(journal))},
+        )
         write_parquet(samples.select(list(FIELDS)), directory / COMPACTION, note)
+
+
+def _state_of_new(journal: Path) -> FileState | None:
+    wait_until_settled(journal)
+    status = journal.stat()
+    return settled_state(status, status)
 
 
 def _make_directory(path: Path) -> bool:
@@ -126,6 +145,7 @@ def _make_directory(path: Path) -> bool:
 def _describe(path: Path, provenance: Provenance) -> None:
     """Write the description of a new store, or join the run to the one that is there."""
     if not is_native(path):
+        refuse_undescribed(path)
         foreign = next(path.glob(CORE_EXP_FILES), None)
         if foreign is not None:
             raise ProfileConflictError(
