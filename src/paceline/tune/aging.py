@@ -10,9 +10,11 @@ from paceline.errors import InvalidValueError, RequestFileError, UnknownChoiceEr
 from paceline.schedule.policies import PolicyWeights
 from paceline.slo import percentile
 from paceline.tune.metrics_csv import run_metric
+from paceline.tune.run_files import REQUESTS, read_requests
 
 PREFILL_METRIC = "prefill_time_execution_plus_preemption_normalized"
-STATISTICS = ("mean", "median", "p80")
+TOKEN_WEIGHTED = "token_weighted_mean"
+STATISTICS = ("mean", "median", "p80", TOKEN_WEIGHTED)
 SHORT_REQUEST_FACTOR = 0.3  # SPEC S10: of the prefill rate, to favour short requests
 
 
@@ -23,9 +25,14 @@ class AgingWeights:
     `weights` makes a second of waiting worth the prompt tokens that a second prefills: time_weight 1, prompt_weight
     minus the seconds a token. `alternative` counts in tokens, prompt_weight -1, and a second of waiting for less than
     that, `short_request_factor` of the prefill rate, so that short requests pass for longer.
+
+    `seconds_per_prefill_token` holds mean, median and P80 over requests: a short prompt counts as much as a long one, and
+    as each is in steps that it shares, the mean is above what a token costs the engine. `token_weighted_mean` divides all
+    prefill seconds by all prompt tokens; None for a run without its requests' lengths.
     """
 
     seconds_per_prefill_token: Mapping[str, float]
+    token_weighted_mean: float | None
     statistic: str
     short_request_factor: float
     requests: int
@@ -33,19 +40,25 @@ class AgingWeights:
     @property
     def weights(self) -> PolicyWeights:
         """time_weight 1 and prompt_weight -(seconds per prefill token)."""
-        return PolicyWeights(time_weight=1.0, prompt_weight=-self.seconds_per_prefill_token[self.statistic])
+        return PolicyWeights(time_weight=1.0, prompt_weight=-self._chosen)
 
     @property
     def alternative(self) -> PolicyWeights:
         """prompt_weight -1 and time_weight (prefill tokens per second) · short_request_factor."""
-        tokens_per_second = 1 / self.seconds_per_prefill_token[self.statistic]
-        return PolicyWeights(time_weight=tokens_per_second * self.short_request_factor, prompt_weight=-1.0)
+        return PolicyWeights(time_weight=self.short_request_factor / self._chosen, prompt_weight=-1.0)
+
+    @property
+    def _chosen(self) -> float:
+        if self.statistic == TOKEN_WEIGHTED and self.token_weighted_mean is not None:
+            return self.token_weighted_mean
+        return self.seconds_per_prefill_token[self.statistic]
 
     def document(self) -> dict[str, object]:
         """Return the weights as JSON."""
         alternative = self.alternative
         return {
             "seconds_per_prefill_token": dict(self.seconds_per_prefill_token),
+            TOKEN_WEIGHTED: self.token_weighted_mean,
             "time_weight": self.weights.time_weight,
             "prompt_weight": self.weights.prompt_weight,
             "alternative": {"time_weight": alternative.time_weight, "prompt_weight": alternative.prompt_weight},
@@ -64,15 +77,41 @@ def aging_weights(
         raise UnknownChoiceError("statistic", statistic, STATISTICS)
     if not (math.isfinite(short_request_factor) and short_request_factor > 0):
         raise InvalidValueError("short request factor", short_request_factor, "a number above 0, for example 0.3")
-    values = list(run_metric(run, PREFILL_METRIC).values())
+    seconds = run_metric(run, PREFILL_METRIC)
+    values = list(seconds.values())
     figures = {"mean": fmean(values), "median": median(values), "p80": percentile(values, 80)}
-    if figures[statistic] == 0:
+    by_tokens = _token_weighted_mean(run, seconds)
+    if statistic == TOKEN_WEIGHTED and by_tokens is None:
+        raise RequestFileError(
+            run,
+            f"has no {REQUESTS}, so that the lengths of its prompts are not known",
+            expected=f"one for the {TOKEN_WEIGHTED}",
+            mend="choose another statistic, or name a run of `paceline tune replay`",
+        )
+    if (by_tokens if statistic == TOKEN_WEIGHTED else figures[statistic]) == 0:
         raise RequestFileError(
             run, f"{PREFILL_METRIC}: the {statistic} is 0", expected="times above 0", mend="run it again"
         )
     return AgingWeights(
         seconds_per_prefill_token=figures,
+        token_weighted_mean=by_tokens,
         statistic=statistic,
         short_request_factor=short_request_factor,
         requests=len(values),
     )
+
+
+def _token_weighted_mean(run: Path, seconds_per_token: Mapping[str, float]) -> float | None:
+    if not (run / REQUESTS).is_file():
+        return None
+    tokens = {request.request_id: request.prompt_tokens for request in read_requests(run)}
+    unknown = [name for name in seconds_per_token if name not in tokens]
+    if unknown:
+        raise RequestFileError(
+            run / REQUESTS,
+            f"lacks request {unknown[0]!r}, which {PREFILL_METRIC}.csv has",
+            expected="the same requests in both",
+            mend="run it again",
+        )
+    weighted = sum(seconds * tokens[name] for name, seconds in seconds_per_token.items())
+    return weighted / sum(tokens[name] for name in seconds_per_token)

@@ -1,4 +1,6 @@
-"""Everything that Paceline relies on in vLLM: the only module that imports it, with the versions it was tested with.
+"""Everything that Paceline's scheduler relies on in vLLM, with the versions it was tested with.
+
+No other module imports vLLM, `compile_key` aside.
 
 vLLM says that its scheduler interface is not public. So the version is asserted when this module loads, the attributes
 when a scheduler starts: an engine that differs stops with a sentence, not with a wrong schedule.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from paceline.errors import EngineError, InvalidValueError
 from paceline.schedule.request_times import RequestTimes
@@ -20,6 +20,7 @@ from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import StepRecord
 from paceline.schedule.step_time import LinearStepTime
 from paceline.schedule.trace_request import TraceRequest
+from paceline.vllm_plugin.compile_key import SECTION, leave_settings_out
 from paceline.vllm_plugin.recording import EngineRecorder
 from paceline.vllm_plugin.relied_on import (
     EngineArgs,
@@ -145,13 +146,18 @@ def engine_config(
     engine_args: Mapping[str, Any],
     step_time: LinearStepTime | None = None,
 ) -> Any:
-    """Return vLLM's configuration of an engine, checked; raises EngineError or what the settings raise."""
+    """Return vLLM's configuration of an engine, checked; raises EngineError or what the settings raise.
+
+    The settings join what `engine_args` has in additional_config; a section of theirs there is refused.
+    """
+    leave_settings_out()  # where Paceline is on the path but not installed, vLLM does not know of the entry point
     _require_known(engine_args)
     arguments: dict[str, Any] = {"skip_tokenizer_init": True, "disable_log_stats": True, **engine_args}
     arguments |= {"model": model, "scheduler_cls": STOCK if settings is None else PLANNED}
     if settings is not None:
         arguments.setdefault("max_num_batched_tokens", settings.chunk_size)
-        arguments["additional_config"] = planner_config(settings, step_time=step_time)
+        further = _further_config(engine_args.get("additional_config"))
+        arguments["additional_config"] = {**further, **planner_config(settings, step_time=step_time)}
     try:
         config = EngineArgs(**arguments).create_engine_config()
     except (ValueError, OSError) as error:  # pydantic's errors among them
@@ -159,6 +165,22 @@ def engine_config(
     if settings is not None:
         read_settings(config.additional_config, read_limits(config))
     return config
+
+
+def _further_config(given: object) -> Mapping[str, Any]:
+    """Return what of additional_config is not Paceline's, for a platform or a model; raises EngineError."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise EngineError(
+            f"additional_config is {given!r:.60}; expected an object: Paceline's settings are a key of it"
+        )
+    if SECTION in given:
+        raise EngineError(
+            f"additional_config has {SECTION!r} among the engine arguments; expected none: the settings are given beside "
+            "them, as PlannerSettings or as flags of `paceline tune`; take the key out"
+        )
+    return cast("Mapping[str, Any]", given)
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from paceline.errors import InvalidValueError, OutputPathError, UnknownChoiceErr
 from paceline.schedule.policies import PolicyWeights
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_time import LinearStepTime, StepTimeModel
+from paceline.vllm_plugin.compile_key import SECTION
 from paceline.vllm_plugin.relied_on import EngineLimits
 
-SECTION = "paceline"
 WEIGHT_KEYS = ("time_weight", "prompt_weight")
 PLANNER_KEYS = (
     "policy",

@@ -146,7 +146,16 @@ def _score_row(score: ThresholdScore) -> list[object]:
 
 def _print_weights(found: AgingWeights) -> None:
     seconds = ", ".join(f"{name} {value:.3g}" for name, value in found.seconds_per_prefill_token.items())
-    rows = [("seconds per prefill token", f"{seconds} (n = {found.requests:,})")]
+    by_tokens = found.token_weighted_mean
+    rows = [
+        ("seconds per prefill token", f"{seconds} (over {found.requests:,} requests, short and long alike)"),
+        (
+            "mean weighted by tokens",
+            "not known: the run has no lengths"
+            if by_tokens is None
+            else f"{by_tokens:.3g} (all seconds ÷ all prompt tokens)",
+        ),
+    ]
     for name, weights in (("weights", found.weights), ("alternative", found.alternative)):
         rows.append((name, f"time_weight {weights.time_weight:.6g}, prompt_weight {weights.prompt_weight:.6g}"))
     print_facts(f"Aging weights from the {found.statistic}", rows)
