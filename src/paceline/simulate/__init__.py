@@ -1,0 +1,25 @@
+"""Engines in virtual time: Vidur's, vLLM's and Paceline's scheduling rules over a step-time model; no clock is read."""
+
+from paceline.simulate.engine_settings import RULES, SimulatedEngine
+from paceline.simulate.load import RequestColumns
+from paceline.simulate.replayed import ReplayedCost
+from paceline.simulate.result import SimulatedRun, StepColumns, step_records
+from paceline.simulate.simulation import ENGINES, simulate
+from paceline.simulate.step_work import LinearCost, StepCost, StepWork
+from paceline.simulate.tables import VidurTables
+
+__all__ = [
+    "ENGINES",
+    "RULES",
+    "LinearCost",
+    "ReplayedCost",
+    "RequestColumns",
+    "SimulatedEngine",
+    "SimulatedRun",
+    "StepColumns",
+    "StepCost",
+    "StepWork",
+    "VidurTables",
+    "simulate",
+    "step_records",
+]

@@ -1,0 +1,69 @@
+"""What a simulation serves: sizes and arrivals of requests in columns, so that a million of them are three arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.errors import InvalidValueError
+from paceline.schedule.trace_request import TraceRequest
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestColumns:
+    """Requests by arrival, seconds and tokens, one entry a request in each column; equal arrivals keep their order."""
+
+    arrival_seconds: Floats
+    prompt_tokens: Integers
+    output_tokens: Integers
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.arrival_seconds), len(self.prompt_tokens), len(self.output_tokens))
+        if len(set(sizes)) > 1 or not sizes[0]:
+            raise InvalidValueError("columns of a load", sizes, "one length for all, of at least 1 request")
+        _require_numbers(self.arrival_seconds)
+        late = np.flatnonzero(np.diff(self.arrival_seconds) < 0)
+        if len(late):
+            index = int(late[0]) + 1
+            expected = (
+                f"at least {float(self.arrival_seconds[index - 1])}, the arrival before it: sort requests by arrival"
+            )
+            raise InvalidValueError(f"arrival_seconds[{index}]", float(self.arrival_seconds[index]), expected)
+        for name in ("prompt_tokens", "output_tokens"):
+            column: Integers = getattr(self, name)
+            empty = np.flatnonzero(column < 1)
+            if len(empty):
+                expected = "at least 1 token: a request has a prompt and gets an answer"
+                raise InvalidValueError(f"{name}[{int(empty[0])}]", int(column[empty[0]]), expected)
+
+    def __len__(self) -> int:
+        return len(self.arrival_seconds)
+
+    @staticmethod
+    def of(requests: Sequence[TraceRequest]) -> "RequestColumns":
+        """Return the columns of a trace."""
+        return RequestColumns(
+            arrival_seconds=np.array([request.arrival_seconds for request in requests], dtype=np.float64),
+            prompt_tokens=np.array([request.prompt_tokens for request in requests], dtype=np.int64),
+            output_tokens=np.array([request.output_tokens for request in requests], dtype=np.int64),
+        )
+
+    def part(self, chosen: Integers) -> "RequestColumns":
+        """Return the requests of these indexes, which rise."""
+        return RequestColumns(
+            arrival_seconds=self.arrival_seconds[chosen],
+            prompt_tokens=self.prompt_tokens[chosen],
+            output_tokens=self.output_tokens[chosen],
+        )
+
+
+def _require_numbers(arrivals: Floats) -> None:
+    bad = np.flatnonzero(~(np.isfinite(arrivals) & (arrivals >= 0)))
+    if len(bad):
+        index = int(bad[0])
+        expected = "a number of seconds of at least 0"
+        raise InvalidValueError(f"arrival_seconds[{index}]", float(arrivals[index]), expected)

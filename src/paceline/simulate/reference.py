@@ -1,0 +1,184 @@
+"""The reference engine: one step after another, each formed by the rules' own objects; as slow as it is plain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paceline.schedule.step_log import PrefillChunk
+from paceline.simulate.engine_settings import VIDUR, SimulatedEngine
+from paceline.simulate.load import RequestColumns
+from paceline.simulate.never import never_admitted
+from paceline.simulate.result import SimulatedRun, StepColumns
+from paceline.simulate.rules import RULES_BY_NAME, Request, Step
+from paceline.simulate.step_work import StepCost, StepWork
+
+
+def simulate_reference(load: RequestColumns, engine: SimulatedEngine, cost: StepCost) -> SimulatedRun:
+    """Serve a load to its end; raises InvalidValueError for a request that can never be admitted."""
+    simulation = _Simulation(load, engine, cost)
+    while simulation.unfinished:
+        simulation.advance()
+    return simulation.run()
+
+
+class _Simulation:
+    """The state of a run: the clock, the rules with all requests that arrived, and what happened so far."""
+
+    def __init__(self, load: RequestColumns, engine: SimulatedEngine, cost: StepCost) -> None:
+        self._load, self._cost = load, cost
+        self._rules = RULES_BY_NAME[engine.rules](engine)
+        self._requests = [
+            Request(
+                index=index, prompt_tokens=prompt, total_tokens=prompt + output, tokens=prompt, restart_tokens=prompt
+            )
+            for index, (prompt, output) in enumerate(
+                zip(load.prompt_tokens.tolist(), load.output_tokens.tolist(), strict=True)
+            )
+        ]
+        self._arrivals: list[float] = load.arrival_seconds.tolist()
+        self._arrived = 0
+        self.unfinished = len(load)
+        self._now = self._arrivals[0]
+        self._times = np.full((3, len(load)), np.nan)  # first scheduled, first token, completion
+        self._execution = [0.0] * len(load)
+        self._log = _StepLog()
+
+    def advance(self) -> None:
+        """Form and execute one step, or go on to the next arrival when none can be formed."""
+        self._now = self._cost.start_seconds(len(self._log.started), self._now)
+        while self._arrived < len(self._arrivals) and self._arrivals[self._arrived] <= self._now:
+            self._rules.queue(self._requests[self._arrived], self._now)
+            self._arrived += 1
+        step = self._rules.step()
+        if step.decoding or step.chunks:
+            self._execute(step)
+        elif step.preempted or self._rules.retries(step):
+            self._log.note_preempted(step)
+        elif self._arrived < len(self._arrivals):
+            self._now = self._arrivals[self._arrived]
+        else:
+            raise never_admitted(self._rules.engine, self._rules.head().index, self._rules.head().tokens)
+
+    def _execute(self, step: Step) -> None:
+        work = _work(step, self._rules.engine)
+        seconds = self._cost.seconds(len(self._log.started), work)
+        served = [*((request, 1) for request in step.decoding), *step.chunks]
+        scheduled = self._times[0]
+        for request, _ in served:
+            self._execution[request.index] += seconds
+            if np.isnan(scheduled[request.index]):
+                scheduled[request.index] = self._now
+        self._log.add(step, work, self._now, seconds, self._rules.waiting_count, len(self._rules.running))
+        self._now += seconds
+        for request, tokens in served:
+            self._progress(request, tokens)
+        self._rules.running[:] = [request for request in self._rules.running if request.blocks]
+
+    def _progress(self, request: Request, tokens: int) -> None:
+        """Count what a step computed for a request: when nothing is missing any more, it has generated a token."""
+        request.computed += tokens
+        if request.missing:
+            return
+        request.tokens += 1
+        request.decodes = True
+        _, first_token, completion = self._times
+        if np.isnan(first_token[request.index]):
+            first_token[request.index] = self._now
+        if request.tokens == request.total_tokens:
+            completion[request.index] = self._now
+            self._rules.free += request.blocks
+            request.blocks = 0
+            self.unfinished -= 1
+
+    def run(self) -> SimulatedRun:
+        return SimulatedRun(
+            load=self._load,
+            first_scheduled_seconds=self._times[0],
+            first_token_seconds=self._times[1],
+            completion_seconds=self._times[2],
+            execution_seconds=np.array(self._execution),
+            preemptions=np.array([request.preemptions for request in self._requests], dtype=np.int64),
+            restart_prompt_tokens=np.array([request.restart_tokens for request in self._requests], dtype=np.int64),
+            step_count=len(self._log.started),
+            steps=self._log.columns(),
+        )
+
+
+def _work(step: Step, engine: SimulatedEngine) -> StepWork:
+    chunks: list[PrefillChunk] = []
+    last_tokens: list[PrefillChunk] = []
+    for request, tokens in step.chunks:
+        is_last = request.missing == 1 and request.tokens > request.prompt_tokens and engine.rules != VIDUR
+        chunk = PrefillChunk(tokens=tokens, context_tokens=request.computed)
+        (last_tokens if is_last else chunks).append(chunk)
+    return StepWork(
+        decodes=len(step.decoding),
+        decode_context_tokens=sum(request.computed for request in step.decoding),
+        chunks=chunks,
+        last_tokens=last_tokens,
+    )
+
+
+@dataclass(slots=True)
+class _StepLog:
+    """Steps as they are executed; those preempted by a step that serves nobody count to the next one that does."""
+
+    started: list[float] = field(default_factory=list[float])
+    seconds: list[float] = field(default_factory=list[float])
+    counts: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+    chunks: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    chunk_offsets: list[int] = field(default_factory=lambda: [0])
+    preempted: list[int] = field(default_factory=list[int])
+    preempted_offsets: list[int] = field(default_factory=lambda: [0])
+    spans: list[list[int]] = field(default_factory=list[list[int]])  # request, first step, end
+    live: dict[int, int] = field(default_factory=dict[int, int])  # request: its span
+
+    def note_preempted(self, step: Step) -> None:
+        self.preempted += [request.index for request in step.preempted]
+
+    def add(self, step: Step, work: StepWork, now: float, seconds: float, waiting: int, running: int) -> None:
+        number = len(self.started)
+        self.started.append(now)
+        self.seconds.append(seconds)
+        self.counts.append((work.decodes, work.decode_context_tokens, waiting, running))
+        self.chunks += [(request.index, tokens, request.computed) for request, tokens in step.chunks]
+        self.chunk_offsets.append(len(self.chunks))
+        self.note_preempted(step)
+        self.preempted_offsets.append(len(self.preempted))
+        before, self.live = self.live, {}
+        for request in step.decoding:
+            span = before.get(request.index, -1)
+            if span < 0 or self.spans[span][2] != number:
+                span = len(self.spans)
+                self.spans.append([request.index, number, number])
+            self.spans[span][2] = number + 1
+            self.live[request.index] = span
+
+    def columns(self) -> StepColumns:
+        counts, chunks, spans = (
+            _integer_columns(self.counts, 4),
+            _integer_columns(self.chunks, 3),
+            _integer_columns(self.spans, 3),
+        )
+        return StepColumns(
+            started_seconds=np.array(self.started),
+            seconds=np.array(self.seconds),
+            decode_tokens=counts[0],
+            decode_context_tokens=counts[1],
+            waiting=counts[2],
+            running=counts[3],
+            chunk_offsets=np.array(self.chunk_offsets, dtype=np.int64),
+            chunk_request=chunks[0],
+            chunk_tokens=chunks[1],
+            chunk_context_tokens=chunks[2],
+            preempted_offsets=np.array(self.preempted_offsets, dtype=np.int64),
+            preempted_request=np.array(self.preempted, dtype=np.int64),
+            decode_request=spans[0],
+            decode_first_step=spans[1],
+            decode_end_step=spans[2],
+        )
+
+
+def _integer_columns(rows: Sequence[Sequence[int]], width: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    return np.ascontiguousarray(np.array(rows, dtype=np.int64).reshape(len(rows), width).T)
