@@ -149,9 +149,47 @@ def test_run_with_strict_refuses_a_budget_that_nothing_keeps(paceline, table_pat
     refused(paceline(*arguments, "--strict"), "the fastest takes 10.0 ms")
 
 
-def test_unknown_commands_and_flags_are_usage_errors(paceline):
-    assert paceline("profil")[0] == 2
-    assert paceline("run", "--colour")[0] == 2
+def test_unknown_commands_and_flags_are_one_sentence_each(paceline):
+    for words, told in {
+        ("profil",): "No such command 'profil'",
+        ("run", "--colour"): "No such option: --colour",
+        ("run", "digits"): "Missing option '--image'",
+        ("demo", "--samples", "[/b]"): "Invalid value for '--samples': ",
+        ("table", "[/b]"): "No such command '[/b]'",
+    }.items():
+        code, out, err = paceline(*words)
+        assert code == 2 and out == "" and err.startswith(f"error: {told}") and err.count("\n") == 1, err
+        assert "--help` says what it takes" in err
+
+
+def test_without_arguments_groups_show_their_help(paceline):
+    for words in ((), ("table",), ("tune", "threshold")):
+        code, out, err = paceline(*words)
+        assert code == 2 and "Usage: paceline" in out + err and "error:" not in err
+
+
+@pytest.mark.filterwarnings("always::paceline.errors.PacelineWarning")
+def test_a_warning_is_one_readable_line(paceline, table_path, picture_path):
+    arguments = run_arguments(table_path, picture_path, **{"--budget": "3"})
+    code, _out, err = paceline(*arguments, "--warmup", "0")
+    lines = [line for line in err.splitlines() if "warning" in line.lower()]
+    assert code == 0 and lines and all(line.startswith("warning: ") for line in lines), err
+    assert ".py:" not in err and "PacelineWarning" not in err
+
+
+def test_names_with_brackets_are_printed_not_read(paceline, table_path, picture_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(paceline("profile", "[bold]", "--out", "[/b]"), "cannot load the model '[bold]'")
+    refused(paceline("profile", "digits", "--datasets", "[/b]", "--out", "x"), "dataset '[/b]' is unknown")
+    refused(paceline("table", "show", "[/b]"), "[/b] cannot be read")
+    refused(paceline(*run_arguments(table_path, "[/b].png")), "there is no picture at [/b].png")
+    flags = ("--samples", "1", "--tiers", "low", "--top-k", "2", "--blocks", "8", "--warmup", "0")
+    code, out, err = paceline("profile", "digits", "--out", "out[/b]", *flags)
+    assert code == 0 and "Profile in out[/b]" in out and "paceline budgets out[/b]" in err
+    code, _out, err = paceline("report", "out[/b]", "--output", "out[/b]x.html")
+    assert code == 0 and "wrote out[/b]x.html" in err
+    code, _out, err = paceline("budgets", "out[/b]", "-o", "[red]x.json")
+    assert code == 0 and "wrote [red]x.json" in err
 
 
 def test_help_lists_every_command_with_its_own_first_line(paceline):

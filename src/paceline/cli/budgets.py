@@ -8,7 +8,7 @@ import typer
 from paceline.analyze import BudgetAnalysis, ConfigPoint, analyze_budgets, analyzed_columns, budgets_document
 from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
-from paceline.cli.printing import OUT, JsonFlag, print_json, print_table, write_document
+from paceline.cli.printing import JsonFlag, print_json, print_table, say, write_document
 from paceline.slo import MeanEstimate
 
 LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill, llm-prefill or total.")]
@@ -57,7 +57,7 @@ def _print_analysis(analysis: BudgetAnalysis) -> None:
     unused = analysis.on_no_front
     total = len({point.config for dataset in analysis.datasets.values() for point in dataset.points})
     listed = f": {', '.join(config.key for config in unused)}" if unused else ""
-    OUT.print(f"On no dataset's front: {len(unused)} of {total} configurations{listed}", highlight=False)
+    say(f"On no dataset's front: {len(unused)} of {total} configurations{listed}")
 
 
 def _point_row(point: ConfigPoint) -> list[str]:

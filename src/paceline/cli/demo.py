@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table, progress_bars
+from paceline.cli.printing import JsonFlag, note, print_json, print_table, progress_bars, say
 from paceline.demo import (
     BOUND,
     FEWEST_SAMPLES,
@@ -47,7 +47,7 @@ def demo(
 
 def _print_result(result: DemoResult) -> None:
     fastest, slowest = result.table.latency_range_ms
-    OUT.print(
+    say(
         f"Profiled {result.profile.samples_total:,} samples under {len(result.profile.configurations)} configurations: "
         f"the time to first token is {fastest:.1f} to {slowest:.1f} ms here, accuracy is {result.table.accuracy_range[0]:.2f} to "
         f"{result.table.accuracy_range[1]:.2f}."
@@ -73,7 +73,7 @@ def _print_result(result: DemoResult) -> None:
             for budget_ms in result.budgets_ms
         ],
     )
-    OUT.print(
+    say(
         "The estimator's bound promises that 95 of 100 requests keep their budgets, where some setting's bound fits them; "
         "it follows the machine when that becomes slower. The table promises the mean of what it measured: near a "
         "setting's own latency that holds about half the time."
@@ -83,7 +83,7 @@ def _print_result(result: DemoResult) -> None:
 
 def _print_next(result: DemoResult) -> None:
     out, middle = result.out, result.budgets_ms[len(result.budgets_ms) // 2]
-    OUT.print(f"\nEverything is in {out}/summary.json, the profile's figures in {out}/report.html. Try next:")
+    say(f"\nEverything is in {out}/summary.json, the profile's figures in {out}/report.html. Try next:")
     commands = (
         f"paceline run digits --controller {out}/estimator --image {out}/{SAMPLE_PICTURE} "
         f'--prompt "{SAMPLE_PROMPT}" --budget {middle:g}',
@@ -92,8 +92,8 @@ def _print_next(result: DemoResult) -> None:
         f"paceline budgets {out}/profile",
     )
     for command in commands:
-        OUT.print(f"  {command}", soft_wrap=True, highlight=False)
-    LOG.print("(in a checkout without an activated environment, the command is .venv/bin/paceline)")
+        say(f"  {command}")
+    note("(in a checkout without an activated environment, the command is .venv/bin/paceline)")
 
 
 def _row(request: DemoRequest) -> tuple[object, ...]:

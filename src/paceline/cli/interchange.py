@@ -5,11 +5,10 @@ from typing import Annotated, Any
 
 import polars as pl
 import typer
-from rich.markup import escape
 
 from paceline.cli.flags.lists import ListFlagCommand, split_list
 from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag
-from paceline.cli.printing import LOG, JsonFlag, print_json, print_table
+from paceline.cli.printing import JsonFlag, note, print_json, print_table, say
 from paceline.profiles import CONFIGURATION, LeftOut, import_profile, merge_profiles, read_profile, write_core_exp
 
 OutFlag = Annotated[Path, typer.Option("--out", "-o", help="A new directory; an existing one is never overwritten.")]
@@ -76,11 +75,11 @@ def _summary(out: Path, samples: pl.DataFrame, left_out: tuple[LeftOut, ...]) ->
 
 def _print(title: str, summary: dict[str, Any], json_output: bool) -> None:
     for each in summary["left_out"]:
-        LOG.print(f"[yellow]left out:[/] {escape(each['reason'])}", highlight=False, soft_wrap=True)
+        note(each["reason"], mark="left out")
     if json_output:
         print_json(summary)
         return
     rows = [(name, f"{row['samples']:,}", row["configurations"]) for name, row in summary["datasets"].items()]
     print_table(title, ("dataset", "samples", "configurations"), rows)
     extra = [f"{summary[name]:,} {words}" for name, words in EXTRA_FIGURES.items() if summary.get(name)]
-    typer.echo(", ".join([f"{summary['samples']:,} samples", *extra]))
+    say(", ".join([f"{summary['samples']:,} samples", *extra]))

@@ -6,11 +6,11 @@ Only the module of the command asked for is imported: `paceline budgets` need no
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import typer
-from rich.markup import escape
 
-from paceline.cli.printing import LOG
+from paceline.cli.printing import note, warnings_as_notes
 from paceline.errors import PacelineError
 
 COMMANDS = {  # name: (module, first line of its help)
@@ -72,13 +72,35 @@ def _no_options() -> None:
     """Do nothing: the group itself takes no options."""
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0 when done, 2 for the user's mistake, 1 for ours.
+
+    A mistake of the user's is told in one sentence on standard error.
+    """
+    with warnings_as_notes():
+        try:
+            return app_for(arguments)(args=list(arguments), prog_name="paceline", standalone_mode=False) or 0
+        except PacelineError as error:
+            note(str(error), mark="error")
+            return 2
+        except Exception as error:
+            # typer keeps its copy of click to itself: an error in the usage is known by what it can say
+            if not (hasattr(error, "format_message") and hasattr(error, "ctx")):
+                raise
+            return _usage_error(error)
+
+
+def _usage_error(error: Any) -> int:
+    message = error.format_message()
+    if message:  # there is none where the help was printed instead
+        command = "paceline" if error.ctx is None else error.ctx.command_path
+        note(f"{message.rstrip('.')}; `{command} --help` says what it takes", mark="error")
+    return error.exit_code
+
+
 def main() -> None:
-    """Run the command line: exit code 0 when done, 2 for the user's mistake, 1 for ours."""
-    try:
-        app_for(sys.argv[1:])()
-    except PacelineError as error:
-        LOG.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""How every command prints: tables for people, one JSON document for programs, progress on standard error."""
+"""How every command prints: plain text for people, one JSON document for programs, progress on standard error.
+
+Names, paths, answers and messages come from users, files and models. They are printed as they are: never read as markup,
+and characters that would steer the terminal, or that it cannot show, become escapes. No other module of the command line
+names a console.
+"""
 
 import json
+import unicodedata
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,13 +26,41 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from paceline.errors import PacelineWarning
 from paceline.profiles.atomic import keep_old, write_atomically
 
-OUT = Console()
-LOG = Console(stderr=True)
+_OUT = Console()
+_LOG = Console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output instead of tables.")]
+Mark = Literal["", "error", "fails", "warning", "caution", "left out"]
+STYLES: dict[Mark, str] = {
+    "": "",
+    "error": "bold red",
+    "fails": "bold red",
+    "warning": "yellow",
+    "caution": "yellow",
+    "left out": "yellow",
+}
+BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they show text in another order
+
+
+def say(text: str, *, mark: Mark = "") -> None:
+    """Print text on standard output as it is, after a mark where one is given."""
+    _print(_OUT, text, mark)
+
+
+def note(text: str, *, mark: Mark = "") -> None:
+    """Print text on standard error as it is, after a mark where one is given."""
+    _print(_LOG, text, mark)
+
+
+def note_written(path: Path, *, kept: Path | None = None, size_bytes: int | None = None) -> None:
+    """Say on standard error what was written, how large it is and where what it replaces is kept."""
+    size = "" if size_bytes is None else f" ({size_bytes / 1e6:.2f} MB)"
+    note(f"wrote {path}{size}" + (f"; what it replaces is kept as {kept}" if kept else ""))
 
 
 def print_json(document: Any) -> None:
@@ -41,27 +75,27 @@ def write_document(path: Path, document: Any) -> None:
     """
     kept = keep_old(path)
     write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-    LOG.print(f"wrote {path}" + (f"; the older one is {kept}" if kept else ""))
+    note_written(path, kept=kept)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under a title; the first column is left-aligned, the rest right-aligned."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """Print rows under a title; the first column is left-aligned, the rest right-aligned, None is a dash."""
+    table = Table(title=_title(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(_shown(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*("-" if cell is None else escape(str(cell)) for cell in row))
-    OUT.print(table)
+        table.add_row(*(_shown("-" if cell is None else str(cell)) for cell in row))
+    _OUT.print(table)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, object]]) -> None:
     """Print names and values under a title, a line each."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, show_header=False)
+    table = Table(title=_title(title), title_justify="left", box=None, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, escape(str(value)))
-    OUT.print(table)
+        table.add_row(_shown(name), _shown(str(value)))
+    _OUT.print(table)
 
 
 @contextmanager
@@ -70,9 +104,12 @@ def progress_bars(*labels: str) -> Generator[list[Callable[[int, int], None]]]:
 
     Yields the callbacks (done, total) that move them.
     """
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*shown, TextColumn("left"), TimeRemainingColumn(), console=LOG) as progress:
-        yield [_mover(progress, progress.add_task(label, total=None, visible=False, start=False)) for label in labels]
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*shown, TextColumn("left"), TimeRemainingColumn(), console=_LOG) as progress:
+        yield [
+            _mover(progress, progress.add_task(visible(label), total=None, visible=False, start=False))
+            for label in labels
+        ]
 
 
 @contextmanager
@@ -89,3 +126,62 @@ def _mover(progress: Progress, task: TaskID) -> Callable[[int, int], None]:
         progress.update(task, completed=done, total=total, visible=True)
 
     return move
+
+
+@contextmanager
+def warnings_as_notes() -> Generator[None]:
+    """Print every PacelineWarning as one line on standard error, without the place in our code that it comes from."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, PacelineWarning):
+                note(str(message), mark="warning")
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
+def visible(text: str, encoding: str = "utf-8") -> str:
+    """Return text of which every character can be seen: what steers a terminal, or is not in `encoding`, is an escape.
+
+    Line ends and tabs stay.
+    """
+    if not text.isprintable():
+        text = "".join(_escape(letter) if _steers(letter) else letter for letter in text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _steers(letter: str) -> bool:
+    if letter in "\n\t":
+        return False
+    return unicodedata.category(letter) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(letter) in BIDIRECTIONAL
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
+
+
+def _print(console: Console, text: str, mark: Mark) -> None:
+    line = Text()
+    if mark:
+        line.append(f"{mark}:", style=STYLES[mark]).append(" ")
+        text = text.replace("\n", "\\n")  # what is marked is one line, whatever the names in it
+    console.print(line.append(visible(text, console.encoding)), soft_wrap=True)
+
+
+def _shown(text: str, style: str = "") -> Text:
+    return Text(visible(text, _OUT.encoding), style=style)
+
+
+def _title(text: str) -> Text | None:
+    return _shown(text, "bold") if text else None

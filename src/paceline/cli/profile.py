@@ -16,7 +16,7 @@ from paceline.cli.flags.model import (
     names,
     whole_numbers,
 )
-from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, progress_bar
+from paceline.cli.printing import JsonFlag, note, print_facts, print_json, progress_bar
 from paceline.datasets import DIGIT_SETS
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.measure.ranks import share_of
@@ -90,9 +90,7 @@ def _document(run: ProfileRun) -> dict[str, object]:
 
 def _print_run(run: ProfileRun) -> None:
     if run.torn_bytes:
-        LOG.print(
-            f"the last run was cut off: {run.torn_bytes} bytes of an unfinished sample were dropped and measured anew"
-        )
+        note(f"the last run was cut off: {run.torn_bytes} bytes of an unfinished sample were dropped and measured anew")
     knobs = (
         ("tier", run.grid.tiers),
         ("top_k", run.grid.top_ks),
@@ -105,9 +103,7 @@ def _print_run(run: ProfileRun) -> None:
         ("least important blocks first", str(list(run.block_ranking))),
     ]
     print_facts(f"Profile in {run.out}", rows)
-    LOG.print(
-        f"next: paceline budgets {run.out}    paceline table build --results-dir {run.out} --output-file table.json"
-    )
+    note(f"next: paceline budgets {run.out}    paceline table build --results-dir {run.out} --output-file table.json")
 
 
 def register(app: typer.Typer) -> None:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.markup import escape
 
 from paceline.cli.flags.profiles import ProfileArgument
-from paceline.cli.printing import LOG, JsonFlag, print_json
+from paceline.cli.printing import JsonFlag, note_written, print_json
 from paceline.records import LatencyKind
 from paceline.report import write_report
 
@@ -33,4 +32,4 @@ def report(
     if as_json:
         print_json({"output": str(output), "size_bytes": size_bytes})
     else:
-        LOG.print(escape(f"wrote {output} ({size_bytes / 1e6:.2f} MB)"), highlight=False, soft_wrap=True)
+        note_written(output, size_bytes=size_bytes)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from paceline.cli.flags.model import DeviceFlag, DtypeFlag, RevisionFlag
-from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json
+from paceline.cli.printing import JsonFlag, note, print_facts, print_json
 from paceline.control.loading import load_controller
 from paceline.models.pictures import open_picture
 from paceline.records import LatencyBudget
@@ -99,13 +99,11 @@ def _print_answer(answer: AdaptiveAnswer) -> None:
         rows.append(("decode steps", ", ".join(f"{step:.1f}" for step in times.decode_step_ms)))
     print_facts("", rows)
     if answer.outside:
-        LOG.print(f"beyond what the controller was measured on: {', '.join(answer.outside)}")
+        note(f"beyond what the controller was measured on: {', '.join(answer.outside)}")
     if answer.refused:
-        LOG.print(
-            "what the learned controller prefers does not fit; the most accurate configuration that does was taken"
-        )
+        note("what the learned controller prefers does not fit; the most accurate configuration that does was taken")
     if not answer.promised:
-        LOG.print("no configuration keeps this budget; --strict makes that an error")
+        note("no configuration keeps this budget; --strict makes that an error")
 
 
 def register(app: typer.Typer) -> None:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 
 from paceline.analyze import analyzed_columns
 from paceline.cli.flags.lists import ListFlagCommand, split_numbers
 from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag, one_source, read_listing_left_out
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, print_table
+from paceline.cli.printing import JsonFlag, note, note_written, print_json, print_table, say
 from paceline.control import AggregationMethod, LookupTable
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import InvalidValueError, PacelineWarning, UnknownChoiceError
@@ -86,8 +85,7 @@ def build(
             tables[output_file.with_name(f"{output_file.stem}-{name}{output_file.suffix}")] = table
     for path, table in tables.items():
         kept = save_table(table, path)
-        beside = f"; the file it replaces is kept as {kept}" if kept else ""
-        LOG.print(escape(f"wrote {path}{beside}"), highlight=False, soft_wrap=True)
+        note_written(path, kept=kept)
     _show_table(tables[output_file], shown_ms, as_json)
 
 
@@ -116,7 +114,7 @@ def _show_table(table: LookupTable, budgets_ms: Sequence[float] | None, as_json:
         warnings.simplefilter("ignore", PacelineWarning)  # every row says for itself whether it is within its budget
         decisions = [(budget_ms, table.predict(budget_ms)) for budget_ms in asked_ms]
     for caution in table.cautions:
-        LOG.print(f"[yellow]caution:[/] {escape(caution)}", highlight=False, soft_wrap=True)
+        note(caution, mark="caution")
     if as_json:
         print_json(_document(table, decisions))
     else:
@@ -132,15 +130,13 @@ def _print_decisions(table: LookupTable, decisions: Sequence[tuple[float, Decisi
         f"{table.latency_kind} latency {low_ms:.2f} to {high_ms:.2f} ms (median {statistics.latency_median_ms:.2f}, "
         f"mean {statistics.latency_mean_ms:.2f}, std {statistics.latency_std_ms:.2f}); accuracy {least:.3f} to {most:.3f}",
     )
-    OUT.print(escape("\n".join(lines)), highlight=False, soft_wrap=True)
+    say("\n".join(lines))
     print_table(
         "Decisions (times in ms)", COLUMNS, [_row(table, budget_ms, decision) for budget_ms, decision in decisions]
     )
     unused = ", ".join(entry.config.key for entry in table.never_taken) or "none"
-    OUT.print(
+    say(
         f"Never taken at any budget: {len(table.never_taken)} of {statistics.num_configs} configurations ({unused})",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -17,7 +17,7 @@ from paceline.cli.flags.model import (
     names,
     whole_numbers,
 )
-from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, print_table, progress_bar, write_document
+from paceline.cli.printing import JsonFlag, note, print_facts, print_json, print_table, progress_bar, write_document
 from paceline.datasets import digit_questions
 from paceline.measure.profiling import block_ranking
 from paceline.measure.verify import KnobCheck, Verification
@@ -83,11 +83,11 @@ def _print_record(record: Verification) -> None:
     print_table("Knobs, each turned down alone", ("knob", "works", "moves latency", "detail"), knobs)
     for name, check in record.knobs.items():
         if check is not None and not check.moves_latency:
-            LOG.print(f"caution: {name} does not move latency on this model here; leave it out of the grid")
+            note(f"{name} does not move latency on this model here; leave it out of the grid", mark="caution")
     for sentence in record.failures:
-        LOG.print(f"[bold red]fails:[/] {sentence}")
+        note(sentence, mark="fails")
     if not record.failures:
-        LOG.print("[bold green]all checks hold[/]")
+        note("all checks hold")
 
 
 def _knob_row(name: str, check: KnobCheck | None) -> tuple[object, ...]:

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from paceline.cli.controller.printing import print_training, training_document
 from paceline.cli.evaluate.judging import chosen_budgets, judge, judged_with, write_page
 from paceline.cli.evaluate.printing import print_grids, print_head, print_learned
 from paceline.cli.flags.lists import ListFlagCommand, split_numbers
 from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, progress_bar, write_document
+from paceline.cli.printing import JsonFlag, note_written, print_json, progress_bar, say, write_document
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.learned.description import DESCRIPTION_FILE, read_chooser_description
 from paceline.control.learned.reward import Reward
@@ -96,12 +95,12 @@ def train(
     read = read_listing_left_out(profile, datasets=datasets, columns=CHOOSER_COLUMNS, skip_bad=skip_bad)
     with progress_bar("training the controller") as move:
         written = train_controller(read, source, out, settings=settings, on_progress=move)
-    _say(f"wrote {out}" + (f"; the controller it replaces is kept as {written.kept}" if written.kept else ""))
+    note_written(out, kept=written.kept)
     if as_json:
         print_json(training_document(written, out))
     else:
         print_training(written)
-        OUT.print(f"\nnext: paceline controller eval {out} {profile}", highlight=False, soft_wrap=True)
+        say(f"\nnext: paceline controller eval {out} {profile}")
 
 
 def evaluate(
@@ -148,7 +147,3 @@ def _required(estimator: Path | None, profile: Path) -> Path:
         expected = f"an estimator's directory; train one first: paceline estimator train {profile} --out estimator"
         raise InvalidValueError("--estimator", None, expected)
     return estimator
-
-
-def _say(text: str) -> None:
-    LOG.print(escape(text), highlight=False, soft_wrap=True)

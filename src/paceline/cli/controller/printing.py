@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from paceline.cli.printing import OUT, print_facts
+from paceline.cli.printing import print_facts, say
 from paceline.fit.learned.artifact import WrittenController
 
 
@@ -31,11 +31,9 @@ def print_training(written: WrittenController) -> None:
     description = written.description
     faster = written.rewards_per_second / written.model_requests_per_second
     resumed = f", {written.resumed_steps:,} steps of it before it was stopped" if written.resumed_steps else ""
-    OUT.print(
+    say(
         f"Trained {description.learner} on {description.num_requests:,} requests of {', '.join(description.datasets)} "
         f"under {len(description.configs)} configurations in {written.seconds:.1f} s{resumed}.",
-        highlight=False,
-        soft_wrap=True,
     )
     rows = [
         ("steps a second", f"{written.steps_per_second:,.1f}"),
@@ -46,7 +44,7 @@ def print_training(written: WrittenController) -> None:
         ),
     ]
     print_facts("", rows)
-    OUT.print("\nThe round whose weights were kept:")
+    say("\nThe round whose weights were kept:")
     print_facts("", [(name.replace("_", " "), f"{value:.6g}") for name, value in _kept_round(written).items()])
 
 

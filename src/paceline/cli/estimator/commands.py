@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from paceline.cli.estimator.printing import (
     coverage_document,
@@ -20,7 +19,7 @@ from paceline.cli.estimator.printing import (
 from paceline.cli.flags.lists import ListFlagCommand, split_numbers
 from paceline.cli.flags.model import DeviceFlag
 from paceline.cli.flags.profiles import ProfileArgument, SkipBadFlag, one_source, read_listing_left_out
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_json, progress_bar
+from paceline.cli.printing import JsonFlag, note, note_written, print_json, progress_bar, say
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import LatencyBounds, require_alpha
@@ -148,14 +147,14 @@ def train(
     read = read_listing_left_out(source, datasets=datasets, columns=ESTIMATOR_COLUMNS, skip_bad=skip_bad)
     with progress_bar("training the estimator") as move:
         written = train_artifact(read, out, settings=chosen, device=device, on_progress=move)
-    _say(f"wrote {out}" + (f"; the estimator it replaces is kept as {written.kept}" if written.kept else ""))
+    note_written(out, kept=written.kept)
     evaluation = evaluate_estimator(written.trained.network, written.parts, baselines=("config_mean",))
     if as_json:
         print_json({**_training_document(written, out), **evaluation_document(evaluation)})
     else:
         _print_training(written)
         print_evaluation(evaluation, groups=False)
-        OUT.print(f"\nnext: paceline estimator eval {out} {source}", highlight=False, soft_wrap=True)
+        say(f"\nnext: paceline estimator eval {out} {source}")
 
 
 def evaluate(
@@ -233,7 +232,7 @@ def _coverage(network: NetworkEstimator, bounds: LatencyBounds, parts: SamplePar
     try:
         checks = check_bounds(network, bounds, parts, alpha)
     except InvalidValueError as error:  # too few samples calibrated the bounds for this α
-        LOG.print(f"[yellow]caution:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        note(str(error), mark="caution")
         checks = ()
     return bound_coverage(checks, alpha)
 
@@ -276,16 +275,10 @@ def _training_document(written: WrittenEstimator, out: Path) -> dict[str, Any]:
 def _print_training(written: WrittenEstimator) -> None:
     trained, description = written.trained, written.trained.description
     resumed = f", {trained.resumed_epochs:,} of them before it was stopped" if trained.resumed_epochs else ""
-    OUT.print(
+    say(
         f"Trained on {description.num_rows:,} measurements ({description.num_decode_rows:,} with decode) of "
         f"{', '.join(description.datasets)} under {len(description.configs)} configurations: {trained.epochs:,} "
         f"epochs of {description.training['steps_an_epoch']} steps{resumed}, loss {description.training['loss']}. "
         f"{written.parts.calibration.height:,} more calibrate the bounds; judged on the other "
         f"{written.parts.test.height:,}:",
-        highlight=False,
-        soft_wrap=True,
     )
-
-
-def _say(text: str) -> None:
-    LOG.print(escape(text), highlight=False, soft_wrap=True)

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-
-from paceline.cli.printing import OUT, print_table
+from paceline.cli.printing import print_table, say
 from paceline.estimate.feasibility import FeasibleConfig
 from paceline.fit.estimator.coverage import BoundCoverage
 from paceline.fit.estimator.evaluation import (
@@ -49,14 +47,12 @@ def print_evaluation(evaluation: EstimatorEvaluation, *, groups: bool) -> None:
 def print_coverage(coverage: BoundCoverage) -> None:
     """Print how often decisions by the bound kept their budgets."""
     if coverage.kept is None:
-        OUT.print(f"Bounds promise {coverage.target:.3f}; no held-out decision by them could be judged.")
+        say(f"Bounds promise {coverage.target:.3f}; no held-out decision by them could be judged.")
         return
     low, high = min(coverage.budgets_ms), max(coverage.budgets_ms)
-    OUT.print(
+    say(
         f"Bounds promise {coverage.target:.3f}. Decisions by the bound, prefill budgets {low:g} to {high:g} ms, one a "
         f"request, kept their budget: {coverage.kept}; for {coverage.none_fit:,} requests nothing fitted.",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -87,7 +83,7 @@ def print_feasible(
         FEASIBLE_COLUMNS,
         [_feasible_row(each) for each in found],
     )
-    OUT.print("These are means, which about half of the requests exceed; a bound (paceline run) promises.")
+    say("These are means, which about half of the requests exceed; a bound (paceline run) promises.")
     _print_outside(outside)
 
 
@@ -180,10 +176,7 @@ def _feasible_row(found: FeasibleConfig) -> list[object]:
 
 def _print_outside(outside: Sequence[str]) -> None:
     if outside:
-        OUT.print(
-            f"[yellow]caution:[/] {escape(', '.join(outside))} beyond what the estimator was trained on: extrapolated",
-            soft_wrap=True,
-        )
+        say(f"{', '.join(outside)} beyond what the estimator was trained on: extrapolated", mark="caution")
 
 
 def _request_words(request: RequestFeatures) -> str:

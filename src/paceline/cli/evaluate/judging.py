@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from rich.markup import escape
-
 from paceline.analyze import ChosenBudgets, default_budgets
-from paceline.cli.printing import LOG
+from paceline.cli.printing import note_written
 from paceline.control.controller import Controller
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.bounds_file import load_bounds
@@ -79,4 +77,4 @@ def write_page(evaluation: Evaluation, profile: Profile, learned: LearnedCandida
     curves = {} if learned is None else {name: each.learning for name, each in learned.descriptions.items()}
     # charts need an extra that the commands do without
     size_bytes = import_module("paceline.report.evaluation").write_evaluation(evaluation, profile, path, curves=curves)
-    LOG.print(escape(f"wrote {path} ({size_bytes / 1e6:.2f} MB)"), highlight=False, soft_wrap=True)
+    note_written(path, size_bytes=size_bytes)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from paceline.analyze import ChosenBudgets
-from paceline.cli.printing import OUT, print_table
+from paceline.cli.printing import print_table, say
 from paceline.evaluate import Evaluation
 from paceline.evaluate.bootstrap import PairedDifference
 from paceline.evaluate.figures import BudgetFigures, mean_adherence
@@ -47,10 +47,8 @@ def print_evaluation(evaluation: Evaluation, chosen: ChosenBudgets) -> None:
 def print_head(evaluation: Evaluation, chosen: ChosenBudgets) -> None:
     """Print what was judged: requests, latency kind, and where the budgets come from."""
     left = f"; {evaluation.incomplete:,} lack a configuration and were not judged" if evaluation.incomplete else ""
-    OUT.print(
+    say(
         f"{evaluation.num_requests:,} held-out requests{left}; {evaluation.latency_kind} latency; budgets {chosen.origin}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -152,15 +150,13 @@ def _pooled_row(name: str, evaluation: Evaluation) -> list[str | None]:
 def _print_price(evaluation: Evaluation) -> None:
     scaled = evaluation.scaled_table
     if scaled is None or scaled.overall is None:
-        OUT.print("No fixed configuration keeps any of these budgets often enough to compare against.", highlight=False)
+        say("No fixed configuration keeps any of these budgets often enough to compare against.")
         return
     price = scaled.overall
-    OUT.print(
+    say(
         f"The bound gives up {100 * price.difference:.2f} points of accuracy ({100 * price.interval.low:.2f} to "
         f"{100 * price.interval.high:.2f}, paired, {sum(scaled.counted)} possible budgets) against the table whose "
         "latencies were scaled, in hindsight on these requests, until it kept budgets as often.",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -184,12 +180,10 @@ def _print_distances(evaluation: Evaluation) -> None:
         for name in (TABLE, *evaluation.learned)
         if name in evaluation.controllers
     )
-    OUT.print(
+    say(
         "The share is gain over distance, that of the best in hindsight over where the row starts from. Budgets: those "
         "with a distance, of those that some configuration can keep. `table, scaled to it` keeps budgets as often as the "
         f"learned controller does, the table as it is need not; kept over all budgets: {kept}.",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

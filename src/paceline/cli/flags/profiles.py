@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from paceline.cli.flags.lists import split_list
-from paceline.cli.printing import LOG
+from paceline.cli.printing import note
 from paceline.errors import InvalidValueError
 from paceline.profiles import Profile, read_profile
 
@@ -29,7 +28,7 @@ def read_listing_left_out(
     """Read a profile and list on standard error every file and sample that `skip_bad` left out."""
     profile = read_profile(path, datasets=split_list(datasets), columns=columns, skip_bad=skip_bad)
     for each in profile.left_out:
-        LOG.print(f"[yellow]left out:[/] {escape(each.reason)}", highlight=False, soft_wrap=True)
+        note(each.reason, mark="left out")
     return profile
 
 

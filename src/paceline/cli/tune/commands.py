@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from paceline.cli.printing import LOG, OUT, JsonFlag, print_facts, print_json, print_table
+from paceline.cli.printing import JsonFlag, note, note_written, print_facts, print_json, print_table, say
 from paceline.cli.tune import runs
 from paceline.fit.step_time import StepTimeFit, fit_step_time, save_step_time
 from paceline.schedule.step_log import read_step_log
@@ -88,7 +87,7 @@ def select(
         return
     columns = ("threshold", "runs", *(f"{name} ratio" for name in SCORED), "score")
     print_table("Ratios to the baseline: below 1 is better", columns, [_score_row(each) for each in choice.scores])
-    OUT.print(f"Recommended min_chunk_threshold: {choice.recommended}", highlight=False)
+    say(f"Recommended min_chunk_threshold: {choice.recommended}")
 
 
 def aging(
@@ -120,8 +119,7 @@ def step_time(
     fit = fit_step_time(read_step_log(run / STEPS))
     path = output or run / STEP_TIME_FILE
     kept = save_step_time(fit, path)
-    beside = f"; the file it replaces is kept as {kept}" if kept else ""
-    LOG.print(escape(f"wrote {path}{beside}"), highlight=False, soft_wrap=True)
+    note_written(path, kept=kept)
     if as_json:
         print_json(fit.document())
     else:
@@ -137,7 +135,7 @@ def _warn_of_gaps(choice: ThresholdChoice) -> None:
     if len({each.runs for each in choice.scores}) > 1:
         sentences.append("some thresholds stand in fewer runs than others: their scores are over other runs")
     for sentence in sentences:
-        LOG.print(f"[yellow]caution:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+        note(sentence, mark="caution")
 
 
 def _score_row(score: ThresholdScore) -> list[object]:
@@ -177,9 +175,8 @@ def _print_fit(fit: StepTimeFit) -> None:
     ]
     print_facts("Step-time model", rows)
     if error.mae.mean >= error.baseline_mae_ms:
-        LOG.print(
-            f"[yellow]caution:[/] no better than always saying the mean step ({error.baseline_mae_ms:.3f} ms): "
+        note(
+            f"no better than always saying the mean step ({error.baseline_mae_ms:.3f} ms): "
             "measure on an idle machine, or longer, before keeping a target with it",
-            highlight=False,
-            soft_wrap=True,
+            mark="caution",
         )

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from paceline.cli.printing import LOG, JsonFlag, print_facts, print_json, progress_bar
+from paceline.cli.printing import JsonFlag, note, print_facts, print_json, progress_bar
 from paceline.cli.tune.flags import (
     DEFAULT_LOAD,
     DEFAULT_WEIGHTS,
@@ -237,7 +236,7 @@ def _sweep(
         )
     if as_json:
         print_json({"out": str(out), "thresholds": list(plan.thresholds), "runs": [str(folder) for folder in folders]})
-    LOG.print(escape(f"next: paceline tune threshold select --root {out}"), highlight=False, soft_wrap=True)
+    note(f"next: paceline tune threshold select --root {out}")
 
 
 def _print_summary(title: str, summary: RunSummary) -> None:

@@ -1,0 +1,85 @@
+"""Whatever users, files and models say is printed as it is."""
+
+import io
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import paceline.cli
+from paceline.cli import printing
+from paceline.cli.printing import note, note_written, print_facts, print_table, progress_bar, say, visible
+
+HOSTILE = (
+    "[/b]",
+    "[bold]",
+    "[/]",
+    "[link=http://x]y[/link]",
+    "a\\[b]",
+    ":bug:",
+    "\x1b[31mred",
+    "\x07\r\x08",
+    "\u202egpj.exe",
+    "\udcff",
+    "%s {0}",
+)
+texts = st.sampled_from(HOSTILE) | st.text(max_size=20) | st.from_regex(r"\[/?[a-z#@]{0,4}\]?", fullmatch=True)
+
+
+def printed(show, *arguments, **options):
+    """Return what a function printed on either stream, blanks and line ends taken out."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        show(*arguments, **options)
+    return "".join((out.getvalue() + err.getvalue()).split())
+
+
+def plain(text):
+    return "".join(visible(text).split())
+
+
+@given(texts)
+def test_every_way_to_print_shows_text_as_it_is(text):
+    assert printed(say, text) == printed(note, text) == plain(text)
+    assert printed(say, text, mark="caution") == printed(note, text, mark="caution")
+    assert printed(note_written, Path("x"), kept=text or "none").endswith(plain(text))
+    assert printed(print_table, "", ["column"], [[text]]).endswith(plain(text))
+    assert plain(text) in printed(print_table, "", [text], [["cell"]])
+    assert printed(print_table, text, ["column"], [["cell"]]).startswith(plain(text))
+    assert printed(print_facts, "", [("name", text)]) == "name" + plain(text)
+    assert printed(print_facts, "", [(text, "value")]) == plain(text) + "value"
+    assert printed(print_facts, text, [("name", "value")]) == plain(text) + "namevalue"
+
+
+def test_titles_and_marks_keep_their_place():
+    assert printed(print_table, "[/b]", ["[bold]"], [["[/]"], [None]]).startswith("[/b][bold]")
+    assert printed(note, "two\nlines", mark="error") == r"error:two\nlines"
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_a_progress_bar_is_called_what_it_is_called(label, monkeypatch):
+    monkeypatch.setattr(printing._LOG, "width", 200)
+
+    def show():
+        with progress_bar(label) as move:
+            move(1, 2)
+
+    assert printed(show).startswith(plain(label))
+
+
+def test_what_steers_a_terminal_or_is_not_in_its_encoding_is_an_escape():
+    assert visible("a\tb\nc é 数") == "a\tb\nc é 数"
+    assert visible("\x1b[0m\x7f\x9b") == r"\x1b[0m\x7f\x9b"
+    assert visible("\u202e\u2066\u2028") == r"\u202e\u2066\u2028"
+    assert visible("\udcff") == r"\udcff"
+    assert visible("± 数", "ascii") == r"\xb1 \u6570"
+
+
+def test_no_other_module_of_the_command_line_prints_by_itself():
+    folder = Path(paceline.cli.__file__).parent
+    others = [path for path in folder.rglob("*.py") if path != folder / "printing.py"]
+    assert len(others) > 20
+    for path in others:
+        assert not re.search(r"\brich\b|\b[sp]?echo\b|\bprint\(|\.write\(", path.read_text()), path
