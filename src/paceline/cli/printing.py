@@ -91,7 +91,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 def print_facts(title: str, facts: Sequence[tuple[str, object]]) -> None:
     """Print names and values under a title, a line each."""
     table = Table(title=_title(title), title_justify="left", box=None, show_header=False)
-    table.add_column(style="dim")
+    table.add_column(style="dim", overflow="fold")
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(_shown(name), _shown(str(value)))

@@ -60,11 +60,11 @@ def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
     own = read_note(path) is not None
     wanted = tuple(dict.fromkeys([*columns, *(() if own else KEY)]))
     with _damage_named(path):
-        present = pl.read_parquet_schema(path)
+        present = pl.scan_parquet(path, glob=False).collect_schema()  # `[` in a path is no pattern
         missing = next((name for name in wanted if name not in present and name not in OPTIONAL), None)
         if missing is not None:
             raise _unfit(path, missing, "is missing")
-        found = pl.read_parquet(path, columns=[name for name in wanted if name in present])
+        found = pl.read_parquet(path, columns=[name for name in wanted if name in present], glob=False)
         nulls = [pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in wanted if name not in present]
         samples = _typed(found.with_columns(nulls).select(wanted), path)
     breaking = column_that_breaks_its_rule(samples)

@@ -71,3 +71,13 @@ def test_a_damaged_compaction_is_passed_over_for_the_journals(
     (tmp_path / "store" / "journal-rank0.jsonl").unlink()
     with pytest.raises(ProfileDataError, match=r"samples\.parquet: cannot be read"):
         read_profile(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["[x]", "[/b]", "*", "a?", "{0,1}", "**"])
+def test_a_path_is_no_pattern(tmp_path: Path, samples: pl.DataFrame, name: str) -> None:
+    path = tmp_path / name / "samples.parquet"
+    path.parent.mkdir(parents=True)
+    samples.write_parquet(path)
+    assert read_profile(path).samples.equals(samples)
+    assert import_profile(path, tmp_path / name / "store").samples.height == 3
+    assert read_profile(tmp_path / name / "store").samples.equals(samples)
