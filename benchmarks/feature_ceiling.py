@@ -144,7 +144,7 @@ def _answered(
     model: VisionLanguageModel, questions: Sequence[VisualQuestion], config: KnobConfig, ranking: tuple[int, ...]
 ) -> list[float]:
     """Return the score of every question under a configuration, all answered in one batch: they are equally long."""
-    requests = [model.prepare(each.picture, each.prompt, config.tier or "high") for each in questions]
+    requests = [model.prepare(each.picture, each.prompt, config.tier) for each in questions]
     inputs = {name: torch.cat([each.inputs[name] for each in requests]) for name in requests[0].inputs}
     generator: Any = model.parts.model
     with applied(model.parts, config, ranking), torch.inference_mode():

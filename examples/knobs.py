@@ -26,7 +26,7 @@ for config in (
     KnobConfig(tier="high", top_k=2, num_active_blocks=16),
     KnobConfig(tier="high", top_k=8, num_active_blocks=8),
 ):
-    request = model.prepare(question.picture, question.prompt, config.tier or "high")
+    request = model.prepare(question.picture, question.prompt, config.tier)
     with applied(model.parts, config, model.block_ranking or ()):
         ids = model.parts.model.generate(**request.inputs, max_new_tokens=8)  # pyright: ignore[reportCallIssue]
     text = model.decode(ids[0, request.inputs["input_ids"].shape[1] :])

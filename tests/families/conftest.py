@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny_models import save_tiny_model
 
-from paceline.models.families import FAMILIES
+from paceline.models.families.declared import FAMILIES
 from paceline.models.loading import EMBEDDED, SETTINGS_FILE, load_model
 
 CAPS = {"low": 9, "medium": 20, "high": 36}

@@ -49,15 +49,14 @@ def _plain(parts: ModelParts, request: PreparedRequest) -> float:
     model: Any = parts.model
     generation = greedy(model, NEW_TOKENS)
     generation.return_dict_in_generate = generation.output_logits = True
-    # a model may write the image token by itself; the pass without a cache would then miss a picture for it
-    generation.suppress_tokens = [model.config.image_token_id]
+    # a model may write an image token or a border by itself; the pass without a cache would then miss a picture for it
+    generation.suppress_tokens = list(parts.media_token_ids)
     with own_settings_aside(model):
         made = model.generate(**request.inputs, generation_config=generation)
     cached_LV = torch.cat(made.logits)
     prompt = request.inputs["input_ids"].shape[1]
-    image_BL = made.sequences == model.config.image_token_id
     whole = {**request.inputs, "input_ids": made.sequences, "attention_mask": torch.ones_like(made.sequences)}
-    whole |= parts.token_type_ids(image_BL)
+    whole |= parts.token_type_ids(made.sequences, prompt_tokens=prompt)
     uncached_LV = model(**whole, use_cache=False).logits[0, prompt - 1 : -1]
     return _difference(cached_LV, uncached_LV)
 

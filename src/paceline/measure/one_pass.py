@@ -66,7 +66,7 @@ def answer_measured(
     `called_at` is the moment, in seconds of `time.perf_counter`, from which the caller waits for the first token.
     """
     started = time.perf_counter()
-    request = model.prepare(picture, prompt, config.tier or "high")
+    request = model.prepare(picture, prompt, config.tier)
     prepared = time.perf_counter()
     preprocess_ms = (prepared - started) * 1e3
     with applied(model.parts, config, ranking):

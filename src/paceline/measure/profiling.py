@@ -119,8 +119,10 @@ def block_ranking(model: VisionLanguageModel, questions: Sequence[VisualQuestion
     """Return the ranking that the model ships with, or block influence over the first questions at the high tier."""
     if model.block_ranking is not None:
         return model.block_ranking
-    requests = (model.prepare(each.picture, each.prompt, "high").inputs for each in questions[:CALIBRATION_QUESTIONS])
-    return rank_blocks(block_influence(model.parts, requests))
+    requests = (
+        model.prepare(each.picture, each.prompt, model.tiers[-1]).inputs for each in questions[:CALIBRATION_QUESTIONS]
+    )
+    return rank_blocks(block_influence(model.parts, requests), protected=model.parts.protected_blocks)
 
 
 def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, world_size: int) -> SweepSettings:

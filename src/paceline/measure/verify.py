@@ -97,7 +97,7 @@ def verify(
     for index, name in enumerate(KNOB_FIELDS):
         knobs[name] = _check_knob(model, question, grid, ranking, name, full, pairs)
         on_progress(index + 1, steps)
-    request = model.prepare(question.picture, question.prompt, full.tier or "high")
+    request = model.prepare(question.picture, question.prompt, full.tier)
     cache_difference = _worst_cache_difference(model, request, grid, ranking)
     on_progress(steps - 3, steps)
     restore_difference = _restore_difference(model, request, grid, ranking)
@@ -160,7 +160,7 @@ def _differs_only(config: KnobConfig, full: KnobConfig, name: str) -> bool:
 def _last_logits(
     model: VisionLanguageModel, question: VisualQuestion, config: KnobConfig, ranking: Sequence[int]
 ) -> Any:
-    request = model.prepare(question.picture, question.prompt, config.tier or "high")
+    request = model.prepare(question.picture, question.prompt, config.tier)
     with applied(model.parts, config, ranking):
         return model.parts.model(**request.inputs).logits[0, -1].float()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from paceline.models.knobs import check_config
 from paceline.models.loading import VisionLanguageModel
-from paceline.records import TIERS, KnobGrid
+from paceline.records import KnobGrid
 
 SHARES = (0.5, 0.75, 1.0)  # of the model's own experts a token; the same for blocks would leave too few of them
 BLOCK_SHARES = (0.75, 0.875, 1.0)
@@ -15,7 +15,7 @@ def default_grid(model: VisionLanguageModel) -> KnobGrid:
     native, blocks = model.parts.native_top_k, len(model.parts.blocks)
     top_ks = model.default_top_ks or (None if native is None else _shares(native, SHARES))
     return KnobGrid(
-        tiers=TIERS,
+        tiers=model.tiers,
         top_ks=(None,) if top_ks is None else tuple(top_ks),
         block_counts=tuple(model.default_block_counts or _shares(blocks, BLOCK_SHARES)),
     )

@@ -3,7 +3,7 @@
 Shapes: B batch, L sequence, H hidden.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -48,6 +48,7 @@ def _recorder(index: int, record: Any) -> Any:
     return hook
 
 
-def rank_blocks(influence: list[float]) -> tuple[int, ...]:
-    """Return all blocks but block 0, least influential first: the order in which they are passed through."""
-    return tuple(sorted(range(1, len(influence)), key=lambda index: influence[index]))
+def rank_blocks(influence: list[float], *, protected: Collection[int] = ()) -> tuple[int, ...]:
+    """Return all blocks but block 0 and `protected`, least influential first: the order in which they are passed through."""
+    free = [index for index in range(1, len(influence)) if index not in protected]
+    return tuple(sorted(free, key=lambda index: influence[index]))

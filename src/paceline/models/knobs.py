@@ -2,7 +2,7 @@
 
 Blocks are passed through, never sliced out of the list: slicing shifts positions, attention types and deepstack
 features. Top-k is set on the routers: on most families an edit of the config does nothing once the model is built.
-The tier acts where the picture is encoded (`families.py`), before the model runs.
+The tier acts where the picture is encoded (`families/`), before the model runs.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -55,7 +55,7 @@ def applied(parts: ModelParts, config: KnobConfig, ranking: Sequence[int]) -> Ge
         stack.enter_context(held(parts.model, "knobs"))
         if config.top_k is not None:
             for router in parts.routers:
-                stack.enter_context(replaced(router, "top_k", config.top_k))
+                stack.enter_context(replaced(router, parts.top_k_name, config.top_k))
         if skipped:
             stack.enter_context(_passed_through(parts, skipped))
         yield
@@ -73,6 +73,12 @@ def _passed_through(parts: ModelParts, skipped: frozenset[int]) -> Generator[Non
     """Pass the hidden states through `skipped` blocks and keep every key-value cache aware of it."""
     if not skipped < set(range(len(parts.blocks))):
         raise InvalidValueError("skipped blocks", sorted(skipped), f"some, not all, of 0 to {len(parts.blocks) - 1}")
+    needed = sorted(skipped & parts.protected_blocks)
+    if needed:
+        raise ModelError(
+            f"blocks {needed} fill a key-value cache that later blocks of this model share; expected others to be skipped: "
+            "leave them out of the block ranking"
+        )
     with ExitStack() as stack:
         for index in sorted(skipped):
             stack.enter_context(replaced(parts.blocks[index], "forward", _hand_on))

@@ -1,6 +1,7 @@
 """Where the parts of a Hugging Face vision-language model are, found by structure."""
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,30 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from paceline.errors import ModelError
-from paceline.models.families import FAMILIES, Family
+from paceline.models.families.choosing import family_of
+from paceline.models.families.family import Family
+
+IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
+# tokens that stand for pictures, sounds or their borders: a decoder that writes one by itself has nothing behind it
+MEDIA_TOKEN_NAME = re.compile(r".*(image|img|video|vision|audio|boi|eoi|media).*(_id|_index)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelParts:
-    """The parts that measuring and steering touch: where images are encoded, the decoder, its blocks and routers."""
+    """The parts that measuring and steering touch: where images are encoded, the decoder, its blocks and routers.
+
+    `routers` own the number of experts a token takes, under the name `top_k_name`: modules, or the configuration that
+    modules read it from. `protected_blocks` fill a key-value cache that later blocks share, and always run.
+    """
 
     model: PreTrainedModel
     family: Family
     image_encoder_owner: nn.Module
     decoder: nn.Module
     blocks: tuple[nn.Module, ...]
-    routers: tuple[nn.Module, ...]
+    protected_blocks: frozenset[int]
+    routers: tuple[Any, ...]
+    top_k_name: str
     num_experts: int | None
     accepted_inputs: frozenset[str]
 
@@ -33,15 +45,50 @@ class ModelParts:
     @property
     def native_top_k(self) -> int | None:
         """The experts a token takes as the model was trained; None for a dense model."""
-        return int(self.routers[0].top_k) if self.routers else None  # pyright: ignore[reportArgumentType]
+        return int(getattr(self.routers[0], self.top_k_name)) if self.routers else None
 
-    def token_type_ids(self, image_BL: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return every `*_token_type_ids` that forward takes: 1 where an image token stands (batch, sequence; bool).
+    @property
+    def image_token_id(self) -> int:
+        """The token that an image feature takes the place of."""
+        return image_token_id(self.model.config)
+
+    @property
+    def media_token_ids(self) -> tuple[int, ...]:
+        """Every token of the configuration that stands for a picture, a video, a sound or a border of one."""
+        named = {**vars(self.model.config), "": self.image_token_id}
+        return tuple(
+            sorted({value for name, value in named.items() if type(value) is int and _names_media_token(name, value)})
+        )
+
+    def token_type_ids(self, ids_BL: torch.Tensor, *, prompt_tokens: int) -> dict[str, torch.Tensor]:
+        """Return every `*_token_type_ids` that forward takes for these ids (batch, sequence), of which the first
+        `prompt_tokens` are the prompt.
 
         Left out, a model may use the wrong experts or positions without an error.
         """
         names = sorted(name for name in self.accepted_inputs if name.endswith("token_type_ids"))
-        return {name: image_BL.long() for name in names}
+        if not names:
+            return {}
+        image_BL = ids_BL == self.image_token_id
+        marked_BL = torch.isin(ids_BL, torch.tensor(self.media_token_ids, device=ids_BL.device))
+        generated_BL = (torch.arange(ids_BL.shape[1], device=ids_BL.device) >= prompt_tokens).expand_as(ids_BL)
+        kinds = {"image": image_BL, "image and markers": marked_BL, "generated": generated_BL}
+        # a mixture's experts are chosen by the markers too, where positions count the image tokens alone
+        return {name: kinds[self.family.types if name != "mm_token_type_ids" else "image"].long() for name in names}
+
+
+def image_token_id(config: PreTrainedConfig) -> int:
+    """Return the id of the token that an image feature takes the place of; ModelError where the configuration has none."""
+    found = [value for name in IMAGE_TOKEN_NAMES if type(value := getattr(config, name, None)) is int]
+    if not found:
+        raise ModelError(
+            f"the configuration of {config.model_type!r} names no image token; expected one of {', '.join(IMAGE_TOKEN_NAMES)}"
+        )
+    return found[0]
+
+
+def _names_media_token(name: str, value: int) -> bool:
+    return value >= 0 and (not name or MEDIA_TOKEN_NAME.fullmatch(name) is not None)
 
 
 def find_parts(model: PreTrainedModel) -> ModelParts:
@@ -50,42 +97,54 @@ def find_parts(model: PreTrainedModel) -> ModelParts:
     Raises ModelError naming the missing part: no vision tower, an unknown family, or a decoder without a block list.
     """
     name = type(model).__name__
-    if getattr(model.config, "vision_config", None) is None:
-        raise ModelError(
-            f"{name} has no vision tower (its config has no vision_config); expected a vision-language model "
-            f"of one of the families {', '.join(sorted(FAMILIES))}"
-        )
-    family = FAMILIES.get(model.config.model_type)
-    if family is None:
-        raise ModelError(
-            f"{name} is of the family {model.config.model_type!r}, which is not supported yet; expected one of "
-            f"{', '.join(sorted(FAMILIES))} (a family is one entry in paceline/models/families.py)"
-        )
-    owner: Any = model.base_model  # generate() calls the base model's method, not the top level's
-    if not callable(getattr(owner, "get_image_features", None)):
-        raise ModelError(f"{name} has no get_image_features on its base model; expected the transformers 5 interface")
-    decoder = owner.get_decoder()
-    blocks = getattr(decoder, "layers", None)
-    if not isinstance(blocks, nn.ModuleList) or len(blocks) < 2:
-        raise ModelError(f"the decoder of {name} has no list of blocks named 'layers'; expected an nn.ModuleList")
+    family = family_of(model.config, name)
+    owner = _encoder_owner(model)
+    config = model.config.get_text_config(decoder=True)
+    decoder, blocks = _decoder_and_blocks(owner, model, int(config.num_hidden_layers))
     routers = tuple(module for block in blocks for module in block.modules() if _is_router(module))
+    by_config = not routers and type(getattr(config, "top_k_experts", None)) is int
+    experts: Any = config.num_experts if by_config else routers[0].num_experts if routers else None
     return ModelParts(
         model=model,
         family=family,
         image_encoder_owner=owner,
         decoder=decoder,
         blocks=tuple(blocks),
-        routers=routers,
-        num_experts=_experts(routers[0]) if routers else None,
+        protected_blocks=frozenset(index for index, block in enumerate(blocks) if _fills_a_shared_cache(block)),
+        routers=(config,) if by_config else routers,
+        top_k_name="top_k_experts" if by_config else "top_k",
+        num_experts=experts,
         accepted_inputs=frozenset(inspect.signature(model.forward).parameters),
+    )
+
+
+def _encoder_owner(model: PreTrainedModel) -> nn.Module:
+    """Return whose `get_image_features` runs: generate() and forward call the base model's where it has one."""
+    for owner in (model.base_model, model):
+        if callable(getattr(owner, "get_image_features", None)):
+            return owner
+    raise ModelError(
+        f"{type(model).__name__} has no get_image_features on its base model; expected the transformers 5 interface"
+    )
+
+
+def _decoder_and_blocks(owner: Any, model: PreTrainedModel, count: int) -> tuple[nn.Module, nn.ModuleList]:
+    """Return the module that runs the decoder's blocks, and its list of them: as long as the text configuration says."""
+    start: Any = owner.get_decoder()
+    for module in start.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count >= 2:
+                return module, child
+    raise ModelError(
+        f"the decoder of {type(model).__name__} has no list of its {count} blocks; expected an nn.ModuleList of two or more"
     )
 
 
 def _is_router(module: nn.Module) -> bool:
     """A router carries its own `top_k`, read at forward time, and chooses among a known number of experts."""
     top_k = getattr(module, "top_k", None)
-    return isinstance(top_k, int) and isinstance(getattr(module, "num_experts", None), int)
+    return type(top_k) is int and type(getattr(module, "num_experts", None)) is int
 
 
-def _experts(router: nn.Module) -> int:
-    return int(router.num_experts)  # pyright: ignore[reportArgumentType]
+def _fills_a_shared_cache(block: nn.Module) -> bool:
+    return any(getattr(module, "store_full_length_kv", False) is True for module in block.modules())

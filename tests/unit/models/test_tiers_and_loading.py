@@ -5,7 +5,7 @@ from PIL import Image
 from transformers import BertConfig, LlamaConfig
 
 from paceline.errors import InvalidValueError, ModelError, PictureError, UnknownChoiceError
-from paceline.models.families import TIER_TOKEN_CAPS
+from paceline.models.families.family import TIER_TOKEN_CAPS
 from paceline.models.grid import default_grid, grid_of
 from paceline.models.importance import block_influence, rank_blocks
 from paceline.models.loading import load_model

@@ -1,0 +1,40 @@
+"""Which family a configuration is of, or in one sentence why none."""
+
+from typing import Any
+
+from paceline.errors import ModelError
+from paceline.models.families.declared import FAMILIES
+from paceline.models.families.family import Family
+from paceline.models.families.refused import REFUSED
+
+
+def family_of(config: Any, name: str) -> Family:
+    """Return the family of a model's configuration; `name` is what the sentence calls the model.
+
+    Raises ModelError for a model that only reads text, one whose family cannot work here (with the reason), and one of a
+    family that is not supported yet.
+    """
+    kind = family_name(config)
+    if kind in FAMILIES and not (hasattr(config, "vision_config") and config.vision_config is None):
+        return FAMILIES[kind]
+    if kind in REFUSED:
+        raise ModelError(f"{name} is of the family {kind!r}, which cannot be steered here: {REFUSED[kind]}")
+    known = ", ".join(sorted(FAMILIES))
+    if getattr(config, "vision_config", None) is None:
+        raise ModelError(
+            f"{name} ({config.model_type}) has no vision tower (its config has no vision_config); expected a vision-language "
+            f"model of one of the families {known}"
+        )
+    raise ModelError(
+        f"{name} is of the family {kind!r}, which is not supported yet; expected one of {known} (a family is one entry in "
+        "paceline/models/families/declared.py)"
+    )
+
+
+def family_name(config: Any) -> str:
+    """Return the name a family is declared under: the configuration's `model_type`, or the vision tower's where that decides.
+
+    Pixtral's checkpoints say `llava`, and their pictures keep their shape.
+    """
+    vision_type = getattr(getattr(config, "vision_config", None), "model_type", None)
+    return "pixtral" if config.model_type == "llava" and vision_type == "pixtral" else str(config.model_type)

@@ -1,0 +1,61 @@
+"""A family's declaration: how a tier acts, how its tokens stand in the prompt, and what else is its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from paceline.errors import PictureError
+from paceline.models.families.layouts import bare
+from paceline.models.families.plans import Cost, ImagePlan, Layout, TierRule, Vision
+
+TIER_TOKEN_CAPS = {"low": 576, "medium": 1296, "high": 2304}  # SPEC: 4, 9 and 16 crops of 144 tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What one family of models does differently.
+
+    `placeholder` is what its chat template writes for a picture, None where that is the image token itself. `prompt` writes
+    the whole prompt of a family that has no chat template: (tokenizer, the placeholders' text, the question). `caps` are the
+    tiers of a model that ships with none of its own. `types` says what `token_type_ids` mark: the image tokens (1), those and
+    the markers around them, or all that was generated. `limits` are sentences for the table of families.
+    """
+
+    tiers: TierRule
+    layout: Layout = bare
+    placeholder: str | None = None
+    prompt: Callable[[Any, str, str], str] | None = None
+    caps: Mapping[str, int] = field(default_factory=lambda: TIER_TOKEN_CAPS)
+    types: Literal["image", "image and markers", "generated"] = "image"
+    limits: str = ""
+
+    @property
+    def has_tiers(self) -> bool:
+        """Whether a tier can move the image tokens at all."""
+        return self.tiers.argument is not None
+
+    def plan(self, vision: Vision, width: int, height: int, cap: int, cost: Cost) -> ImagePlan:
+        """Return the largest plan of a picture of this size in pixels within `cap` tokens.
+
+        Raises PictureError where none is, or where the image processor takes no picture of this shape.
+        """
+        try:
+            return self.tiers.plan(vision, width, height, cap, cost)
+        except PictureError:
+            raise
+        except ValueError as error:  # the processors' own refusals: of a shape, of a size of 0
+            raise PictureError(
+                f"this model's image processor takes no picture of {width}x{height} pixels ({error}); expected a shape closer "
+                "to a square: crop it first"
+            ) from error
+
+
+def encoded(vision: Vision, picture: Image.Image, plan: ImagePlan) -> dict[str, torch.Tensor]:
+    """Return the image processor's tensors for one RGB picture under a plan."""
+    if plan.scaled_to is not None:
+        picture = picture.resize(plan.scaled_to, Image.Resampling.BICUBIC)
+    found = vision.processor(picture, return_tensors="pt", **plan.arguments)
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}

@@ -1,0 +1,43 @@
+"""Families that cannot work here, each with the reason."""
+
+NEEDS_TORCHVISION = "its image processor exists for torchvision only, and Paceline reads pictures with Pillow"
+NEEDS_TIMM = "its vision tower is a model of timm, which is not part of transformers"
+CROSS_ATTENTION = (
+    "its decoder looks at the picture by cross-attention in some blocks, so there are no image tokens to cap"
+)
+QUERIES = "its queries turn every picture into the same few embeddings, with no `get_image_features` beside a decoder to steer"
+PICTURE_CODES = (
+    "its pictures become codes of its own vocabulary, which it also draws with; they are not features of an encoder"
+)
+ENCODER_DECODER = "it reads the prompt in an encoder, so no key-value cache of a decoder grows while blocks are skipped"
+
+REFUSED: dict[str, str] = {
+    "blip": CROSS_ATTENTION,
+    "blip-2": QUERIES,
+    "chameleon": PICTURE_CODES,
+    "cohere2_vision": NEEDS_TORCHVISION,
+    "emu3": PICTURE_CODES,
+    "fast_vlm": NEEDS_TIMM,
+    "florence2": ENCODER_DECODER,
+    "gemma3n": NEEDS_TIMM,
+    "gemma4_unified": NEEDS_TORCHVISION,
+    "idefics": CROSS_ATTENTION,
+    "inkling_mm_model": NEEDS_TORCHVISION,
+    "instructblip": QUERIES,
+    "instructblipvideo": QUERIES,
+    "kimi_k25": NEEDS_TORCHVISION,
+    "lfm2_vl": NEEDS_TORCHVISION,
+    "llama4": NEEDS_TORCHVISION,
+    "minimax_m3_vl": NEEDS_TORCHVISION,
+    "mllama": CROSS_ATTENTION,
+    "molmo2": NEEDS_TORCHVISION,
+    "muse_glimmer": NEEDS_TORCHVISION,
+    "nemotron_h_omni": NEEDS_TORCHVISION,
+    "perception_lm": NEEDS_TIMM,
+    "phi4_multimodal": NEEDS_TORCHVISION,
+    "pi0": NEEDS_TORCHVISION,
+    "pix2struct": ENCODER_DECODER,
+    "step3p7": NEEDS_TORCHVISION,
+    "t5gemma2": ENCODER_DECODER,
+    "udop": ENCODER_DECODER,
+}

@@ -1,0 +1,87 @@
+"""From a question to token ids: the chat template, and each picture's placeholder grown to its plan's tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from paceline.errors import InvalidValueError, ModelError
+from paceline.models.families.family import Family
+from paceline.models.families.plans import ImagePlan
+
+
+class Prompts:
+    """Writes the prompts of one model and counts their tokens, with its tokenizer and its family's layout."""
+
+    def __init__(self, *, tokenizer: Any, family: Family, image_token_id: int, name: str) -> None:
+        self.tokenizer, self.family = tokenizer, family
+        self.image_token: str = tokenizer.convert_ids_to_tokens(image_token_id)
+        self.placeholder = family.placeholder or self.image_token
+        self._reserved = tuple(dict.fromkeys((*tokenizer.all_special_tokens, self.image_token, self.placeholder)))
+        self._marker_tokens: dict[str, int] = {}
+        self._check_template(name)
+
+    def ids(self, question: str, plan: ImagePlan) -> list[int]:
+        """Return the token ids of a question about one picture.
+
+        Raises InvalidValueError when the question is empty or holds one of the model's special tokens.
+        """
+        parts = self.family.layout(plan)
+        picture = "".join(part if isinstance(part, str) else self.image_token * part for part in parts)
+        return self._tokenized(self._text(question).replace(self.placeholder, picture))
+
+    def text_tokens(self, question: str) -> int:
+        """Return the tokens of a question and its template, its picture left out."""
+        return len(self._tokenized(self._text(question).replace(self.placeholder, self.image_token))) - 1
+
+    def picture_tokens(self, question: str, plan: ImagePlan, text_tokens: int) -> int:
+        """Return the tokens that a picture will bring into a prompt: its image tokens and the family's markers.
+
+        Each run of image tokens is written as one, and counted: a prompt takes no longer to look at than it is long.
+        """
+        parts = self.family.layout(plan)
+        if not any(isinstance(part, str) for part in parts):
+            return plan.tokens
+        shortened = "".join(part if isinstance(part, str) else self.image_token for part in parts)
+        runs = sum(not isinstance(part, str) for part in parts)
+        tokens = len(self._tokenized(self._text(question).replace(self.placeholder, shortened)))
+        return tokens - runs + plan.tokens - text_tokens
+
+    def cost(self, plan: ImagePlan) -> int:
+        """Return at most how many tokens a plan brings into a prompt; neighbouring markers may yet merge into fewer."""
+        return sum(part if isinstance(part, int) else self._tokens_of(part) for part in self.family.layout(plan))
+
+    def _tokens_of(self, marker: str) -> int:
+        if marker not in self._marker_tokens:
+            self._marker_tokens[marker] = len(self._tokenized(marker))
+        return self._marker_tokens[marker]
+
+    def _tokenized(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _text(self, question: str) -> str:
+        if not question.strip():
+            raise InvalidValueError("prompt", question, "a question about the picture")
+        special = [token for token in self._reserved if token in question]
+        if special:
+            raise InvalidValueError("prompt", question, f"text without the model's special token {special[0]!r}")
+        return self._written(question)
+
+    def _written(self, question: str) -> str:
+        if self.family.prompt is not None:
+            return self.family.prompt(self.tokenizer, self.placeholder, question)
+        content: Sequence[dict[str, str]] = [{"type": "image"}, {"type": "text", "text": question}]
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+
+    def _check_template(self, name: str) -> None:
+        if self.family.prompt is None and not self.tokenizer.chat_template:
+            raise ModelError(
+                f"the model {name!r} has no chat template; expected one beside its tokenizer (chat_template.jinja): take that of "
+                "the instruction-tuned model it comes from"
+            )
+        found = self._written("a").count(self.placeholder)
+        if found != 1:
+            raise ModelError(
+                f"the chat template of {name!r} writes {self.placeholder!r} {found} times for one picture; expected once: take "
+                "the chat template that belongs to the model's image processor"
+            )

@@ -1,0 +1,162 @@
+"""A loaded model with all that it takes to turn a picture and a question into its inputs."""
+
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from paceline.errors import ModelError, UnknownChoiceError
+from paceline.models.families.family import encoded
+from paceline.models.families.plans import ImagePlan, Vision
+from paceline.models.features import picture_features, prompt_embedding
+from paceline.models.pictures import check_pixels, check_smallest, upright_rgb, upright_size
+from paceline.models.prompts import Prompts
+from paceline.models.structure import ModelParts
+from paceline.records import TIERS, RequestFeatures
+
+UNBOUNDED = 10**9  # the cap of a family whose pictures all have one size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """Model inputs of one request (batch 1, on the model's device) and their token counts.
+
+    `vision_tokens` are all that the picture brings into the prompt; `image_tokens` those of them that a feature of the image
+    encoder takes the place of, markers left out. `target_vision_tokens` is the tier's cap, None for a model without tiers.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    target_vision_tokens: int | None
+    vision_tokens: int
+    image_tokens: int
+    text_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionLanguageModel:
+    """A loaded model with everything needed to ask it about a picture under any tier.
+
+    `token_projection_VP` (vocabulary, 16) is what a prompt's embedding is made from, see `project_tokens`.
+    """
+
+    name: str
+    revision: str | None
+    parts: ModelParts
+    tokenizer: Any
+    image_processor: Any
+    prompts: Prompts
+    token_projection_VP: NDArray[np.float32]
+    tier_token_caps: dict[str, int]
+    block_ranking: tuple[int, ...] | None
+    default_top_ks: tuple[int, ...] | None
+    default_block_counts: tuple[int, ...] | None
+    # a fast tokenizer refuses a second thread while one is in it ("Already borrowed")
+    tokenizer_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.parts.model.device
+
+    @property
+    def dtype_name(self) -> str:
+        """The weights' type, for example `float32`."""
+        return str(self.parts.model.dtype).removeprefix("torch.")
+
+    @property
+    def tiers(self) -> tuple[str | None, ...]:
+        """The tiers of this model, smallest first; (None,) where every picture has the same number of image tokens."""
+        return TIERS if self.parts.family.has_tiers else (None,)
+
+    def prepare(self, picture: Image.Image, prompt: str, tier: str | None) -> PreparedRequest:
+        """Encode a picture at `tier` and a prompt into model inputs of batch 1; None is the largest tier there is.
+
+        Raises PictureError when the picture is too small, too large or too long, InvalidValueError when the prompt is empty
+        or holds one of the model's special tokens, and ModelError for a tier of a model that has none.
+        """
+        cap = self._cap(tier)
+        check_pixels(picture.width, picture.height)
+        picture = upright_rgb(picture)
+        plan = self._plan(picture.width, picture.height, cap)
+        tensors = encoded(self._vision, picture, plan)
+        with self.tokenizer_lock:
+            ids_BL = torch.tensor([self.prompts.ids(prompt, plan)])
+            text_tokens = self.prompts.text_tokens(prompt)
+        inputs = {
+            "input_ids": ids_BL,
+            "attention_mask": torch.ones_like(ids_BL),
+            **{name: value for name, value in tensors.items() if name in self.parts.accepted_inputs},
+            **self.parts.token_type_ids(ids_BL, prompt_tokens=ids_BL.shape[1]),
+        }
+        return PreparedRequest(
+            inputs={name: self._placed(value) for name, value in inputs.items()},
+            target_vision_tokens=cap,
+            vision_tokens=ids_BL.shape[1] - text_tokens,
+            image_tokens=plan.tokens,
+            text_tokens=text_tokens,
+        )
+
+    def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
+        """Return all that a controller may know of a request before the vision encoder runs: its token counts, a glance at
+        the picture, and an embedding of the prompt's own tokens.
+
+        Raises PictureError and InvalidValueError as `prepare` does.
+        """
+        check_pixels(picture.width, picture.height)
+        picture = upright_rgb(picture)
+        counts = self.token_features(picture, prompt)
+        with self.tokenizer_lock:
+            own_ids: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return replace(
+            counts,
+            picture=picture_features(picture),
+            prompt_embedding=prompt_embedding(self.token_projection_VP, own_ids),
+        )
+
+    def token_features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
+        """Return the part of a request's features that latency depends on: its text tokens, and the image tokens that each
+        tier would give the picture; no pixel is read.
+
+        Raises PictureError and InvalidValueError as `prepare` does.
+        """
+        check_pixels(picture.width, picture.height)
+        width, height = upright_size(picture)
+        with self.tokenizer_lock:
+            text_tokens = self.prompts.text_tokens(prompt)
+            plans = {tier: self._plan(width, height, self._cap(tier)) for tier in self.tiers}
+            ahead = {tier: self.prompts.picture_tokens(prompt, plan, text_tokens) for tier, plan in plans.items()}
+        return RequestFeatures(text_tokens=text_tokens, vision_tokens=ahead)
+
+    def decode(self, ids: torch.Tensor) -> str:
+        """Turn output token ids (sequence) into text, special tokens left out."""
+        with self.tokenizer_lock:
+            return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    @property
+    def _vision(self) -> Vision:
+        return Vision(processor=self.image_processor, config=self.parts.model.config)
+
+    def _cap(self, tier: str | None) -> int | None:
+        if not self.parts.family.has_tiers:
+            if tier is None:
+                return None
+            raise ModelError(
+                f"tier is {tier!r}, but every picture has the same number of image tokens on {self.name}; leave the tier out"
+            )
+        tier = TIERS[-1] if tier is None else tier
+        if tier not in TIERS:
+            raise UnknownChoiceError("tier", tier, TIERS)
+        return self.tier_token_caps[tier]
+
+    def _plan(self, width: int, height: int, cap: int | None) -> ImagePlan:
+        family, vision = self.parts.family, self._vision
+        check_smallest(width, height, family.tiers.smallest_side(vision))
+        return family.plan(vision, width, height, UNBOUNDED if cap is None else cap, self.prompts.cost)
+
+    def _placed(self, value: torch.Tensor) -> torch.Tensor:
+        dtype = self.parts.model.dtype if value.is_floating_point() else value.dtype
+        return value.to(self.device, dtype)
