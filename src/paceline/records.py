@@ -4,6 +4,7 @@ All times are milliseconds. A record that exists is valid: values are checked on
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -14,6 +15,9 @@ from paceline.errors import InvalidValueError, UnknownChoiceError
 TIERS = ("low", "medium", "high")
 LATENCY_KINDS = ("ttft", "prefill", "total")
 SCHEMA_VERSION = 1
+DATASET_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}"
+DATASET_NAMES = "letters, digits, `_`, `-` and `.`, at most 100, the first of them no `.`"  # what file names can carry
+LARGEST_SEED = 2**32 - 1  # that of numpy's older generator, which engines still seed
 PROMPT_EMBEDDING_SIZE = 16
 THUMBNAIL_PX = 64
 LARGEST_MARK_COUNT = 64
@@ -32,6 +36,17 @@ PICTURE_RANGES = {
 
 LatencyKind = Literal["ttft", "prefill", "total"]
 MetadataValue = str | int | float | bool | None | list[float]
+
+
+def is_dataset_name(value: object) -> bool:
+    """Tell whether a value can name a dataset: whether files and directories can be called so everywhere."""
+    return isinstance(value, str) and re.fullmatch(DATASET_NAME, value) is not None
+
+
+def require_seed(seed: int) -> None:
+    """Raise InvalidValueError for a number that some random generator here cannot be seeded with."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InvalidValueError("seed", seed, f"a whole number from 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +233,13 @@ class Provenance:
     created: str
     settings: dict[str, str | int | float | bool | None]
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for name in self.datasets:
+            if not is_dataset_name(name):
+                raise InvalidValueError("dataset", name, DATASET_NAMES)
+        if len(set(self.block_ranking)) != len(self.block_ranking):
+            raise InvalidValueError("block_ranking", self.block_ranking, "each block once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

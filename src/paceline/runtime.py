@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -278,6 +279,18 @@ def _circumstances(model: VisionLanguageModel) -> dict[str, str]:
     return {**found, "torch_threads": str(torch.get_num_threads())} if on_cpu else found
 
 
+def _block_numbers(told: object) -> tuple[int, ...]:
+    """Return the ranking that a run in a controller's file tells; raises TableError for anything else."""
+    numbers = cast("list[object]", told) if isinstance(told, list | tuple) else [None]
+    blocks = tuple(number for number in numbers if type(number) is int and number > 0)
+    if len(set(blocks)) != len(numbers):
+        raise TableError(
+            f"the controller's block ranking is {told!r}; expected numbers of decoder blocks, each once, without block 0; "
+            "restore its file, or build it anew from its profile"
+        )
+    return blocks
+
+
 def _measured_with(controller: Controller, name: str) -> set[str]:
     found: set[str] = set()
     for run in controller.provenance:
@@ -293,7 +306,7 @@ def _versions(run: Mapping[str, object]) -> dict[str, object]:
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:
     """Return the block ranking that the controller's configurations were measured with."""
-    rankings = {tuple(run["block_ranking"]) for run in controller.provenance if "block_ranking" in run}  # pyright: ignore[reportArgumentType]
+    rankings = {_block_numbers(run["block_ranking"]) for run in controller.provenance if "block_ranking" in run}
     if len(rankings) > 1:
         raise TableError(
             "the controller was built from runs with different block rankings, so its block counts mean different "

@@ -247,6 +247,14 @@ def test_waiting_for_another_thread_counts_for_the_caller_and_not_for_the_machin
     assert controller.seen == [answer.measured_ms - answer.waited_ms]
 
 
+@pytest.mark.parametrize("ranking", [None, "15 9", [1, 1, 2], [0, 1], ["1"], [True], {"1": 2}])
+def test_a_controller_with_a_ranking_that_is_none_is_refused(digits, ranking):
+    made = table()
+    metadata = replace(made.metadata, provenance=({"model": "digits", "block_ranking": ranking},))
+    with pytest.raises(TableError, match="block ranking is .* each once, without block 0"):
+        AdaptiveModel(model=digits, controller=LookupTable(entries=made.entries, metadata=metadata))
+
+
 RUN = {"model": "digits", "block_ranking": RANKING}
 
 

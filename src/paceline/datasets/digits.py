@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from paceline.datasets.question import VisualQuestion
 from paceline.errors import UnknownChoiceError
-from paceline.records import MetadataValue
+from paceline.records import MetadataValue, require_seed
 
 DIGIT_SETS = ("digits_read", "digits_count", "digits_exist")
 SPLITS = {"train": slice(0, 1400), "validation": slice(1400, 1600), "test": slice(1600, 1797)}
@@ -108,6 +108,7 @@ def digit_questions(dataset: str, *, split: str, count: int, seed: int = 0) -> l
     """Return the first `count` questions of a digit set; question i depends on (dataset, split, seed, i) alone."""
     if dataset not in DIGIT_SETS:
         raise UnknownChoiceError("dataset", dataset, DIGIT_SETS)
+    require_seed(seed)
     scans = digit_scans(split)
     split_index = tuple(SPLITS).index(split)
     questions: list[VisualQuestion] = []

@@ -8,13 +8,13 @@ from paceline.datasets import VisualQuestion, digit_questions
 from paceline.errors import InvalidValueError
 from paceline.measure.greedy import settings_put_aside
 from paceline.measure.provenance import provenance_of
-from paceline.measure.strategies import choose
+from paceline.measure.strategies import choose, require_strategy
 from paceline.measure.sweep import SweepSettings, sweep
 from paceline.models.grid import grid_of
 from paceline.models.importance import block_influence, rank_blocks
 from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import ProfileStore
-from paceline.records import KnobConfig, KnobGrid
+from paceline.records import KnobConfig, KnobGrid, require_seed
 
 CALIBRATION_QUESTIONS = 24
 
@@ -42,10 +42,11 @@ class ProfilePlan:
             raise InvalidValueError("samples", self.samples, "at least 1 a dataset")
         if not self.datasets or len(set(self.datasets)) != len(self.datasets):
             raise InvalidValueError("datasets", self.datasets, "at least one, none twice")
-        if self.warmup_runs < 0 or self.sentinel_every < 1:
-            raise InvalidValueError(
-                "warm-up runs and sentinel interval", (self.warmup_runs, self.sentinel_every), ">= 0, >= 1"
-            )
+        for name, least in (("max_new_tokens", 1), ("warmup_runs", 0), ("sentinel_every", 1)):
+            if getattr(self, name) < least:
+                raise InvalidValueError(name, getattr(self, name), f"a whole number of at least {least}")
+        require_seed(self.seed)
+        require_strategy(self.strategy, self.num_configs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ def boundary(grid: KnobGrid, _seed: int, _count: int | None) -> list[KnobConfig]
 def lhs(grid: KnobGrid, seed: int, count: int | None) -> list[KnobConfig]:
     """Return a Latin hypercube sample of `count` configurations (a third of the grid by default), none twice."""
     every = grid.configurations()
-    wanted = count or max(1, len(every) // 3)
+    wanted = max(1, len(every) // 3) if count is None else count
     if wanted > len(every):
         raise InvalidValueError("configurations asked of the lhs strategy", wanted, f"1 to {len(every)}")
     sides = (grid.tiers, grid.top_ks, grid.block_counts)
@@ -74,8 +74,21 @@ STRATEGIES: dict[str, Callable[[KnobGrid, int, int | None], list[KnobConfig]]] =
 }
 
 
-def choose(strategy: str, grid: KnobGrid, *, seed: int, count: int | None = None) -> list[KnobConfig]:
-    """Return the configurations that `strategy` takes from `grid`, in grid order or as drawn; none twice."""
+def require_strategy(strategy: str, count: int | None) -> None:
+    """Raise UnknownChoiceError for a strategy that is none, InvalidValueError for a count that it cannot take."""
     if strategy not in STRATEGIES:
         raise UnknownChoiceError("strategy", strategy, tuple(STRATEGIES))
+    if count is not None and strategy != "lhs":
+        expected = f"nothing with the strategy {strategy}: only lhs is told how many to take"
+        raise InvalidValueError("number of configurations", count, expected)
+    if count is not None and count < 1:
+        raise InvalidValueError("number of configurations", count, "at least 1")
+
+
+def choose(strategy: str, grid: KnobGrid, *, seed: int, count: int | None = None) -> list[KnobConfig]:
+    """Return the configurations that `strategy` takes from `grid`, in grid order or as drawn; none twice.
+
+    `count` is for lhs alone. Raises UnknownChoiceError and InvalidValueError for what `require_strategy` refuses.
+    """
+    require_strategy(strategy, count)
     return list(dict.fromkeys(STRATEGIES[strategy](grid, seed, count)))

@@ -11,6 +11,9 @@ from paceline.profiles.core_exp_dataset import LAYOUT, entries_of
 from paceline.profiles.core_exp_processes import read_datasets
 from paceline.profiles.fields import Fault, LeftOut, dataset_name, left_out, samples_frame
 from paceline.profiles.uniqueness import each_once
+from paceline.records import DATASET_NAMES, is_dataset_name
+
+RENAMING = "rename the directory, move it away, or leave it out with --skip-bad"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,14 @@ def read_core_exp(
     """
     frames = [samples_frame({name: [] for name in columns})]
     omitted: list[LeftOut] = []
-    for contents in read_datasets(_dataset_directories(path, datasets), columns):
+    directories = _dataset_directories(path, datasets)
+    for directory in [each for name in directories if not is_dataset_name(name) for each in directories[name]]:
+        fault = Fault(problem="is no name of a dataset", expected=DATASET_NAMES, mend=RENAMING)
+        if not skip_bad:
+            raise fault.error(directory)
+        omitted.append(left_out(directory, fault))
+    named = {name: where for name, where in directories.items() if is_dataset_name(name)}
+    for contents in read_datasets(named, columns):
         faulty = [(Path(file.path), fault) for file in contents.files for fault in file.faults]
         if faulty and not skip_bad:
             raise faulty[0][1].error(faulty[0][0])

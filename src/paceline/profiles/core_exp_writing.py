@@ -9,6 +9,7 @@ import polars as pl
 from paceline.errors import InvalidValueError
 from paceline.profiles.atomic import new_directory
 from paceline.profiles.fields import CONFIGURATION, EXTRA, OPTIONAL, SCHEMA
+from paceline.records import DATASET_NAMES, is_dataset_name
 
 # the middle of 1-3, 4-8 and 9-15 crops, which the layout puts into file names; a reader goes by the content
 MEAN_CROPS = {"low": 2, "medium": 6, "high": 12}
@@ -41,9 +42,9 @@ def write_core_exp(samples: pl.DataFrame, out: Path | str) -> int:
 
 
 def _file_path(first: dict[str, Any]) -> Path:
+    if not is_dataset_name(first["dataset"]):
+        raise InvalidValueError("dataset", first["dataset"], DATASET_NAMES)
     dataset = first["dataset"].replace("_", "-")
-    if not dataset or dataset.startswith(".") or set(dataset) & set("/\\\0"):
-        raise InvalidValueError("dataset", first["dataset"], "a name that can be a directory")
     tier, top_k, blocks = ("none" if first[name] is None else first[name] for name in CONFIGURATION)
     crops = MEAN_CROPS.get(tier, "none")
     return Path(dataset) / f"{dataset}_imgsizetier-{tier}_crops{crops}_topk{top_k}_blocks{blocks}.json"

@@ -15,7 +15,7 @@ import msgspec
 import polars as pl
 
 from paceline.errors import ProfileDataError
-from paceline.records import TIERS
+from paceline.records import DATASET_NAME, DATASET_NAMES, TIERS, is_dataset_name
 
 LARGEST_COUNT = 2**31 - 1
 KEY = ("dataset", "sample_id", "tier", "top_k", "num_active_blocks")
@@ -60,6 +60,11 @@ def _fits_time(column: pl.Expr) -> pl.Expr:
     return column.is_finite() & (column >= 0)
 
 
+def _fits_dataset(column: pl.Expr) -> pl.Expr:
+    # a million rows hold a few names
+    return column.unique().cast(pl.String).str.contains(f"^(?:{DATASET_NAME})$").fill_null(value=False)
+
+
 TEXT = FieldRule(
     expected="text",
     json_type=str,
@@ -68,11 +73,11 @@ TEXT = FieldRule(
     fits=lambda column: column.is_not_null(),
 )
 DATASET = FieldRule(
-    expected="the name of a dataset",
+    expected=f"the name of a dataset ({DATASET_NAMES})",
     json_type=str,
     column_type=pl.Categorical(),
-    accepts=_is_text,
-    fits=lambda column: column.is_not_null(),
+    accepts=is_dataset_name,
+    fits=_fits_dataset,
 )
 TIER = FieldRule(
     expected="low, medium or high, or null for a model without this knob",

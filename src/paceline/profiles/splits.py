@@ -11,6 +11,7 @@ import polars as pl
 
 from paceline.errors import InvalidValueError
 from paceline.profiles.fields import dataset_name
+from paceline.records import require_seed
 
 DEFAULT_SEED = 3407
 HASH_BYTES = 8
@@ -26,6 +27,7 @@ class Split:
     test_share: float = 0.2
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         for name in ("calibration_share", "test_share"):
             value = getattr(self, name)
             if not 0 < value < 1:

@@ -19,6 +19,7 @@ from paceline.errors import InvalidValueError, OutputPathError, ProfileConflictE
 from paceline.json_document import parsed_json
 from paceline.profiles.atomic import make_directory, write_atomically
 from paceline.profiles.locking import hold_lock
+from paceline.records import require_seed
 from paceline.schedule.settings import THRESHOLD_PERCENT, PlannerSettings
 from paceline.tune.host import OnProgress, OpenHost
 from paceline.tune.metrics_csv import PLOTS
@@ -43,6 +44,8 @@ class SweepPlan:
     def __post_init__(self) -> None:
         if self.repetitions < 1:
             raise InvalidValueError("repetitions", self.repetitions, "at least 1")
+        require_seed(self.seed)
+        require_seed(self.seed + self.repetitions - 1)  # a load of its own for every repetition
         if 0 not in self.thresholds:
             raise InvalidValueError(
                 "thresholds", self.thresholds, "0 among them: it is what the others are compared with"

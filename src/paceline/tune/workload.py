@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from paceline.errors import InvalidValueError
+from paceline.records import require_seed
 from paceline.schedule.trace_request import TraceRequest
 
 Setting = str | int | float | bool | None
@@ -99,6 +100,7 @@ class SyntheticLoad:
 
     def workload(self, seed: int) -> Workload:
         """Return the load that this seed draws; the same seed draws the same one."""
+        require_seed(seed)
         random = np.random.default_rng(seed)
         gaps = random.exponential(1 / self.rate, self.count)
         arrivals = np.cumsum(gaps) - gaps[0]

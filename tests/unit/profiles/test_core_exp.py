@@ -309,6 +309,18 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path: Path) -> None:
         with pytest.raises(OutputPathError):
             write(tmp_path / "source" / "text-vqa" / NAME / "below-a-file")
     outside = samples.with_columns(dataset=pl.lit("../outside", dtype=pl.Categorical()))
-    with pytest.raises(InvalidValueError, match="a name that can be a directory"):
+    with pytest.raises(InvalidValueError, match="dataset is '../outside'; expected letters, digits"):
         write_core_exp(outside, tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("name", ["[b]", "a b", "caf\u00e9", "a\nb", "x" * 101])
+def test_a_directory_that_no_dataset_can_be_called_is_refused_or_left_out(tmp_path: Path, name: str) -> None:
+    written(tmp_path, document(), dataset="doc-qa")
+    bad = written(tmp_path, document(), dataset=name).parent
+    with pytest.raises(ProfileDataError, match="is no name of a dataset; expected letters, digits") as refused:
+        read_profile(tmp_path)
+    assert refused.value.path == bad
+    assert read_profile(tmp_path, datasets=["doc_qa"]).samples.height == 2
+    rest = read_profile(tmp_path, skip_bad=True)
+    assert rest.samples.height == 2 and [note.path for note in rest.left_out] == [bad]

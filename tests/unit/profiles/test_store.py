@@ -287,3 +287,41 @@ def test_a_killed_run_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert progressed == sorted(progressed) and len(set(progressed)) > 2, "the kills must fall into the run"
     counted = Counter(read_profile(store).samples["sample_id"].to_list())
     assert counted == {str(index): 1 for index in range(SAMPLES_IN_KILLED_RUN)}
+
+
+@pytest.mark.parametrize("name", ["[/b]", "..", "", "a/b", "a\x1b"])
+def test_a_store_holds_no_dataset_that_files_cannot_be_called_after(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run, name: str
+) -> None:
+    store = tmp_path / "store"
+    with ProfileStore.open_or_create(store, synthetic_run()) as opened:
+        with pytest.raises(ProfileDataError, match="the name of a dataset"):
+            opened.append(synthetic_sample(dataset=name))
+        opened.append(synthetic_sample())
+        opened.compact()
+    journal, description = store / "journal-rank0.jsonl", store / "profile.json"
+    whole, told = journal.read_text(), description.read_text()
+    journal.write_text(json.dumps({**json.loads(whole), "dataset": name}) + "\n")
+    (store / "samples.parquet").unlink()
+    with pytest.raises(ProfileDataError, match="field 'dataset'"):
+        read_profile(store)
+    journal.write_text(whole)
+    changed = json.loads(told)
+    changed["provenance"][0]["datasets"] = {name: "synthetic"}
+    description.write_text(json.dumps(changed))
+    with pytest.raises(ProfileDataError, match="letters, digits"):
+        read_profile(store)
+
+
+def test_a_description_without_a_block_ranking_is_a_sentence(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
+) -> None:
+    with ProfileStore.open_or_create(tmp_path / "store", synthetic_run()) as opened:
+        opened.append(synthetic_sample())
+    description = tmp_path / "store" / "profile.json"
+    for ranking in (None, [1, 1], "x", [None]):
+        changed = json.loads(description.read_text())
+        changed["provenance"][0]["block_ranking"] = ranking
+        description.write_text(json.dumps(changed))
+        with pytest.raises(ProfileDataError, match="profile.json: .*block_ranking"):
+            read_profile(tmp_path / "store")

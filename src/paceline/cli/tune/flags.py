@@ -11,6 +11,7 @@ import typer
 
 from paceline.errors import InvalidValueError
 from paceline.json_document import parsed_json
+from paceline.records import require_seed
 from paceline.schedule.policies import POLICIES, PolicyWeights
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_time import LinearStepTime
@@ -143,6 +144,9 @@ class EngineFlags:
     max_model_len: int | None
     engine_args: str
     seed: int
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
 
     @property
     def context_tokens(self) -> int:

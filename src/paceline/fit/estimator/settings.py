@@ -9,6 +9,7 @@ from typing import Any
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.fit.estimator.losses import loss_named
 from paceline.fit.estimator.rows import JOINED_MEANS
+from paceline.records import require_seed
 
 DEFAULT_SEED = 3407
 WARM_UP_SHARE = 0.2
@@ -63,6 +64,7 @@ class EstimatorSettings:
 
     def __post_init__(self) -> None:
         loss_named(self.loss)
+        require_seed(self.seed)
         if self.schedule not in SCHEDULES:
             raise UnknownChoiceError("schedule", self.schedule, tuple(SCHEDULES))
         for name, (fits, expected) in RANGES.items():

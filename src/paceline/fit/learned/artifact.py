@@ -28,7 +28,7 @@ from paceline.fit.learned.settings import DEFAULT_SEED, GrpoSettings, Supervised
 from paceline.fit.learned.supervised import SupervisedLearner
 from paceline.fit.learned.training import Learner, Progress, TrainedChooser, fingerprint_of, train_chooser
 from paceline.profiles import Profile, SampleParts, split_samples
-from paceline.records import LATENCY_KINDS, LatencyKind
+from paceline.records import LATENCY_KINDS, LatencyKind, require_seed
 from paceline.request_vector import REQUEST_VECTOR_NAMES
 
 CHOOSER_COLUMNS = (*ESTIMATOR_COLUMNS, "metadata")
@@ -71,6 +71,7 @@ class ControllerSettings:
         if self.latency_kind not in (None, *LATENCY_KINDS):
             raise UnknownChoiceError("latency kind", self.latency_kind, LATENCY_KINDS)
         require_alpha(self.alpha)
+        require_seed(self.seed)
 
 
 def train_controller(

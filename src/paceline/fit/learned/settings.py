@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.records import LARGEST_SEED
 
 DEFAULT_SEED = 3407
 ADVANTAGE_SCALES = ("batch", "group")
@@ -89,6 +90,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("num_layers", "cloning_steps"), (lambda count: count >= 0, "a whole number of at least 0")),
     **dict.fromkeys(("kl_weight", "entropy_floor", "entropy_weight", "weight_decay"), _NOT_NEGATIVE),
     "group_size": (lambda count: count >= 2, "a whole number of at least 2: a group is compared with its own mean"),
+    "seed": (lambda seed: 0 <= seed <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}"),
     "dropout": (lambda share: 0 <= share < 1, "a share of at least 0 and below 1"),
     "clip": (lambda width: 0 < width < 1, "a number between 0 and 1, such as 0.2"),
     "learning_rate": (lambda rate: 0 < rate < 1, "a number above 0 and below 1, such as 0.002"),
