@@ -26,8 +26,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paceline.control.learned.controller import LearnedController
-from paceline.datasets import VisualQuestion, score
-from paceline.datasets.digits import DIGIT_SETS, DigitScans, DigitScene, PlacedDigit, ask, compose_scene, digit_scans
+from paceline.datasets import DrawnPicture, VisualQuestion, score
+from paceline.datasets.digits import (
+    DIGIT_SCORER,
+    DIGIT_SETS,
+    DigitScans,
+    DigitScene,
+    PlacedDigit,
+    ask,
+    compose_scene,
+    digit_scans,
+)
 from paceline.errors import PacelineWarning
 from paceline.measure.one_pass import greedy
 from paceline.models.knobs import applied
@@ -114,10 +123,10 @@ def draw_variants(dataset: str, scene: int, count: int) -> list[VisualQuestion]:
             VisualQuestion(
                 sample_id=f"{dataset}-{scene}-{variant}",
                 dataset=dataset,
-                picture=drawn.picture,
+                pictures=(DrawnPicture(image=drawn.picture),),
                 prompt=prompt,
                 references=(answers[dataset],),
-                metadata={},
+                scorer=DIGIT_SCORER,
             )
         )
     return questions
@@ -150,7 +159,8 @@ def _answered(
     with applied(model.parts, config, ranking), torch.inference_mode():
         ids_VL = generator.generate(**inputs, generation_config=greedy(generator, MAX_NEW_TOKENS))
     answers_VL = ids_VL[:, inputs["input_ids"].shape[1] :]
-    return [score(each, model.decode(ids_L)) for each, ids_L in zip(questions, answers_VL, strict=True)]
+    scores = [score(each, model.decode(ids_L)) for each, ids_L in zip(questions, answers_VL, strict=True)]
+    return [each for each in scores if each is not None]
 
 
 def _at_budget(drawn: Sequence[Variants], learned: LearnedController, budget_ms: float) -> dict[str, float]:

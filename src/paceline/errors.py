@@ -59,6 +59,25 @@ class ProfileConflictError(PacelineError):
     """Two measurements of one sample under one configuration, or one store asked to hold two different runs."""
 
 
+class DatasetError(PacelineError, ValueError):
+    """A data set that cannot be asked as it is: names the file, the row in it (from 0) and the field."""
+
+    def __init__(
+        self,
+        place: Path | str,
+        problem: str,
+        *,
+        expected: str,
+        mend: str | None = None,
+        row: int | None = None,
+        field: str | None = None,
+    ) -> None:
+        self.place, self.problem, self.expected, self.mend = str(place), problem, expected, mend
+        self.row, self.field = row, field
+        where = "".join(["" if row is None else f", row {row}", "" if field is None else f", field {field!r}"])
+        super().__init__(f"{place}{where}: {problem}; expected {expected}" + (f"; {mend}" if mend else ""))
+
+
 class OutputPathError(PacelineError):
     """An output path that cannot be written; nothing was written."""
 

@@ -35,7 +35,7 @@ PICTURE_RANGES = {
 }
 
 LatencyKind = Literal["ttft", "prefill", "total"]
-MetadataValue = str | int | float | bool | None | list[float]
+MetadataValue = str | int | float | bool | None | list[float] | list[str]
 
 
 def is_dataset_name(value: object) -> bool:
@@ -185,7 +185,10 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileSample:
-    """One sample under one configuration, with the field names that profile files fix; times in milliseconds."""
+    """One sample under one configuration, with the field names that profile files fix; times in milliseconds.
+
+    `accuracy` is None where the metric is a figure of a whole set (CIDEr): it is computed when the set is complete.
+    """
 
     dataset: str
     sample_id: str
@@ -196,7 +199,7 @@ class ProfileSample:
     actual_vision_tokens: int
     actual_text_tokens: int
     output_tokens: int
-    accuracy: float
+    accuracy: float | None
     pred: str
     metadata: dict[str, MetadataValue] = field(default_factory=dict[str, "MetadataValue"])
     T_vision_total: float
@@ -215,8 +218,28 @@ class ProfileSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionSource:
+    """Where the questions of a public data set were read and how they were asked.
+
+    `place` is `hub:<id>` or the name of a local folder or file; `revision` the hub's commit. `asked` of `available`
+    questions of the split were taken; `left_out` counts the rows without a picture where those are not part of the set.
+    """
+
+    place: str
+    revision: str | None
+    split: str
+    prompt_template: str
+    available: int
+    asked: int
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a profile's numbers come from; stays with them in every file."""
+    """Where a profile's numbers come from; stays with them in every file.
+
+    `datasets` holds the scorer's id by data set, `sources` where the questions of public ones were read.
+    """
 
     model: str
     revision: str | None
@@ -232,6 +255,7 @@ class Provenance:
     datasets: dict[str, str]
     created: str
     settings: dict[str, str | int | float | bool | None]
+    sources: dict[str, QuestionSource] = field(default_factory=dict[str, QuestionSource])
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

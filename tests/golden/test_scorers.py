@@ -16,7 +16,13 @@ from paceline.datasets.scorers.mmmu import (
 )
 from paceline.datasets.scorers.multiple_choice import chosen_option, multiple_choice
 from paceline.datasets.scorers.ptb_tokens import caption_tokens
-from paceline.datasets.scorers.tally import counting_split, exact_count, official_count, root_mean_square_error
+from paceline.datasets.scorers.tally import (
+    counting_split,
+    exact_count,
+    exact_count_normalised,
+    official_count,
+    root_mean_square_error,
+)
 from paceline.datasets.scorers.vqa import (
     text_vqa_accuracy,
     text_vqa_normalised,
@@ -128,6 +134,8 @@ def test_tally_counts_splits_and_errors(golden_metric):
         split = counting_split(data_source=case["data_source"], is_simple=case["issimple"])
         assert (count, split) == (case["official_count"], case["official_split"]), case["id"]
         assert exact_count(case["prediction"], answer=case["answer"]) == case["score"], case["id"]
+        normalised = exact_count_normalised(case["prediction"], answer=case["answer"])
+        assert normalised == case["variants"]["vqa_normalised_exact"], case["id"]
         if count is not None:
             for group in {split, "overall"} - {None}:
                 by_split[group].append((count, case["answer"]))

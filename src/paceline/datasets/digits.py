@@ -14,11 +14,13 @@ from numpy.random import Generator
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from paceline.datasets.picture_source import DrawnPicture
 from paceline.datasets.question import VisualQuestion
 from paceline.errors import UnknownChoiceError
 from paceline.records import MetadataValue, require_seed
 
 DIGIT_SETS = ("digits_read", "digits_count", "digits_exist")
+DIGIT_SCORER = "exact_match/1"
 SPLITS = {"train": slice(0, 1400), "validation": slice(1400, 1600), "test": slice(1600, 1797)}
 CANVAS_SHAPES = ((160, 160), (192, 128), (128, 192))  # (width, height): square, landscape, portrait
 SMALLEST_DIGIT, LARGEST_DIGIT = 18, 60
@@ -124,9 +126,10 @@ def digit_questions(dataset: str, *, split: str, count: int, seed: int = 0) -> l
             VisualQuestion(
                 sample_id=f"{dataset}-{split}-{seed}-{index:05d}",
                 dataset=dataset,
-                picture=scene.picture,
+                pictures=(DrawnPicture(image=scene.picture),),
                 prompt=prompt,
                 references=(answer,),
+                scorer=DIGIT_SCORER,
                 metadata=metadata,
             )
         )

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.datasets import VisualQuestion, digit_questions
+from paceline.datasets.question import VisualQuestion
+from paceline.datasets.question_sets import QuestionSet, SetRequest, load_question_set, set_requests
 from paceline.errors import InvalidValueError
 from paceline.measure.greedy import settings_put_aside
 from paceline.measure.provenance import provenance_of
@@ -14,6 +15,7 @@ from paceline.models.grid import grid_of
 from paceline.models.importance import block_influence, rank_blocks
 from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import ProfileStore
+from paceline.profiles.questions import AskedQuestion
 from paceline.records import KnobConfig, KnobGrid, require_seed
 
 CALIBRATION_QUESTIONS = 24
@@ -21,11 +23,17 @@ CALIBRATION_QUESTIONS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfilePlan:
-    """What to measure; `samples` is per dataset, None for a knob means the model's default values."""
+    """What to measure; `samples` is per dataset, None for a knob means the model's default values.
+
+    `datasets` are names of digit sets, or `name=place` of public ones; `prompt_templates` and `scorers` are `name=value`, or a
+    value alone for all public sets. `split` None takes each set's own.
+    """
 
     datasets: tuple[str, ...]
     samples: int
-    split: str = "validation"
+    split: str | None = None
+    prompt_templates: tuple[str, ...] = ()
+    scorers: tuple[str, ...] = ()
     tiers: tuple[str, ...] | None = None
     top_ks: tuple[int, ...] | None = None
     block_counts: tuple[int, ...] | None = None
@@ -40,13 +48,18 @@ class ProfilePlan:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise InvalidValueError("samples", self.samples, "at least 1 a dataset")
-        if not self.datasets or len(set(self.datasets)) != len(self.datasets):
-            raise InvalidValueError("datasets", self.datasets, "at least one, none twice")
+        self.set_requests()
         for name, least in (("max_new_tokens", 1), ("warmup_runs", 0), ("sentinel_every", 1)):
             if getattr(self, name) < least:
                 raise InvalidValueError(name, getattr(self, name), f"a whole number of at least {least}")
         require_seed(self.seed)
         require_strategy(self.strategy, self.num_configs)
+
+    def set_requests(self) -> tuple[SetRequest, ...]:
+        """Return the data sets as they are to be read and asked."""
+        return set_requests(
+            self.datasets, split=self.split, prompt_templates=self.prompt_templates, scorers=self.scorers
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +74,7 @@ class ProfileRun:
     samples_total: int
     torn_bytes: int
     parquet: Path | None
+    sets: tuple[QuestionSet, ...]
 
 
 def run_profile(
@@ -80,19 +94,22 @@ def run_profile(
     out = Path(out)
     grid = grid_of(model, tiers=plan.tiers, top_ks=plan.top_ks, block_counts=plan.block_counts)
     configurations = choose(plan.strategy, grid, seed=plan.seed, count=plan.num_configs)
-    questions = load_questions(plan)
+    sets = load_question_sets(plan)
+    questions = [question for each in sets for question in each.questions]
     ranking = block_ranking(model, questions)
     put_aside = settings_put_aside(model.parts.model)
     provenance = provenance_of(
         model,
         grid=grid,
         ranking=ranking,
-        datasets=plan.datasets,
+        scorers={each.name: each.scorer for each in sets},
         seed=plan.seed,
-        settings=_settings(plan, put_aside),
+        settings=_settings(plan, sets, put_aside),
+        sources={each.name: each.source for each in sets if each.source is not None},
     )
     settings = _sweep_settings(plan, ranking, rank, world_size)
     with ProfileStore.open_or_create(out, provenance, rank) as store:
+        store.ask(_asked(question) for question in questions)
         added = sweep(model, questions, configurations, store, settings, on_progress)
         parquet = store.compact() if world_size == 1 else None
         return ProfileRun(
@@ -104,16 +121,18 @@ def run_profile(
             samples_total=len(store.done()),
             torn_bytes=store.torn_bytes,
             parquet=parquet,
+            sets=sets,
         )
 
 
+def load_question_sets(plan: ProfilePlan) -> tuple[QuestionSet, ...]:
+    """Return the plan's data sets in its order, each with its `samples` questions, or all of a set of fewer."""
+    return tuple(load_question_set(each, count=plan.samples, seed=plan.seed) for each in plan.set_requests())
+
+
 def load_questions(plan: ProfilePlan) -> list[VisualQuestion]:
-    """Return the plan's questions, `samples` of each dataset, in the order of its datasets."""
-    return [
-        question
-        for dataset in plan.datasets
-        for question in digit_questions(dataset, split=plan.split, count=plan.samples, seed=plan.seed)
-    ]
+    """Return the plan's questions, in the order of its datasets."""
+    return [question for each in load_question_sets(plan) for question in each.questions]
 
 
 def block_ranking(model: VisionLanguageModel, questions: Sequence[VisualQuestion]) -> tuple[int, ...]:
@@ -124,6 +143,20 @@ def block_ranking(model: VisionLanguageModel, questions: Sequence[VisualQuestion
         model.prepare(each.picture, each.prompt, model.tiers[-1]).inputs for each in questions[:CALIBRATION_QUESTIONS]
     )
     return rank_blocks(block_influence(model.parts, requests), protected=model.parts.protected_blocks)
+
+
+def _asked(question: VisualQuestion) -> AskedQuestion:
+    return AskedQuestion(
+        dataset=question.dataset,
+        sample_id=question.sample_id,
+        picture_sha256=question.picture_sha256,
+        prompt_sha256=question.prompt_sha256,
+        scorer=question.scorer,
+        references=question.references,
+        choices=question.choices,
+        picture_id=question.picture_id,
+        types=question.types,
+    )
 
 
 def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, world_size: int) -> SweepSettings:
@@ -139,9 +172,11 @@ def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, worl
     )
 
 
-def _settings(plan: ProfilePlan, unused: Mapping[str, str]) -> dict[str, str | int | float | bool | None]:
+def _settings(
+    plan: ProfilePlan, sets: Sequence[QuestionSet], unused: Mapping[str, str]
+) -> dict[str, str | int | float | bool | None]:
     return {
-        "split": plan.split,
+        "split": ", ".join(dict.fromkeys(each.split for each in sets)),
         "max_new_tokens": plan.max_new_tokens,
         "warmup_runs": plan.warmup_runs,
         "sentinel_every": plan.sentinel_every,

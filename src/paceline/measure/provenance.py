@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from paceline.checkout import own_commit
-from paceline.datasets import SCORER_OF
 from paceline.measure.clock import clock_for
 from paceline.models.loading import VisionLanguageModel
-from paceline.records import KnobGrid, Provenance
+from paceline.records import KnobGrid, Provenance, QuestionSource
 
 RECORDED_PACKAGES = ("paceline", "torch", "transformers", "numpy", "pillow")
 
@@ -23,11 +22,12 @@ def provenance_of(
     *,
     grid: KnobGrid,
     ranking: Sequence[int],
-    datasets: Sequence[str],
+    scorers: Mapping[str, str],
     seed: int,
     settings: dict[str, str | int | float | bool | None],
+    sources: Mapping[str, QuestionSource],
 ) -> Provenance:
-    """Return the provenance of a run on this machine, now."""
+    """Return the provenance of a run on this machine, now; `scorers` and `sources` are by data set."""
     return Provenance(
         model=model.name,
         revision=model.revision,
@@ -40,9 +40,10 @@ def provenance_of(
         seed=seed,
         grid=grid,
         block_ranking=tuple(ranking),
-        datasets={dataset: SCORER_OF[dataset] for dataset in datasets},
+        datasets=dict(scorers),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings={**settings, "torch_threads": torch.get_num_threads()},
+        sources=dict(sources),
     )
 
 

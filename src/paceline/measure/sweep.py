@@ -3,7 +3,8 @@
 One state for every measurement: each configuration is warmed up first (new shapes choose new kernels), the order of
 configurations is drawn anew for every question from the seed, so that drift of the machine falls on all of them alike,
 and a sentinel (one fixed question under one fixed configuration) is measured in between to show what drift there was.
-What a question shows before it runs is looked at once, between measurements, and kept with each of its samples.
+What a question shows before it runs is looked at once, between measurements, and kept with each of its samples; its
+picture is open only while it is asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from paceline.datasets import VisualQuestion, score
 from paceline.measure.clock import Clock, clock_for
@@ -93,29 +95,36 @@ def sweep(
     on_progress(mine - len(tasks), mine)
     if not tasks:
         return 0
+    first = questions[0].picture, questions[0].prompt
     for config in dict.fromkeys(config for _question, config in tasks):
         for _ in range(settings.warmup_runs):
-            measure(questions[0], config)
-    sentinel = (questions[0], max(configurations, key=lambda config: config.size))
+            measure(*first, config)
+    largest = max(configurations, key=lambda config: config.size)
     count = 0
     for question, group in groupby(tasks, key=itemgetter(0)):
-        known = vector_metadata(model.features(question.picture, question.prompt))
+        picture = question.picture
+        known = vector_metadata(model.features(picture, question.prompt))
         for _question, config in group:
             if count % settings.sentinel_every == 0:
-                sink.append_sentinel(_sentinel_record(measure(*sentinel), count))
-            sink.append(_sample(question, config, measure(question, config), known))
+                sink.append_sentinel(_sentinel_record(measure(*first, largest), count))
+            sink.append(_sample(question, config, measure(picture, question.prompt, config), known))
             count += 1
             on_progress(mine - len(tasks) + count, mine)
     return len(tasks)
 
 
 def _measure(
-    model: VisionLanguageModel, settings: SweepSettings, clock: Clock, question: VisualQuestion, config: KnobConfig
+    model: VisionLanguageModel,
+    settings: SweepSettings,
+    clock: Clock,
+    picture: Image.Image,
+    prompt: str,
+    config: KnobConfig,
 ) -> MeasuredAnswer:
     return answer_measured(
         model,
-        question.picture,
-        question.prompt,
+        picture,
+        prompt,
         config,
         ranking=settings.ranking,
         max_new_tokens=settings.max_new_tokens,
@@ -141,7 +150,7 @@ def _sample(
         output_tokens=times.output_tokens,
         accuracy=score(question, answer.text),
         pred=answer.text,
-        metadata={**question.metadata, **steps, **known},
+        metadata={**question.stored_metadata, **steps, **known},
         T_vision_total=times.vision_ms,
         T_LLM_prefill=times.llm_prefill_ms,
         T_LLM_decode=times.decode_ms,

@@ -201,14 +201,19 @@ def dataset_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-def find_fault(record: Mapping[str, object], fields: Iterable[str]) -> Fault | None:
-    """Return what is wrong with the first field that breaks its rule or is missing; None when all keep theirs."""
+def find_fault(record: Mapping[str, object], fields: Iterable[str], *, unjudged: bool = False) -> Fault | None:
+    """Return what is wrong with the first field that breaks its rule or is missing; None when all keep theirs.
+
+    With `unjudged` an accuracy may be null: that of an answer which is judged with its whole set.
+    """
     sample = record.get("sample_id")
     named = sample if isinstance(sample, str) else None
     for name in fields:
         rule = FIELDS[name]
         if name not in record:
             return Fault(field=name, sample=named, problem="is missing", expected=rule.expected)
+        if unjudged and name == "accuracy" and record[name] is None:
+            continue
         if not rule.accepts(record[name]):
             shown = repr(record[name])
             shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
@@ -226,8 +231,12 @@ def samples_frame(columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema={name: SCHEMA[name] for name in columns}, strict=True)
 
 
-def column_that_breaks_its_rule(samples: pl.DataFrame) -> str | None:
-    """Return the first column of which some value breaks the field's rule; None when every value keeps it."""
-    checks = [FIELDS[name].fits(pl.col(name)).all().alias(name) for name in samples.columns]
+def column_that_breaks_its_rule(samples: pl.DataFrame, *, unjudged: bool = False) -> str | None:
+    """Return the first column of which some value breaks the field's rule; None when every value keeps it.
+
+    With `unjudged` accuracies may be null, as in `find_fault`.
+    """
+    values = {name: pl.col(name).drop_nulls() if unjudged and name == "accuracy" else pl.col(name) for name in FIELDS}
+    checks = [FIELDS[name].fits(values[name]).all().alias(name) for name in samples.columns]
     kept = samples.select(checks).row(0, named=True)
     return next((name for name, keeps in kept.items() if not keeps), None)

@@ -33,6 +33,7 @@ from paceline.profiles.stamps import JournalStamp, settled_state
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_BYTES = 32 * 2**20
+UNJUDGED = replace(FIELDS["accuracy"], json_type=float | None)  # an answer judged with its whole set has none
 LINE_MENDING = (
     "mend the line, or delete it and samples.parquet, so that its sample is measured again, or read the rest with "
     "--skip-bad"
@@ -42,7 +43,7 @@ JournalLine = msgspec.defstruct(
     "JournalLine",
     [
         (name, rule.json_type, None) if name in OPTIONAL else (name, rule.json_type)  # pyright: ignore[reportArgumentType]
-        for name, rule in FIELDS.items()
+        for name, rule in {**FIELDS, "accuracy": UNJUDGED}.items()
     ],
     kw_only=True,
     gc=False,
@@ -177,7 +178,7 @@ def _blocks_of_lines(path: Path) -> Iterator[bytes]:
 def _read_block(block: bytes, first_line: int) -> tuple[pl.DataFrame, list[Fault]]:
     try:
         frame = _frame_of(LINES.decode_lines(block))
-        if column_that_breaks_its_rule(frame) is None:
+        if column_that_breaks_its_rule(frame, unjudged=True) is None:
             return frame, []
     except (msgspec.MsgspecError, RecursionError, UnicodeError, pl.exceptions.PolarsError, OverflowError, TypeError):
         pass
@@ -217,4 +218,5 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
     unknown = next((name for name in record if name not in FIELDS), None)
     if unknown is not None:
         return record, Fault(field=unknown, problem="is no field of a sample", expected=", ".join(FIELDS))
-    return record, find_fault(record, [name for name in FIELDS if name in record or name not in OPTIONAL])
+    present = [name for name in FIELDS if name in record or name not in OPTIONAL]
+    return record, find_fault(record, present, unjudged=True)

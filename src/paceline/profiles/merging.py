@@ -10,9 +10,11 @@ from paceline.errors import InvalidValueError, ProfileConflictError
 from paceline.profiles.atomic import refuse_occupied
 from paceline.profiles.description import StoreDescription
 from paceline.profiles.fields import FIELDS, KEY, LeftOut
-from paceline.profiles.reading import Profile, read_profile
+from paceline.profiles.questions import AskedQuestion, Key, joined_questions, read_questions
+from paceline.profiles.reading import Profile, read_unjudged
 from paceline.profiles.store import write_store
 from paceline.profiles.uniqueness import sample_words
+from paceline.profiles.whole_sets import judged_as_a_whole
 from paceline.records import Provenance
 
 SAME_IN_ALL_PARTS = ("model", "revision", "dtype", "device", "block_ranking")
@@ -42,18 +44,37 @@ def merge_profiles(
         raise InvalidValueError("parts", [], "at least one profile to merge")
     parts, out = [Path(part) for part in parts], Path(out)
     refuse_occupied(out)
-    profiles = [read_profile(part, skip_bad=skip_bad) for part in parts]
+    profiles = [read_unjudged(part, skip_bad=skip_bad) for part in parts]
     if not allow_mixed:
         _refuse_mixed(profiles)
-    rows = pl.concat([each.samples.with_columns(pl.lit(index).alias(PART)) for index, each in enumerate(profiles)])
+    questions = _joined(profiles)
+    rows = pl.concat([_unjudged(each).with_columns(pl.lit(index).alias(PART)) for index, each in enumerate(profiles)])
     _refuse_conflicts(rows, parts)
     samples = rows.filter(pl.struct(KEY).is_first_distinct()).drop(PART)
     provenance = tuple(_distinct([run for each in profiles for run in each.provenance]))
     imported_from = None if provenance else ", ".join(str(part) for part in parts)
     omitted = tuple(note for each in profiles for note in each.left_out)
     notes = tuple(note.reason for note in omitted)
-    write_store(out, samples, StoreDescription(provenance=provenance, imported_from=imported_from, left_out=notes))
+    description = StoreDescription(provenance=provenance, imported_from=imported_from, left_out=notes)
+    write_store(out, samples, description, questions)
+    samples = read_unjudged(out).samples
     return MergedProfile(path=out, samples=samples, joined=rows.height - samples.height, left_out=omitted)
+
+
+def _joined(profiles: Sequence[Profile]) -> dict[Key, AskedQuestion]:
+    joined: dict[Key, AskedQuestion] = {}
+    for each in profiles:
+        if each.source.is_dir():
+            joined = joined_questions(each.source, joined, read_questions(each.source).values())
+    return joined
+
+
+def _unjudged(profile: Profile) -> pl.DataFrame:
+    """Return a part's samples without the accuracies that a larger set changes: they are computed anew from all parts."""
+    questions = read_questions(profile.source) if profile.source.is_dir() else {}
+    names = judged_as_a_whole(profile.provenance) & {dataset for dataset, _ in questions}
+    late = pl.col("dataset").cast(pl.String).is_in(sorted(names))
+    return profile.samples.with_columns(accuracy=pl.when(late).then(None).otherwise(pl.col("accuracy")))
 
 
 def _refuse_mixed(profiles: Sequence[Profile]) -> None:

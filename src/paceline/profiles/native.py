@@ -12,8 +12,10 @@ from paceline.profiles.description import FILE_NAME, StoreDescription
 from paceline.profiles.fields import KEY, SCHEMA, LeftOut, samples_frame
 from paceline.profiles.journal import read_journal
 from paceline.profiles.parquet import ParquetNote, read_note, read_parquet
+from paceline.profiles.questions import read_questions
 from paceline.profiles.stamps import JournalStamp
 from paceline.profiles.uniqueness import each_once
+from paceline.profiles.whole_sets import ANSWER_COLUMNS, judged_as_a_whole, with_whole_set_accuracies
 
 LOGGER = logging.getLogger(__name__)
 COMPACTION = "samples.parquet"
@@ -42,7 +44,8 @@ def read_native(
 ) -> NativeContents:
     """Read a store's samples, each exactly once; raises ProfileDataError and ProfileConflictError.
 
-    With `from_journals` the compaction is passed over.
+    With `from_journals` the compaction is passed over. The accuracy of an answer that is judged with its whole set is null
+    until the set is complete.
     """
     description = StoreDescription.read(directory)
     try:
@@ -115,12 +118,15 @@ def _usable_note(compaction: Path, sizes: dict[str, int]) -> ParquetNote | None:
 def _read_journals(
     directory: Path, journals: Sequence[Path], description: StoreDescription, columns: Sequence[str], skip_bad: bool
 ) -> NativeContents:
-    wanted = tuple(dict.fromkeys([*columns, *KEY]))
+    judged_late = "accuracy" in columns and bool(judged_as_a_whole(description.provenance))
+    wanted = tuple(dict.fromkeys([*columns, *KEY, *(ANSWER_COLUMNS if judged_late else ())]))
     contents = [read_journal(journal, columns=wanted, skip_bad=skip_bad) for journal in journals]
     nothing = samples_frame({name: [] for name in wanted})
     places = [(path, each.samples.height) for path, each in zip(journals, contents, strict=True)]
     joined = pl.concat([nothing, *(each.samples for each in contents)])
     samples, repeated = each_once(joined, places, directory, skip_bad=skip_bad)
+    if judged_late:
+        samples = with_whole_set_accuracies(samples, read_questions(directory))
     return NativeContents(
         samples=samples.select(columns),
         description=description,

@@ -1,7 +1,7 @@
 """Reading any profile alike: a native store, a core-exp directory, or one Parquet file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +12,7 @@ from paceline.profiles.description import FILE_NAME
 from paceline.profiles.fields import SCHEMA, LeftOut, dataset_name
 from paceline.profiles.native import CORE_EXP_FILES, is_native, read_native, refuse_undescribed
 from paceline.profiles.parquet import read_note, read_parquet
+from paceline.profiles.whole_sets import only_judged
 from paceline.records import Provenance
 
 PROFILES = "a native store, a core-exp directory or a Parquet file of samples"
@@ -41,18 +42,33 @@ def read_profile(
 
     Raises ProfileDataError, naming file and field, where the data cannot be trusted, ProfileConflictError where one
     sample stands twice, and UnknownChoiceError for a dataset that is not there. With `skip_bad` bad samples and files
-    are left out instead, and listed in `left_out`.
+    are left out instead, and listed in `left_out`; so are answers to a metric of whole sets (CIDEr) while theirs is not
+    complete.
     """
+    profile = read_unjudged(path, datasets=datasets, columns=columns, skip_bad=skip_bad)
+    samples, unjudged = only_judged(profile.samples, profile.source, skip_bad=skip_bad)
+    if samples.is_empty():
+        raise ProfileDataError(
+            profile.source, "holds no samples", expected=PROFILES, mend="check the path, or profile first"
+        )
+    return replace(profile, samples=samples, left_out=(*profile.left_out, *unjudged))
+
+
+def read_unjudged(
+    path: Path | str,
+    *,
+    datasets: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    skip_bad: bool = False,
+) -> Profile:
+    """Read a profile as `read_profile` does; answers that are judged with their whole set may have no accuracy yet."""
     path = Path(path)
     wanted = tuple(SCHEMA) if columns is None else tuple(dict.fromkeys(columns))
     unknown = next((name for name in wanted if name not in SCHEMA), None)
     if unknown is not None:
         raise UnknownChoiceError("profile column", unknown, tuple(SCHEMA))
     read = _read_file if path.is_file() else _read_directory
-    profile = read(path, None if datasets is None else [dataset_name(name) for name in datasets], wanted, skip_bad)
-    if profile.samples.is_empty():
-        raise ProfileDataError(path, "holds no samples", expected=PROFILES, mend="check the path, or profile first")
-    return profile
+    return read(path, None if datasets is None else [dataset_name(name) for name in datasets], wanted, skip_bad)
 
 
 def _read_file(path: Path, datasets: list[str] | None, columns: tuple[str, ...], skip_bad: bool) -> Profile:

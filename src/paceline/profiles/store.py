@@ -1,7 +1,7 @@
 """The native profile store: a directory with one journal a rank, which are the truth, and their Parquet compaction."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,9 @@ from paceline.profiles.journal import Journal
 from paceline.profiles.locking import wait_for_lock
 from paceline.profiles.native import COMPACTION, CORE_EXP_FILES, JOURNALS, is_native, read_native, refuse_undescribed
 from paceline.profiles.parquet import ParquetNote, write_parquet
+from paceline.profiles.questions import AskedQuestion, Key, joined_questions, read_questions, write_questions
 from paceline.profiles.stamps import FileState, JournalStamp, settled_state, wait_until_settled
+from paceline.profiles.whole_sets import with_whole_set_accuracies
 from paceline.records import KnobConfig, ProfileSample, Provenance
 
 LOCK = ".store.lock"
@@ -66,9 +68,20 @@ class ProfileStore:
             for dataset, sample_id, tier, top_k, blocks in measured.iter_rows()
         }
 
+    def ask(self, questions: Iterable[AskedQuestion]) -> None:
+        """Record which questions this run asks, beside those of earlier ones.
+
+        Raises ProfileConflictError where an id stands for another picture, prompt, reference or scorer than before.
+        """
+        with wait_for_lock(self.path / LOCK):
+            held = read_questions(self.path)
+            joined = joined_questions(self.path, held, questions)
+            if len(joined) > len(held):
+                write_questions(self.path, joined.values())
+
     def append(self, sample: ProfileSample) -> None:
         """Keep one sample for good; raises ProfileDataError when a value in it could not be read back."""
-        fault = find_fault({name: getattr(sample, name) for name in FIELDS}, FIELDS)
+        fault = find_fault({name: getattr(sample, name) for name in FIELDS}, FIELDS, unjudged=True)
         if fault is not None:
             raise fault.error(self._samples.path)
         self._samples.append(sample)
@@ -106,10 +119,17 @@ class ProfileStore:
         self.close()
 
 
-def write_store(out: Path, samples: pl.DataFrame, description: StoreDescription) -> None:
+def write_store(
+    out: Path,
+    samples: pl.DataFrame,
+    description: StoreDescription,
+    questions: Mapping[Key, AskedQuestion] | None = None,
+) -> None:
     """Write a whole new store at once, journal and compaction; raises OutputPathError when `out` holds anything."""
     with new_directory(out) as directory:
         description.write(directory)
+        if questions:
+            write_questions(directory, questions.values())
         journal = directory / "journal-rank0.jsonl"
         digest = hashlib.sha256()
         with journal.open("wb") as file:
@@ -123,7 +143,8 @@ def write_store(out: Path, samples: pl.DataFrame, description: StoreDescription)
             journal_bytes={journal.name: journal.stat().st_size},
             stamps={journal.name: JournalStamp(sha256=digest.hexdigest(), state=_state_of_new(journal))},
         )
-        write_parquet(samples.select(list(FIELDS)), directory / COMPACTION, note)
+        judged = with_whole_set_accuracies(samples.select(list(FIELDS)), questions or {})
+        write_parquet(judged, directory / COMPACTION, note)
 
 
 def _state_of_new(journal: Path) -> FileState | None:

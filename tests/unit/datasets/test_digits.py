@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions, score
+from paceline.datasets import DIGIT_SETS, DrawnPicture, VisualQuestion, digit_questions, score
 from paceline.datasets.digits import CANVAS_SHAPES, SPLITS, compose_scene, digit_scans
 from paceline.errors import UnknownChoiceError
 
@@ -55,7 +55,12 @@ def test_exist_is_balanced_and_count_covers_one_to_four():
 )
 def test_reading_needs_every_digit_in_order(said, right):
     question = VisualQuestion(
-        sample_id="x", dataset="digits_read", picture=Image.new("RGB", (8, 8)), prompt="?", references=("3 1 7",)
+        sample_id="x",
+        dataset="digits_read",
+        pictures=(DrawnPicture(image=Image.new("RGB", (8, 8))),),
+        prompt="?",
+        references=("3 1 7",),
+        scorer="exact_match/1",
     )
     assert score(question, said) == right
 

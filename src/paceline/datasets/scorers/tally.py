@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from paceline.datasets.scorers.vqa import vqa_normalised
+
 
 def official_count(text: str) -> int | None:
     """Return the number that the official script reads: digits alone are a number, any other text is 0.
@@ -20,6 +22,14 @@ def official_count(text: str) -> int | None:
 def exact_count(prediction: str, *, answer: int) -> float:
     """Return 1 where the count read from the text equals `answer`, else 0; any text without digits counts as 0."""
     return float(official_count(prediction) == answer)
+
+
+def exact_count_normalised(prediction: str, *, answer: int) -> float:
+    """Return 1 where the text, normalised as VQA answers are, is the number `answer`: `three` and `3.` count, as no other.
+
+    Not the official rule, which was written for models that put out whole numbers.
+    """
+    return float(vqa_normalised(prediction) == str(answer))
 
 
 def counting_split(*, data_source: str | None, is_simple: bool | None) -> str | None:
