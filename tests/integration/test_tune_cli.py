@@ -316,6 +316,16 @@ def test_sweep_then_select(paceline, opened, model, trace, tmp_path):
     assert choice["thresholds"]["0"]["score"] == pytest.approx(1.0)
     text = done(paceline("tune", "threshold", "select", "--root", out))
     assert f"Recommended min_chunk_threshold: {choice['recommended']}" in text
+    assert choice["recommended"] == 0 and "too few to tell a difference from noise" in " ".join(text.split())
+    arguments[-1] = "5"
+    done(paceline("tune", "threshold", "sweep", model, *arguments))
+    assert len(opened) == 20  # three repetitions more
+    choice = json.loads(done(paceline("tune", "threshold", "select", "--root", out, "--json")))
+    low, high = choice["thresholds"]["5"]["score_ci"]
+    assert choice["runs"] == 5 and low < choice["thresholds"]["5"]["score"] < high
+    text = done(paceline("tune", "threshold", "select", "--root", out))
+    assert f"Why: {choice['reason'][:30]}" in text and f"{low:.3f}" in text and f"{high:.3f}" in text
+    assert "by chance or not" in done(paceline("tune", "threshold", "select", "--root", out, "--rule", "reference"))
 
 
 @pytest.mark.parametrize("dash", ["-", "_"])
@@ -338,8 +348,12 @@ def test_select_tells_on_standard_error_what_it_left_out(paceline, opened, model
     for missing in out.glob("*/0/**/prefill_e2e_time.csv"):
         missing.unlink()
     code, out_text, err = paceline("tune", "threshold", "select", "--root", out, "--json")
+    assert code == 0 and "left out" in err and "has no threshold 0 to compare with" in err
+    assert json.loads(out_text)["recommended"] == 0 and json.loads(out_text)["thresholds"] == {}
+    code, out_text, err = paceline("tune", "threshold", "select", "--root", out, "--rule", "reference", "--json")
     assert code == 0 and "left out" in err and "its smallest, 10, takes its place" in err
     assert list(json.loads(out_text)["thresholds"]) == ["10"]
+    assert "Recommended min_chunk_threshold: 0" in done(paceline("tune", "threshold", "select", "--root", out))
 
 
 WRONG = {
@@ -396,7 +410,7 @@ SELECT = "--w-request --w-prefill --w-prefill-exec-norm --w-request-exec-norm --
 FLAGS = {
     "replay": f"{RUNS} --min-chunk-threshold --stock",
     "threshold sweep": f"{RUNS} --max --step --repetitions",
-    "threshold select": f"--root --baseline {SELECT} {SELECT.replace('-', '_').replace('__', '--')} --json",
+    "threshold select": f"--root --baseline {SELECT} {SELECT.replace('-', '_').replace('__', '--')} --rule --json",
     "aging": "--statistic --short-request-factor --json",
     "step-time": "--output -o --json",
 }

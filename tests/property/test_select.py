@@ -1,4 +1,6 @@
-from hypothesis import given
+import numpy as np
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.tune.select import AGGREGATIONS, SCORED, ScoreWeights, SweepRun, choose_threshold
@@ -19,7 +21,7 @@ def halved(levels):
 
 
 def chosen(runs, weights, run_agg):
-    return choose_threshold(runs, baseline=0, weights=weights, run_agg=run_agg)
+    return choose_threshold(runs, baseline=0, weights=weights, run_agg=run_agg, rule="reference")
 
 
 @given(RUNS, WEIGHTS, AGGREGATION, st.data())
@@ -84,3 +86,68 @@ def test_only_the_weights_proportions_count(runs, weights, run_agg, factor):
     one, other = chosen(runs, weights, run_agg), chosen(runs, stretched, run_agg)
     scores = {each.threshold: each.score for each in one.scores}
     assert abs(scores[one.recommended] - scores[other.recommended]) <= 1e-6 * scores[one.recommended]
+
+
+NOISE = {
+    "normal": lambda random, shape: random.normal(0, 0.05, shape),
+    "heavy": lambda random, shape: 0.03 * random.standard_t(2, shape),
+}
+
+
+def noisy_sweep(random, noise, runs, others, better=0.0):
+    """Synthetic: a cell's metrics share most of their noise, runs differ in speed; threshold 10 is better by a share."""
+    of_cell, of_metric = (NOISE[noise](random, (runs, others + 1, count)) for count in (1, len(SCORED)))
+    levels = np.exp(random.normal(0, 0.3, (runs, 1, 1)) + 0.8 * of_cell + 0.5 * of_metric)
+    levels[:, 1] *= 1 - better
+    return [
+        SweepRun(
+            name=str(run),
+            levels={10 * place: dict(zip(SCORED, cell.tolist(), strict=True)) for place, cell in enumerate(cells)},
+        )
+        for run, cells in enumerate(levels)
+    ]
+
+
+def share_that_recommends(threshold_is, noise, runs, others, better=0.0, trials=1000):
+    random = np.random.default_rng(7)
+    found = 0
+    for _ in range(trials):
+        choice = choose_threshold(
+            noisy_sweep(random, noise, runs, others, better), baseline=0, weights=ScoreWeights(), run_agg="mean"
+        )
+        found += threshold_is(choice.recommended)
+    return found / trials
+
+
+@pytest.mark.parametrize(
+    ("noise", "runs", "others"), [("normal", 4, 1), ("normal", 5, 6), ("heavy", 4, 6), ("heavy", 5, 2)]
+)
+def test_noise_alone_is_recommended_in_one_sweep_of_twenty_at_most(monkeypatch, noise, runs, others):
+    monkeypatch.setattr("paceline.tune.score_intervals.RELABELLED", 200)  # a thousand sweeps in seconds
+    assert share_that_recommends(lambda threshold: threshold != 0, noise, runs, others) <= 0.05
+
+
+def test_a_threshold_that_helps_clearly_is_found(monkeypatch):
+    monkeypatch.setattr("paceline.tune.score_intervals.RELABELLED", 200)
+    assert share_that_recommends(lambda threshold: threshold == 10, "normal", 5, 6, better=0.2, trials=200) >= 0.95
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["normal", "heavy"]), st.integers(4, 6), st.integers(1, 4), AGGREGATION)
+def test_by_interval_neither_the_order_of_runs_nor_their_speed_matters(seed, noise, runs, others, run_agg):
+    random = np.random.default_rng(seed)
+    swept = noisy_sweep(random, noise, runs, others, better=0.1)
+    faster = [
+        SweepRun(
+            name=run.name,
+            levels={at: {name: level * 2.0**place for name, level in cell.items()} for at, cell in run.levels.items()},
+        )
+        for place, run in enumerate(reversed(swept))
+    ]
+    one, other = (
+        choose_threshold(each, baseline=0, weights=ScoreWeights(), run_agg=run_agg) for each in (swept, faster)
+    )
+    assert one.recommended == other.recommended
+    for mine, its in zip(one.scores[1:], other.scores[1:], strict=True):
+        assert mine.interval.low == pytest.approx(its.interval.low)
+        assert mine.interval.low < mine.score < mine.interval.high

@@ -27,6 +27,7 @@ from paceline.tune.run_files import write_run
 from paceline.tune.workload import Workload
 
 DEFAULT_STEP = 10
+DEFAULT_REPETITIONS = 5  # `select` needs 4
 SWEEP_FILE, REPETITION_FILE, LOCK_FILE = "sweep.json", "repetition.json", ".lock"
 # beside the plots, as SPEC S10 has it: OUT/<start time>/<threshold>/*.csv
 SWEEP_METRIC_FOLDERS = (PLOTS, Path())

@@ -96,7 +96,7 @@ def test_every_threshold_runs_once_a_repetition_and_select_reads_it(tmp_path):
             files = {path.name for path in (folder / threshold).glob("*.csv")}
             assert files == {f"{metric}.csv" for metric in REQUEST_METRICS}
             assert files == {path.name for path in (folder / threshold / "replica_0" / "plots").glob("*.csv")}
-    choice = select_threshold(tmp_path)
+    choice = select_threshold(tmp_path, rule="reference")
     assert (choice.recommended, choice.runs, choice.left_out) == (10, 2, ())
     assert choice.scores[1].ratios == pytest.approx(
         {"request": 0.5, "prefill": 0.5, "prefill_exec_norm": 0.5, "request_exec_norm": 0.5, "decode": 0.5}

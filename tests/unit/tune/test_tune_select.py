@@ -1,12 +1,22 @@
-"""The selection rule of SPEC S10 against figures worked out by hand (synthetic sweeps)."""
+"""The score of SPEC S10 and both rules against figures worked out by hand (synthetic sweeps)."""
 
 import csv
 import json
+import re
 
 import pytest
 
 from paceline.errors import InvalidValueError, RequestFileError, UnknownChoiceError
-from paceline.tune.select import SCORED, ScoreWeights, select_threshold
+from paceline.tune.select import (
+    AGGREGATIONS,
+    LEAST_RUNS,
+    SCORED,
+    ScoreWeights,
+    SweepRun,
+    choose_threshold,
+    select_threshold,
+)
+from paceline.tune.sweep import DEFAULT_REPETITIONS
 
 METRICS = [each.metric for each in SCORED.values()]
 
@@ -54,7 +64,7 @@ BY_HAND = {"mean": (0.85, 0.875, 10), "median": (0.85, 0.875, 10), "p90": (0.958
 @pytest.mark.parametrize("run_agg", BY_HAND)
 def test_scores_are_those_worked_out_by_hand(sweep, run_agg):
     at_10, at_20, recommended = BY_HAND[run_agg]
-    choice = select_threshold(sweep, run_agg=run_agg)
+    choice = select_threshold(sweep, run_agg=run_agg, rule="reference")
     assert scores(choice) == pytest.approx({0: 1.0, 10: at_10, 20: at_20})
     assert (choice.recommended, choice.runs, choice.left_out, choice.fallbacks) == (recommended, 2, (), {})
 
@@ -76,10 +86,12 @@ def test_the_percentile_is_linear_and_the_normalized_metrics_are_means(tmp_path)
 
 
 def test_the_document_has_the_keys_that_others_read(sweep):
-    document = json.loads(json.dumps(select_threshold(sweep).document()))
+    document = json.loads(json.dumps(select_threshold(sweep, rule="reference").document()))
     assert document["recommended"] == 10 and document["runs"] == 2
     assert list(document["thresholds"]) == ["0", "10", "20"]
-    keys = "runs request_ratio prefill_ratio prefill_exec_norm_ratio request_exec_norm_ratio decode_ratio score"
+    keys = (
+        "runs request_ratio prefill_ratio prefill_exec_norm_ratio request_exec_norm_ratio decode_ratio score score_ci"
+    )
     assert list(document["thresholds"]["10"]) == keys.split()
     assert document["thresholds"]["10"]["request_ratio"] == pytest.approx(0.6)
     assert document["thresholds"]["20"]["runs"] == 2
@@ -108,7 +120,7 @@ def test_another_baseline_and_the_fallback_to_a_runs_smallest(sweep):
     for file in (sweep / "second" / "10").iterdir():
         file.unlink()
     (sweep / "second" / "10").rmdir()
-    choice = select_threshold(sweep, baseline=10)
+    choice = select_threshold(sweep, baseline=10, rule="reference")
     assert choice.fallbacks == {"second": 0} and choice.left_out == ()
     assert {each.threshold: each.runs for each in choice.scores} == {0: 2, 10: 1, 20: 2}
     # second run, by its own 0: prefill ratio 0.5 at 20; first run by its 10: 0.5 / 0.8
@@ -118,7 +130,7 @@ def test_another_baseline_and_the_fallback_to_a_runs_smallest(sweep):
 def test_a_cell_without_a_file_is_left_out_and_listed(sweep):
     missing = sweep / "first" / "0" / "prefill_e2e_time.csv"
     missing.unlink()
-    choice = select_threshold(sweep)
+    choice = select_threshold(sweep, rule="reference")
     assert choice.fallbacks == {"first": 10}
     (sentence,) = choice.left_out
     assert str(missing) in sentence and "has no prefill_e2e_time.csv" in sentence
@@ -163,6 +175,8 @@ def test_directories_that_are_no_runs_are_told_of(sweep):
 def test_wrong_settings_are_refused(sweep, tmp_path):
     with pytest.raises(UnknownChoiceError, match="'medain' is unknown.*mean 'median'"):
         select_threshold(sweep, run_agg="medain")
+    with pytest.raises(UnknownChoiceError, match="'refernce' is unknown.*mean 'reference'"):
+        select_threshold(sweep, rule="refernce")
     with pytest.raises(InvalidValueError, match="baseline is -1"):
         select_threshold(sweep, baseline=-1)
     with pytest.raises(InvalidValueError, match="w_decode is nan"):
@@ -171,3 +185,79 @@ def test_wrong_settings_are_refused(sweep, tmp_path):
         ScoreWeights(request=0, prefill=0, prefill_exec_norm=0, request_exec_norm=0, decode=0)
     with pytest.raises(RequestFileError, match="No such file"):
         select_threshold(tmp_path / "none")
+
+
+def runs_of(ratios, *, levels=(1.0, 2.0, 3.0, 4.0, 5.0)):
+    """A run a row; each threshold's metrics are its ratio times the run's own levels, whose speed differs by run."""
+    return [
+        SweepRun(
+            name=f"{row:02d}",
+            levels={
+                threshold: {name: (row + 1) * ratio * level for name, level in zip(SCORED, levels, strict=True)}
+                for threshold, ratio in by_threshold.items()
+            },
+        )
+        for row, by_threshold in enumerate(ratios)
+    ]
+
+
+def by_interval(ratios, **more):
+    return choose_threshold(runs_of(ratios), baseline=0, weights=ScoreWeights(), **more)
+
+
+def test_two_runs_are_too_few_and_the_reason_says_how_many_are_needed(sweep):
+    choice = select_threshold(sweep)
+    assert (choice.rule, choice.recommended, choice.runs) == ("interval", 0, 2)
+    assert choice.scores == select_threshold(sweep, rule="reference").scores and choice.scores[1].interval is None
+    assert choice.reason.startswith("2 runs compare another threshold with 0, too few")
+    assert f"--repetitions {LEAST_RUNS}" in choice.reason and DEFAULT_REPETITIONS >= LEAST_RUNS
+
+
+def test_what_is_better_in_every_run_by_more_than_noise_is_taken_and_its_interval_holds_its_worth():
+    noisy = [{0: 1.0, 10: 0.9 + 0.01 * row, 20: 1.0 - 0.02 * row} for row in range(5)]
+    choice = by_interval(noisy)
+    at_10, at_20 = choice.scores[1], choice.scores[2]
+    assert choice.recommended == 10 and "lies below the baseline's score of 1.0000" in choice.reason
+    assert at_10.interval.low < 0.92 < at_10.interval.high < 1
+    assert at_20.interval.low < 0.96 < 1 < at_20.interval.high  # a score below the baseline's, and not told from it
+    assert at_10.score / at_10.interval.low == pytest.approx(at_20.interval.high / at_20.score)  # one reach for all
+    assert choice.scores[0].interval is None
+    assert choice.document()["thresholds"]["10"]["score_ci"] == [at_10.interval.low, at_10.interval.high]
+
+
+def test_noise_leaves_the_baseline_and_says_how_many_runs_would_show_what_looks_better():
+    choice = by_interval([{0: 1.0, 10: 0.98}, {0: 1.0, 10: 1.1}, {0: 1.0, 10: 0.9}, {0: 1.0, 10: 0.96}])
+    assert choice.scores[1].score == pytest.approx(0.985) and choice.recommended == 0
+    needed = int(re.search(r"some ([\d,]+) runs would show it", choice.reason)[1].replace(",", ""))
+    assert needed > 100
+    worse = by_interval([{0: 1.0, 10: 1.1}, {0: 1.0, 10: 1.2}, {0: 1.0, 10: 1.0}, {0: 1.0, 10: 1.1}])
+    assert (worse.recommended, worse.reason) == (0, "no threshold scores better")
+
+
+def test_runs_without_the_baseline_are_left_out_and_a_threshold_of_few_runs_is_shown_without_interval():
+    ratios = [{0: 1.0, 10: 0.5, 20: 0.5} for _ in range(4)] + [{10: 1.0, 20: 9.0}, {0: 1.0, 30: 0.1}]
+    choice = by_interval(ratios)
+    assert (choice.recommended, choice.runs) == (10, 5)
+    assert choice.left_out == ("run 04 has no threshold 0 to compare with",) and choice.fallbacks == {}
+    assert [(each.threshold, each.runs, each.interval is None) for each in choice.scores] == [
+        (0, 5, True),
+        (10, 4, False),
+        (20, 4, False),
+        (30, 1, True),
+    ]
+
+
+def test_without_any_baseline_nothing_is_compared():
+    choice = by_interval([{10: 1.0, 20: 0.5}] * 5)
+    assert (choice.recommended, choice.runs, choice.scores) == (0, 0, ())
+    assert len(choice.left_out) == 5 and "0 runs compare" in choice.reason
+
+
+@pytest.mark.parametrize("run_agg", AGGREGATIONS)
+def test_every_aggregation_and_weighting_has_its_intervals(run_agg):
+    ratios = [{0: 1.0, 10: 0.7 + 0.01 * row, 20: 1.0 + 0.02 * row} for row in range(6)]
+    assert by_interval(ratios, run_agg=run_agg).recommended == 10
+    doubled = choose_threshold(runs_of(ratios), baseline=0, weights=ScoreWeights(decode=3.05), run_agg=run_agg)
+    at_10 = doubled.scores[1]
+    assert doubled.scores[0].score == pytest.approx(4.0) and doubled.recommended == 10
+    assert at_10.interval.low < at_10.score < at_10.interval.high < 4.0

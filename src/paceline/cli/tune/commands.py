@@ -14,6 +14,7 @@ from paceline.tune.run_files import STEPS
 from paceline.tune.select import (
     AGGREGATIONS,
     DEFAULT_BASELINE,
+    RULES,
     SCORED,
     ScoreWeights,
     ThresholdChoice,
@@ -44,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def select(
     root: Annotated[Path, typer.Option("--root", help="The sweep's directory: <start time>/<threshold>/*.csv in it.")],
     baseline: Annotated[
-        int, typer.Option("--baseline", help="Threshold that a run is divided by; without it, the run's smallest.")
+        int, typer.Option("--baseline", help="Threshold that a run is divided by, and that stays unless it is beaten.")
     ] = DEFAULT_BASELINE,
     w_request: Annotated[
         float, typer.Option("--w-request", "--w_request", help="Weight of P95 request_execution_time.")
@@ -70,9 +71,16 @@ def select(
     run_agg: Annotated[
         str, typer.Option("--run-agg", "--run_agg", help=f"How runs are put together: {', '.join(AGGREGATIONS)}.")
     ] = "mean",
+    rule: Annotated[
+        str,
+        typer.Option(
+            "--rule",
+            help="interval: the baseline unless a score's interval lies below it; reference: the smallest score.",
+        ),
+    ] = RULES[0],
     as_json: JsonFlag = False,
 ) -> None:
-    """Recommend a min_chunk_threshold: the smallest weighted score of a sweep, each run against its own baseline."""
+    """Recommend a min_chunk_threshold: each run against its own baseline, and nothing that noise alone would explain."""
     weights = ScoreWeights(
         request=w_request,
         prefill=w_prefill,
@@ -80,14 +88,16 @@ def select(
         request_exec_norm=w_request_exec_norm,
         decode=w_decode,
     )
-    choice = select_threshold(root, baseline=baseline, weights=weights, run_agg=run_agg)
+    choice = select_threshold(root, baseline=baseline, weights=weights, run_agg=run_agg, rule=rule)
     _warn_of_gaps(choice)
     if as_json:
         print_json(choice.document())
         return
-    columns = ("threshold", "runs", *(f"{name} ratio" for name in SCORED), "score")
-    print_table("Ratios to the baseline: below 1 is better", columns, [_score_row(each) for each in choice.scores])
+    columns = ("threshold", "runs", "score", "CI", "", *(name.replace("_", " ") for name in SCORED))
+    title = "Score and the ratios to the baseline it weighs, below 1 is better; CI: 95 %, for all scores at once"
+    print_table(title, columns, [_score_row(each) for each in choice.scores])
     say(f"Recommended min_chunk_threshold: {choice.recommended}")
+    say(f"Why: {choice.reason}.")
 
 
 def aging(
@@ -139,7 +149,9 @@ def _warn_of_gaps(choice: ThresholdChoice) -> None:
 
 
 def _score_row(score: ThresholdScore) -> list[object]:
-    return [score.threshold, score.runs, *(f"{score.ratios[name]:.4f}" for name in SCORED), f"{score.score:.4f}"]
+    ends = (score.interval.low, score.interval.high) if score.interval else (None, None)
+    figures = (score.score, *ends, *(score.ratios[name] for name in SCORED))
+    return [score.threshold, score.runs, *(None if figure is None else f"{figure:.3f}" for figure in figures)]
 
 
 def _print_weights(found: AgingWeights) -> None:

@@ -46,7 +46,7 @@ from paceline.profiles.atomic import refuse_occupied
 from paceline.schedule.settings import DEFAULT_BASE_SHARE, PlannerSettings
 from paceline.tune.run_files import write_run
 from paceline.tune.summary import RunSummary, summarize
-from paceline.tune.sweep import DEFAULT_STEP, SweepPlan, run_sweep, thresholds_up_to
+from paceline.tune.sweep import DEFAULT_REPETITIONS, DEFAULT_STEP, SweepPlan, run_sweep, thresholds_up_to
 
 
 def replay(
@@ -152,7 +152,7 @@ def sweep(
         int | None, typer.Option("--max", help="Largest threshold.", show_default="the last below 30 % of chunk size")
     ] = None,
     step: Annotated[int, typer.Option(help="From one threshold to the next.")] = DEFAULT_STEP,
-    repetitions: Annotated[int, typer.Option(help="Runs of every threshold.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs of every threshold.")] = DEFAULT_REPETITIONS,
     as_json: JsonFlag = False,
     max_model_len: MaxModelLenOption = None,
     engine_args: EngineArgsOption = NO_ENGINE_ARGUMENTS,
