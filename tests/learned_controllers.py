@@ -1,7 +1,6 @@
 """Synthetic choosers, of random weights or of given scores, for tests of learned controllers; nothing in them was learned."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -174,9 +173,7 @@ def write_estimator(directory: Path, *, seed: int = 0, provenance: tuple[dict[st
     content = save(weights_of(random_model(seed)))
     digest = hashlib.sha256(content).hexdigest()
     (directory / WEIGHTS_FILE).write_bytes(content)
-    (directory / DESCRIPTION_FILE).write_text(
-        json.dumps(description(provenance=provenance).document(weights_sha256=digest))
-    )
+    (directory / DESCRIPTION_FILE).write_bytes(description(provenance=provenance).written(weights_sha256=digest))
     for name, written in bounds_files(synthetic_bounds(provenance=provenance), estimator_sha256=digest).items():
         (directory / name).write_bytes(written)
     return digest

@@ -36,8 +36,16 @@ class PictureError(PacelineError, ValueError):
     """A picture that cannot be read or that no tier can carry."""
 
 
-class ProfileDataError(PacelineError, ValueError):
-    """A profile file that cannot be trusted: names the file, the field, what was expected and how to mend it."""
+class UntrustedFileError(PacelineError):
+    """A file that cannot be trusted: names it and the place in it, what is wrong, what was expected and how to mend it."""
+
+    def __init__(self, path: Path | str, problem: str, *, expected: str, mend: str, place: str = "") -> None:
+        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
+        super().__init__(f"{path}{place}: {problem}; expected {expected}; {mend}")
+
+
+class ProfileDataError(UntrustedFileError, ValueError):
+    """A profile file that cannot be trusted; names the sample and the field too."""
 
     def __init__(
         self,
@@ -49,10 +57,9 @@ class ProfileDataError(PacelineError, ValueError):
         field: str | None = None,
         sample: str | None = None,
     ) -> None:
-        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
         self.field, self.sample = field, sample
-        where = "".join([f", sample {sample!r}" if sample else "", f", field {field!r}" if field else ""])
-        super().__init__(f"{path}{where}: {problem}; expected {expected}; {mend}")
+        place = "".join([f", sample {sample!r}" if sample else "", f", field {field!r}" if field else ""])
+        super().__init__(path, problem, expected=expected, mend=mend, place=place)
 
 
 class ProfileConflictError(PacelineError):
@@ -90,24 +97,16 @@ class TableError(PacelineError):
     """A lookup table that cannot be read, or that answers another question than the one asked."""
 
 
-class EstimatorError(PacelineError):
-    """An estimator artifact that cannot be trusted or does not fit; names the file, what was expected and how to mend it."""
-
-    def __init__(self, path: Path | str, problem: str, *, expected: str, mend: str) -> None:
-        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
-        super().__init__(f"{path}: {problem}; expected {expected}; {mend}")
+class EstimatorError(UntrustedFileError):
+    """An estimator artifact that cannot be trusted or does not fit."""
 
 
-class ControllerError(PacelineError):
-    """A learned controller that cannot be trusted or does not fit; names the file, what was expected and how to mend it."""
-
-    def __init__(self, path: Path | str, problem: str, *, expected: str, mend: str) -> None:
-        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
-        super().__init__(f"{path}: {problem}; expected {expected}; {mend}")
+class ControllerError(UntrustedFileError):
+    """A learned controller that cannot be trusted or does not fit."""
 
 
-class RequestFileError(PacelineError, ValueError):
-    """A trace, or a file of a benchmark run, that cannot be trusted: names the file, the line and the column."""
+class RequestFileError(UntrustedFileError, ValueError):
+    """A trace, or a file of a benchmark run, that cannot be trusted; names the line and the column too."""
 
     def __init__(
         self,
@@ -119,10 +118,9 @@ class RequestFileError(PacelineError, ValueError):
         line: int | None = None,
         column: str | None = None,
     ) -> None:
-        self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
         self.line, self.column = line, column
-        where = "".join([f", line {line}" if line else "", f", column {column!r}" if column else ""])
-        super().__init__(f"{path}{where}: {problem}; expected {expected}; {mend}")
+        place = "".join([f", line {line}" if line else "", f", column {column!r}" if column else ""])
+        super().__init__(path, problem, expected=expected, mend=mend, place=place)
 
 
 class BudgetTooSmallError(PacelineError):

@@ -5,10 +5,10 @@ All times are milliseconds. A record that exists is valid: values are checked on
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Literal
+from typing import Literal, cast
 
 from paceline.errors import InvalidValueError, UnknownChoiceError
 
@@ -217,6 +217,21 @@ class ProfileSample:
         return KnobConfig(tier=self.tier, top_k=self.top_k, num_active_blocks=self.num_active_blocks)
 
 
+def block_ranking(numbers: object, *, num_blocks: int | None = None) -> tuple[int, ...]:
+    """Return decoder blocks, least important first: each once, none of them block 0, of `num_blocks` where it is known.
+
+    Raises InvalidValueError: with a block twice, passing the first few through would leave more active than a configuration says.
+    """
+    last = "" if num_blocks is None else f" to {num_blocks - 1}"
+    found = tuple(cast("Sequence[object]", numbers)) if isinstance(numbers, (list, tuple)) else ()
+    whole = all(type(each) is int and 1 <= each < (num_blocks or math.inf) for each in found)
+    if not isinstance(numbers, (list, tuple)) or not whole or len(set(found)) < len(found):
+        raise InvalidValueError(
+            "block_ranking", numbers, f"a list of decoder blocks from 1{last}, least important first, none twice"
+        )
+    return cast("tuple[int, ...]", found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionSource:
     """Where the questions of a public data set were read and how they were asked.
@@ -262,8 +277,7 @@ class Provenance:
         for name in self.datasets:
             if not is_dataset_name(name):
                 raise InvalidValueError("dataset", name, DATASET_NAMES)
-        if len(set(self.block_ranking)) != len(self.block_ranking):
-            raise InvalidValueError("block_ranking", self.block_ranking, "each block once")
+        block_ranking(self.block_ranking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

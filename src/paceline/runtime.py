@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import torch
 from PIL import Image
 
 from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.loading import load_controller
-from paceline.errors import ModelError, PacelineWarning, TableError
+from paceline.errors import InvalidValueError, ModelError, PacelineWarning, TableError
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, settings_put_aside
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
@@ -21,7 +20,7 @@ from paceline.measure.provenance import device_name
 from paceline.models.knobs import check_config
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.models.pictures import check_pixels, open_picture, upright_rgb
-from paceline.records import Decision, KnobConfig, LatencyBudget, LatencyKind, StageTimes
+from paceline.records import Decision, KnobConfig, LatencyBudget, LatencyKind, StageTimes, block_ranking
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
@@ -279,18 +278,6 @@ def _circumstances(model: VisionLanguageModel) -> dict[str, str]:
     return {**found, "torch_threads": str(torch.get_num_threads())} if on_cpu else found
 
 
-def _block_numbers(told: object) -> tuple[int, ...]:
-    """Return the ranking that a run in a controller's file tells; raises TableError for anything else."""
-    numbers = cast("list[object]", told) if isinstance(told, list | tuple) else [None]
-    blocks = tuple(number for number in numbers if type(number) is int and number > 0)
-    if len(set(blocks)) != len(numbers):
-        raise TableError(
-            f"the controller's block ranking is {told!r}; expected numbers of decoder blocks, each once, without block 0; "
-            "restore its file, or build it anew from its profile"
-        )
-    return blocks
-
-
 def _measured_with(controller: Controller, name: str) -> set[str]:
     found: set[str] = set()
     for run in controller.provenance:
@@ -306,7 +293,12 @@ def _versions(run: Mapping[str, object]) -> dict[str, object]:
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:
     """Return the block ranking that the controller's configurations were measured with."""
-    rankings = {_block_numbers(run["block_ranking"]) for run in controller.provenance if "block_ranking" in run}
+    num_blocks = len(model.parts.blocks)
+    stated = [run["block_ranking"] for run in controller.provenance if "block_ranking" in run]
+    try:
+        rankings = {block_ranking(each, num_blocks=num_blocks) for each in stated}
+    except InvalidValueError as error:
+        raise TableError(f"the controller's provenance: {error}; build it again from its profile") from error
     if len(rankings) > 1:
         raise TableError(
             "the controller was built from runs with different block rankings, so its block counts mean different "

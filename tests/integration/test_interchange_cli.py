@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Path:
         commit=None,
         seed=0,
         grid=KnobGrid(tiers=("low",), top_ks=(4, 8), block_counts=(16,)),
-        block_ranking=(0,),
+        block_ranking=(1,),
         datasets={"text_vqa": "synthetic", "doc_qa": "synthetic", "st_qa": "synthetic"},
         created="2026-01-01T00:00:00Z",
         settings={},

@@ -30,7 +30,7 @@ RUN = Provenance(
     commit=None,
     seed=0,
     grid=KnobGrid(tiers=("low",), top_ks=(4,), block_counts=(8,)),
-    block_ranking=(0,),
+    block_ranking=(1,),
     datasets={"text_vqa": "synthetic"},
     created="2026-01-01T00:00:00Z",
     settings={},

@@ -68,7 +68,7 @@ def test_a_run_names_its_datasets_and_ranks_each_block_once():
     provenance()
     with pytest.raises(InvalidValueError, match=r"dataset is '\[/b\]'; expected letters, digits"):
         provenance(datasets={"[/b]": "synthetic"})
-    with pytest.raises(InvalidValueError, match="block_ranking is .* each block once"):
+    with pytest.raises(InvalidValueError, match="block_ranking is .* none twice"):
         provenance(block_ranking=(1, 2, 1))
 
 

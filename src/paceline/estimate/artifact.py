@@ -1,18 +1,14 @@
 """An estimator's directory: read whole and checked, or refused; nothing is half-loaded."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
-from paceline.errors import EstimatorError
 from paceline.estimate.description import (
     DESCRIPTION_FILE,
-    RETRAIN,
+    FILES,
     WEIGHTS_FILE,
     EstimatorDescription,
     read_description,
@@ -39,21 +35,8 @@ def read_artifact(directory: Path) -> EstimatorArtifact:
     """
     description, digest = read_description(directory / DESCRIPTION_FILE)
     path = directory / WEIGHTS_FILE
-    content = _read_bytes(path)
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise EstimatorError(
-            path,
-            f"has the SHA-256 {found[:12]}…, not {digest[:12]}…: it is truncated, or belongs to another estimator",
-            expected=f"the weights that {DESCRIPTION_FILE} beside it describes",
-            mend=RETRAIN,
-        )
-    try:
-        weights = load_tensors(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        problem = f"cannot be read ({error})"
-        raise EstimatorError(path, problem, expected="a safetensors file", mend=RETRAIN) from error
-    _require_weights(weights, description, path)
+    weights = FILES.tensors(path, FILES.content(path, digest, of="an estimator"))
+    FILES.require_tensors(weights, weight_shapes(description.hidden_dim, description.num_layers), path)
     return EstimatorArtifact(description=description, weights=weights, weights_sha256=digest)
 
 
@@ -73,27 +56,3 @@ def weight_shapes(hidden_dim: int, num_layers: int) -> dict[str, tuple[int, ...]
         shapes[f"{linear}.weight"] = (hidden_dim, hidden_dim if layer else len(FEATURES))
         shapes[f"{linear}.bias"] = shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (hidden_dim,)
     return shapes
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise EstimatorError(path, problem, expected="the weights of an estimator", mend=RETRAIN) from error
-
-
-def _require_weights(weights: Weights, description: EstimatorDescription, path: Path) -> None:
-    shapes = weight_shapes(description.hidden_dim, description.num_layers)
-    if set(weights) != set(shapes):
-        odd = sorted(set(weights) ^ set(shapes))[0]
-        problem = f"tensor {odd} is {'missing' if odd in shapes else 'not of this network'}"
-        raise EstimatorError(path, problem, expected=f"{len(shapes)} tensors by their names", mend=RETRAIN)
-    for name, shape in shapes.items():
-        tensor = weights[name]
-        if tensor.dtype != np.float32 or tensor.shape != shape:
-            problem = f"tensor {name} is {tensor.dtype} of shape {tensor.shape}"
-            raise EstimatorError(path, problem, expected=f"float32 of shape {shape}", mend=RETRAIN)
-        if not np.isfinite(tensor).all():
-            problem = f"tensor {name} holds a value that is no finite number"
-            raise EstimatorError(path, problem, expected="finite weights", mend=RETRAIN)

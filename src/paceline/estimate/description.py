@@ -4,16 +4,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from paceline.errors import EstimatorError, InvalidValueError, PacelineError
+from paceline.estimate.described_files import ArtifactFiles
 from paceline.estimate.features import FEATURES
-from paceline.estimate.json_fields import UnfitFieldError, finite_number, typed_fields
-from paceline.json_document import parsed_json
+from paceline.estimate.json_fields import finite_number
 from paceline.records import TIERS, KnobConfig
 
 FORMAT = "paceline-latency-estimator"
-ARTIFACT_VERSION = 1
 DESCRIPTION_FILE = "estimator.json"
 WEIGHTS_FILE = "estimator.safetensors"
 DECODE_DEFINITIONS = ("T_LLM_decode / (output_tokens - 1)", "T_LLM_decode / output_tokens")
@@ -66,11 +65,10 @@ class EstimatorDescription:
         """The models that the profile was measured on; empty where its files do not tell."""
         return frozenset(str(run["model"]) for run in self.provenance if "model" in run)
 
-    def document(self, *, weights_sha256: str) -> dict[str, Any]:
-        """Return the description as the JSON document of an artifact whose weights file has this hash."""
-        return {
+    def written(self, *, weights_sha256: str) -> bytes:
+        """Return the content of the description's file, of an artifact whose weights file has this hash."""
+        document = {
             "format": FORMAT,
-            "schema_version": ARTIFACT_VERSION,
             "feature_order": list(FEATURES),
             "hidden_dim": self.hidden_dim,
             "num_layers": self.num_layers,
@@ -87,22 +85,19 @@ class EstimatorDescription:
             "provenance": list(self.provenance),
             "weights_sha256": weights_sha256,
         }
+        return FILES.written(document)
 
 
 def read_description(path: Path) -> tuple[EstimatorDescription, str]:
     """Return an `estimator.json` and the hash of the weights that it belongs to; raises EstimatorError."""
-    document = _read_object(path)
-    _require_own_format(document, path)
-    fields = _fields(document, path)
+    fields = FILES.read(path)
     digest = str(fields.pop("weights_sha256"))
     try:
-        return EstimatorDescription(
-            **{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()}
-        ), digest
+        found = EstimatorDescription(**{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()})
     except (PacelineError, ValueError, TypeError, KeyError) as error:
-        raise EstimatorError(
-            path, str(error), expected="what `paceline estimator train` writes", mend=RETRAIN
-        ) from error
+        raise FILES.unfit(path, str(error), "what `paceline estimator train` writes") from error
+    FILES.require_seal(path)
+    return found, digest
 
 
 def _require_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -111,38 +106,6 @@ def _require_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
     for name, (low, high) in ranges.items():
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise InvalidValueError(f"feature_ranges.{name}", [low, high], "two finite numbers, the smaller first")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        document = parsed_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EstimatorError(
-            path,
-            f"cannot be read ({error.strerror})",
-            expected="the description in an estimator's directory",
-            mend="check the path, or make one with `paceline estimator train`",
-        ) from error
-    except ValueError as error:
-        problem = f"is not a JSON document ({error})"
-        raise EstimatorError(path, problem, expected="the description of an estimator", mend=RETRAIN) from error
-    if not isinstance(document, dict):
-        raise EstimatorError(path, "is no JSON object", expected="the description of an estimator", mend=RETRAIN)
-    return cast("dict[str, Any]", document)
-
-
-def _require_own_format(document: Mapping[str, Any], path: Path) -> None:
-    wanted = {"format": FORMAT, "schema_version": ARTIFACT_VERSION, "feature_order": list(FEATURES)}
-    for name, expected in wanted.items():
-        if document.get(name) != expected:
-            raise EstimatorError(path, f"{name} is {document.get(name)!r}", expected=repr(expected), mend=MENDS[name])
-
-
-def _fields(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    try:
-        return typed_fields(document, FIELDS, place="the document")
-    except UnfitFieldError as error:
-        raise EstimatorError(path, error.problem, expected=error.expected, mend=RETRAIN) from error
 
 
 def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -178,22 +141,35 @@ def _tier_word(tier: str | None) -> str:
     return "none" if tier is None else tier
 
 
-FIELDS = {
-    "hidden_dim": "a whole number",
-    "num_layers": "a whole number",
-    "feature_ranges": "an object",
-    "typical_text_tokens": "a whole number",
-    "typical_vision_tokens": "an object",
-    "configs": "a list",
-    "decode_definition": "text",
-    "split": "an object",
-    "training": "an object",
-    "datasets": "a list",
-    "num_rows": "a whole number",
-    "num_decode_rows": "a whole number",
-    "provenance": "a list",
-    "weights_sha256": "text",
-}
+FILES = ArtifactFiles(
+    described="an estimator",
+    refusal=EstimatorError,
+    made_by="check the path, or make one with `paceline estimator train`",
+    again=RETRAIN,
+    own={
+        "format": (FORMAT, "name the directory that `paceline estimator train` wrote"),
+        "feature_order": (
+            list(FEATURES),
+            "train it again with `paceline estimator train`: its weights belong to other features",
+        ),
+    },
+    fields={
+        "hidden_dim": "a whole number",
+        "num_layers": "a whole number",
+        "feature_ranges": "an object",
+        "typical_text_tokens": "a whole number",
+        "typical_vision_tokens": "an object",
+        "configs": "a list",
+        "decode_definition": "text",
+        "split": "an object",
+        "training": "an object",
+        "datasets": "a list",
+        "num_rows": "a whole number",
+        "num_decode_rows": "a whole number",
+        "provenance": "a list",
+        "weights_sha256": "text",
+    },
+)
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "feature_ranges": _parse_ranges,
     "typical_vision_tokens": _parse_vision_tokens,
@@ -201,9 +177,4 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "datasets": lambda names: tuple(str(name) for name in names),
     "provenance": _parse_provenance,
     "split": _parse_split,
-}
-MENDS = {
-    "format": "name the directory that `paceline estimator train` wrote",
-    "schema_version": "read it with the version of paceline that wrote it, or train it again",
-    "feature_order": "train it again with `paceline estimator train`: its weights belong to other features",
 }

@@ -16,7 +16,7 @@ from paceline.errors import InvalidValueError, ModelError
 from paceline.models.critical_section import held, replaced
 from paceline.models.skip_cache import SkipAwareCache
 from paceline.models.structure import ModelParts
-from paceline.records import KnobConfig
+from paceline.records import KnobConfig, block_ranking
 
 
 def check_config(parts: ModelParts, config: KnobConfig) -> None:
@@ -35,11 +35,12 @@ def check_config(parts: ModelParts, config: KnobConfig) -> None:
 def skipped_blocks(num_blocks: int, num_active: int | None, ranking: Sequence[int]) -> frozenset[int]:
     """Return the blocks to pass through: the first of `ranking` (least important first; block 0 is never in it)."""
     skip = 0 if num_active is None else num_blocks - num_active
-    if skip > len(ranking) or 0 in ranking:
+    least_important_first = block_ranking(ranking, num_blocks=num_blocks)
+    if skip > len(least_important_first):
         raise InvalidValueError(
-            "block ranking", tuple(ranking), f"at least {skip} block numbers, least important first, without block 0"
+            "block_ranking", least_important_first, f"at least {skip} blocks that may be passed through"
         )
-    return frozenset(ranking[:skip])
+    return frozenset(least_important_first[:skip])
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
@@ -11,17 +11,16 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.utils import logging
 
 from paceline.errors import ModelError, UnknownChoiceError
-from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families.choosing import family_of
 from paceline.models.features import project_tokens
+from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.probe import check_counts
 from paceline.models.prompts import Prompts
 from paceline.models.structure import ModelParts, find_parts, image_token_id
 from paceline.models.vision_language import PreparedRequest, VisionLanguageModel
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
-SETTINGS_FILE = "paceline.json"
 __all__ = ["EMBEDDED", "SETTINGS_FILE", "PreparedRequest", "VisionLanguageModel", "load_model"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,6 +37,7 @@ def load_model(
     source = str(folder) if folder else name
     where = torch_device(device)
     torch_dtype = _dtype(dtype, where)
+    settings = read_model_settings(Path(source))
     with _told(name):
         config = AutoConfig.from_pretrained(source, revision=revision)
     family = family_of(config, f"the model {name!r}")
@@ -46,7 +46,6 @@ def load_model(
     prompts = Prompts(tokenizer=tokenizer, family=family, image_token_id=image_token_id(config), name=name)
     with _told(name), _quiet_bars() if folder else nullcontext():
         model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
-    settings = _settings(Path(source))
     parts = find_parts(model.to(where).eval())
     loaded = VisionLanguageModel(
         name=name,
@@ -56,10 +55,10 @@ def load_model(
         image_processor=image_processor,
         prompts=prompts,
         token_projection_VP=project_tokens(_input_embeddings(parts)),
-        tier_token_caps=settings.get("tier_token_caps", dict(family.caps)),
-        block_ranking=_numbers(settings, "block_ranking"),
-        default_top_ks=_numbers(settings, "default_top_ks"),
-        default_block_counts=_numbers(settings, "default_block_counts"),
+        tier_token_caps=settings.tier_token_caps or dict(family.caps),
+        block_ranking=settings.block_ranking,
+        default_top_ks=settings.default_top_ks,
+        default_block_counts=settings.default_block_counts,
     )
     check_counts(loaded)
     return loaded
@@ -109,15 +108,6 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 def _input_embeddings(parts: ModelParts) -> torch.Tensor:
     weight: Any = parts.model.get_input_embeddings().weight
     return weight
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS_FILE
-    return cast("dict[str, Any]", parsed_json(path.read_text())) if path.is_file() else {}
-
-
-def _numbers(settings: dict[str, Any], name: str) -> tuple[int, ...] | None:
-    return tuple(settings[name]) if name in settings else None
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE, read_d
 
 def write(directory: Path, weights: dict[str, Any] | None = None, **changes: Any) -> Path:
     content = save(weights_of(random_model()) if weights is None else weights)
-    document = description().document(weights_sha256=hashlib.sha256(content).hexdigest()) | changes
+    document = json.loads(description().written(weights_sha256=hashlib.sha256(content).hexdigest())) | changes
     directory.mkdir(exist_ok=True)
     (directory / WEIGHTS_FILE).write_bytes(content)
     (directory / DESCRIPTION_FILE).write_text(json.dumps(document))
@@ -32,7 +32,8 @@ def test_an_artifact_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 WRONG_FIELDS: dict[str, dict[str, Any]] = {
     "format is 'lookup table'": {"format": "lookup table"},
-    "schema_version is 2": {"schema_version": 2},
+    "schema_version is 3": {"schema_version": 3},
+    "schema_version is True": {"schema_version": True},
     "feature_order is": {"feature_order": ["text_tokens", "vision_tokens", "tier_idx", "top_k", "num_active_blocks"]},
     "hidden_dim is '32'": {"hidden_dim": "32"},
     "hidden_dim is True": {"hidden_dim": True},
@@ -61,7 +62,7 @@ def test_a_wrong_field_is_named_with_the_file_and_the_remedy(problem: str, tmp_p
     assert "paceline estimator train" in str(caught.value) or "version of paceline" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", list(description().document(weights_sha256="")))
+@pytest.mark.parametrize("name", list(json.loads(description().written(weights_sha256=""))))
 def test_a_missing_field_is_named(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "out") / DESCRIPTION_FILE
     document = json.loads(path.read_text())
@@ -115,7 +116,7 @@ def test_weights_that_are_not_this_networks_are_refused(problem: str, tmp_path: 
 def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
     path = write(tmp_path / "out") / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(EstimatorError, match="truncated, or belongs to another estimator"):
+    with pytest.raises(EstimatorError, match="changed, cut short or taken from elsewhere"):
         NetworkEstimator.load(tmp_path / "out")
 
 
@@ -129,7 +130,7 @@ def test_the_weights_of_another_estimator_are_refused(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_tensors_are_refused_even_with_their_own_hash(tmp_path: Path) -> None:
     content = b"no tensors at all"
-    write(tmp_path / "out", weights_sha256=hashlib.sha256(content).hexdigest())
+    write(tmp_path / "out", schema_version=1, weights_sha256=hashlib.sha256(content).hexdigest())
     (tmp_path / "out" / WEIGHTS_FILE).write_bytes(content)
     with pytest.raises(EstimatorError, match="cannot be read"):
         NetworkEstimator.load(tmp_path / "out")

@@ -159,13 +159,32 @@ def edit(artifact: Path, change: Any) -> None:
 
 def test_bounds_that_carry_checks_of_an_older_version_are_read_and_none_are_written(artifact: Path) -> None:
     assert "checks" not in json.loads((artifact / DESCRIPTION).read_text())
-    edit(artifact, lambda d: d.update(checks=[{"latency_kind": "prefill", "kept": 92}]))
+    edit(artifact, lambda d: d.update(schema_version=1, checks=[{"latency_kind": "prefill", "kept": 92}]))
     assert load_bounds(artifact).provenance == ({"model": "x"},)
+
+
+def swap_configs(document: dict[str, Any]) -> None:
+    configs = document["configs"]
+    configs[0]["config"], configs[1]["config"] = configs[1]["config"], configs[0]["config"]
+
+
+def test_a_description_without_its_seal_is_refused_and_one_older_than_seals_is_read(artifact: Path) -> None:
+    edit(artifact, lambda document: document.pop("description_sha256"))
+    with pytest.raises(EstimatorError, match="was changed after it was written"):
+        load_bounds(artifact)
+    edit(artifact, lambda document: document.update(schema_version=1))
+    assert len(load_bounds(artifact).configs) == 4
+
+
+def test_a_description_laid_out_anew_is_read(artifact: Path) -> None:
+    document = json.loads((artifact / DESCRIPTION).read_text())
+    (artifact / DESCRIPTION).write_text(json.dumps(dict(sorted(document.items())), indent=7))
+    assert len(load_bounds(artifact).configs) == 4
 
 
 DAMAGE = {
     "format": lambda d: d.update(format="another"),
-    "schema_version": lambda d: d.update(schema_version=2),
+    "schema_version": lambda d: d.update(schema_version=3),
     "latency_kinds": lambda d: d.update(latency_kinds=["decode"]),
     "configs": lambda d: d.update(configs={}),
     r"configs\[0\].accuracy is": lambda d: d["configs"][0].update(accuracy="high"),
@@ -176,8 +195,9 @@ DAMAGE = {
     "one for each of 3 configurations": lambda d: d["configs"].pop(),
     "missing": lambda d: d["configs"][0].pop("accuracy"),
     r"provenance\[0\]": lambda d: d.update(provenance=["x"]),
-    "changed, cut short": lambda d: d.update(scores_sha256="0" * 64),
-    "taken from another estimator": lambda d: d.update(estimator_sha256="0" * 64),
+    "was changed after it was written": swap_configs,
+    "it was changed, cut short": lambda d: d.update(scores_sha256="0" * 64),
+    "the file of the estimator that these bounds are of": lambda d: d.update(estimator_sha256="0" * 64),
 }
 
 
@@ -187,7 +207,7 @@ def test_a_description_that_cannot_be_trusted_is_refused(match: str, artifact: P
     with pytest.raises(EstimatorError, match=match) as raised:
         load_bounds(artifact)
     assert str(artifact) in str(raised.value)
-    assert "paceline estimator train" in str(raised.value)
+    assert "paceline estimator train" in str(raised.value) or "version of paceline" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", [DESCRIPTION, SCORES, WEIGHTS_FILE])

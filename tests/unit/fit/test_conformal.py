@@ -119,7 +119,7 @@ def test_saved_bounds_belong_to_the_estimator_they_lie_beside(tmp_path: Path) ->
     assert load_bounds(tmp_path).configs == bounds.configs
     assert json.loads((tmp_path / "bounds.json").read_text())["latency_kinds"] == ["ttft", "prefill", "total"]
     (tmp_path / WEIGHTS_FILE).write_bytes(b"other weights")
-    with pytest.raises(EstimatorError, match="taken from another estimator"):
+    with pytest.raises(EstimatorError, match="taken from elsewhere"):
         load_bounds(tmp_path)
 
 

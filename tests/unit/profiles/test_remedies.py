@@ -84,6 +84,13 @@ def damage_description(store: Path) -> None:
     (store / "profile.json").write_text("{")
 
 
+def damage_ranking(store: Path) -> None:
+    path = store / "profile.json"
+    document = json.loads(path.read_text())
+    document["provenance"][0]["block_ranking"] = [3, 3, 2]
+    path.write_text(json.dumps(document))
+
+
 def delete_description(store: Path) -> None:
     (store / "profile.json").unlink()
 
@@ -152,6 +159,13 @@ WALKS: list[tuple[str, list[Step], Step, str, list[list[Step]]]] = [
     (
         "a damaged description",
         [damage_description],
+        read_profile,
+        "restore the file from a copy, or profile into a new directory",
+        [[from_copy("profile.json")], [start_anew]],
+    ),
+    (
+        "a ranking with a block twice",
+        [damage_ranking],
         read_profile,
         "restore the file from a copy, or profile into a new directory",
         [[from_copy("profile.json")], [start_anew]],

@@ -28,7 +28,7 @@ from paceline.profiles import ProfileStore
 from paceline.records import KnobGrid, ProfileSample, Provenance
 
 run = Provenance(model="synthetic", revision=None, dtype="float32", device="cpu", driver=None, clock="none", versions={},
-    commit=None, seed=0, grid=KnobGrid(tiers=("low",), top_ks=(4,), block_counts=(8,)), block_ranking=(0,),
+    commit=None, seed=0, grid=KnobGrid(tiers=("low",), top_ks=(4,), block_counts=(8,)), block_ranking=(1,),
     datasets={"text_vqa": "synthetic"}, created=sys.argv[2], settings={})
 with ProfileStore.open_or_create(Path(sys.argv[1]), run) as store:
     done = {sample_id for _, sample_id, _ in store.done()}

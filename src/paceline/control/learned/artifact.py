@@ -1,19 +1,18 @@
 """A learned controller's directory: read whole and checked, or refused; nothing is half-loaded."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from paceline.control.learned.description import (
     DESCRIPTION_FILE,
     ESTIMATOR_DIRECTORY,
+    FILES,
     RETRAIN,
     WEIGHTS_FILE,
     ChooserDescription,
@@ -54,8 +53,9 @@ def read_chooser(directory: Path) -> ChooserArtifact:
     not the one it was trained with.
     """
     description, digest = read_chooser_description(directory / DESCRIPTION_FILE)
-    weights = _read_weights(directory / WEIGHTS_FILE, digest)
-    _require_weights(weights, description, directory / WEIGHTS_FILE)
+    path = directory / WEIGHTS_FILE
+    weights = FILES.tensors(path, FILES.content(path, digest, of="a learned controller"))
+    _require_weights(weights, description, path)
     estimator, bounds = _read_estimator(directory / ESTIMATOR_DIRECTORY)
     _require_same_estimator(description, estimator, bounds, directory)
     return ChooserArtifact(description=description, weights=weights, estimator=estimator, bounds=bounds)
@@ -68,9 +68,8 @@ def chooser_files(description: ChooserDescription, weights: ChooserWeights) -> d
     """
     _require_weights(weights, description, Path(WEIGHTS_FILE))
     content = save(weights)
-    document = description.document(weights_sha256=hashlib.sha256(content).hexdigest())
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    return {WEIGHTS_FILE: content, DESCRIPTION_FILE: text.encode()}
+    digest = hashlib.sha256(content).hexdigest()
+    return {WEIGHTS_FILE: content, DESCRIPTION_FILE: description.written(weights_sha256=digest)}
 
 
 def weight_shapes(description: ChooserDescription) -> dict[str, tuple[int, ...]]:
@@ -88,40 +87,10 @@ def weight_shapes(description: ChooserDescription) -> dict[str, tuple[int, ...]]
     return {**shapes, "head.weight": (members, hidden, configs)} if description.num_layers else shapes
 
 
-def _read_weights(path: Path, digest: str) -> ChooserWeights:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _refusal(path, f"cannot be read ({error.strerror})", "the weights of a learned controller") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise _refusal(
-            path,
-            f"has the SHA-256 {found[:12]}…, not {digest[:12]}…: it is truncated, or belongs to another controller",
-            f"the weights that {DESCRIPTION_FILE} beside it describes",
-        )
-    try:
-        return load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _refusal(path, f"cannot be read ({error})", "a safetensors file") from error
-
-
 def _require_weights(weights: ChooserWeights, description: ChooserDescription, path: Path) -> None:
-    shapes = weight_shapes(description)
-    if set(weights) != set(shapes):
-        odd = sorted(set(weights) ^ set(shapes))[0]
-        problem = f"tensor {odd} is {'missing' if odd in shapes else 'not of this network'}"
-        raise _refusal(path, problem, f"{len(shapes)} tensors by their names")
-    for name, shape in shapes.items():
-        tensor = weights[name]
-        if tensor.dtype != np.float32 or tensor.shape != shape:
-            raise _refusal(
-                path, f"tensor {name} is {tensor.dtype} of shape {tensor.shape}", f"float32 of shape {shape}"
-            )
-        if not np.isfinite(tensor).all():
-            raise _refusal(path, f"tensor {name} holds a value that is no finite number", "finite weights")
+    FILES.require_tensors(weights, weight_shapes(description), path)
     if (weights["input_scale_I"] < 0).any():
-        raise _refusal(path, "tensor input_scale_I holds a value below 0", "1 / standard deviation, or 0")
+        raise FILES.unfit(path, "tensor input_scale_I holds a value below 0", "1 / standard deviation, or 0")
 
 
 def _read_estimator(directory: Path) -> tuple[NetworkEstimator, LatencyBounds]:
@@ -144,15 +113,11 @@ def _require_same_estimator(
     for name, (ours, theirs) in known.items():
         if ours != theirs:
             problem = f"{name} is {ours!r:.200} here and {theirs!r:.200} in {ESTIMATOR_DIRECTORY}/"
-            raise _refusal(directory / DESCRIPTION_FILE, problem, "the estimator that it was trained with")
+            raise FILES.unfit(directory / DESCRIPTION_FILE, problem, "the estimator that it was trained with")
     if description.latency_kind not in bounds.scores:
         problem = f"latency_kind is {description.latency_kind!r}"
-        raise _refusal(directory / DESCRIPTION_FILE, problem, f"one with bounds: {', '.join(bounds.scores)}")
+        raise FILES.unfit(directory / DESCRIPTION_FILE, problem, f"one with bounds: {', '.join(bounds.scores)}")
 
 
 def _keys(configs: Iterable[KnobConfig]) -> list[str]:
     return sorted(config.key for config in configs)
-
-
-def _refusal(path: Path, problem: str, expected: str) -> ControllerError:
-    return ControllerError(path, problem, expected=expected, mend=RETRAIN)

@@ -4,18 +4,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from paceline.control.learned.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, PacelineError, UnknownChoiceError
 from paceline.estimate.bounds import require_alpha
-from paceline.estimate.json_fields import UnfitFieldError, finite_number, typed_fields
-from paceline.json_document import parsed_json
+from paceline.estimate.described_files import ArtifactFiles
+from paceline.estimate.json_fields import finite_number
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 from paceline.request_vector import REQUEST_VECTOR_NAMES, REQUEST_VECTOR_VERSION
 
 FORMAT = "paceline-learned-controller"
-SCHEMA_VERSION = 1
 DESCRIPTION_FILE = "controller.json"
 WEIGHTS_FILE = "controller.safetensors"
 ESTIMATOR_DIRECTORY = "estimator"
@@ -67,11 +66,10 @@ class ChooserDescription:
             if "step" not in row:
                 raise InvalidValueError("learning", row, "the step in every row")
 
-    def document(self, *, weights_sha256: str) -> dict[str, Any]:
-        """Return the description as the JSON document of a directory whose weights file has this hash."""
-        return {
+    def written(self, *, weights_sha256: str) -> bytes:
+        """Return the content of the description's file, of a directory whose weights file has this hash."""
+        document = {
             "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
             "request_vector_version": REQUEST_VECTOR_VERSION,
             "request_vector_names": list(REQUEST_VECTOR_NAMES),
             "learner": self.learner,
@@ -93,20 +91,19 @@ class ChooserDescription:
             "provenance": list(self.provenance),
             "weights_sha256": weights_sha256,
         }
+        return FILES.written(document)
 
 
 def read_chooser_description(path: Path) -> tuple[ChooserDescription, str]:
     """Return a `controller.json` and the hash of the weights that it belongs to; raises ControllerError."""
-    document = _read_object(path)
-    _require_own_format(document, path)
-    fields = _fields(document, path)
+    fields = FILES.read(path)
     digest = str(fields.pop("weights_sha256"))
     try:
-        return ChooserDescription(**{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()}), digest
+        found = ChooserDescription(**{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()})
     except (PacelineError, ValueError, TypeError, LookupError) as error:
-        raise ControllerError(
-            path, str(error), expected="what `paceline controller train` writes", mend=RETRAIN
-        ) from error
+        raise FILES.unfit(path, str(error), "what `paceline controller train` writes") from error
+    FILES.require_seal(path)
+    return found, digest
 
 
 def _require_size(description: ChooserDescription) -> None:
@@ -127,34 +124,6 @@ def _require_ranges(description: ChooserDescription) -> None:
             raise InvalidValueError(name, [low, high], "two finite numbers, the smaller first")
     if budget_range_ms[0] <= 0:
         raise InvalidValueError("budget_range_ms", list(budget_range_ms), "numbers of milliseconds above 0")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    expected = "the description of a learned controller"
-    try:
-        document = parsed_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        mend = "check the path, or make one with `paceline controller train`"
-        problem = f"cannot be read ({error.strerror})"
-        raise ControllerError(path, problem, expected=expected, mend=mend) from error
-    except ValueError as error:
-        raise ControllerError(path, f"is not a JSON document ({error})", expected=expected, mend=RETRAIN) from error
-    if not isinstance(document, dict):
-        raise ControllerError(path, "is no JSON object", expected=expected, mend=RETRAIN)
-    return cast("dict[str, Any]", document)
-
-
-def _require_own_format(document: Mapping[str, Any], path: Path) -> None:
-    for name, (expected, mend) in WRITTEN_WITH.items():
-        if document.get(name) != expected:
-            raise ControllerError(path, f"{name} is {document.get(name)!r:.60}", expected=repr(expected), mend=mend)
-
-
-def _fields(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    try:
-        return typed_fields(document, FIELDS, place="the document")
-    except UnfitFieldError as error:
-        raise ControllerError(path, error.problem, expected=error.expected, mend=RETRAIN) from error
 
 
 def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -198,26 +167,43 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-FIELDS = {
-    "learner": "text",
-    "latency_kind": "text",
-    "alpha": "a number",
-    "configs": "a list",
-    "input_ranges": "an object",
-    "budget_range_ms": "a list",
-    "members": "a whole number",
-    "hidden_dim": "a whole number",
-    "num_layers": "a whole number",
-    "reward": "an object",
-    "split": "an object",
-    "training": "an object",
-    "learning": "a list",
-    "datasets": "a list",
-    "num_requests": "a whole number",
-    "estimator_sha256": "text",
-    "provenance": "a list",
-    "weights_sha256": "text",
-}
+FILES = ArtifactFiles(
+    described="a learned controller",
+    refusal=ControllerError,
+    made_by="check the path, or make one with `paceline controller train`",
+    again=RETRAIN,
+    own={
+        "format": (FORMAT, "name the directory that `paceline controller train` wrote"),
+        "request_vector_version": (
+            REQUEST_VECTOR_VERSION,
+            "read it with the version of paceline that wrote it, or profile and train again: its inputs mean other things",
+        ),
+        "request_vector_names": (
+            list(REQUEST_VECTOR_NAMES),
+            "train it again with `paceline controller train`: its weights belong to other inputs",
+        ),
+    },
+    fields={
+        "learner": "text",
+        "latency_kind": "text",
+        "alpha": "a number",
+        "configs": "a list",
+        "input_ranges": "an object",
+        "budget_range_ms": "a list",
+        "members": "a whole number",
+        "hidden_dim": "a whole number",
+        "num_layers": "a whole number",
+        "reward": "an object",
+        "split": "an object",
+        "training": "an object",
+        "learning": "a list",
+        "datasets": "a list",
+        "num_requests": "a whole number",
+        "estimator_sha256": "text",
+        "provenance": "a list",
+        "weights_sha256": "text",
+    },
+)
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "configs": _parse_configs,
     "input_ranges": _parse_ranges,
@@ -227,16 +213,4 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "learning": _parse_learning,
     "datasets": lambda names: tuple(str(name) for name in names),
     "provenance": lambda runs: _objects(runs, "provenance"),
-}
-WRITTEN_WITH: dict[str, tuple[object, str]] = {
-    "format": (FORMAT, "name the directory that `paceline controller train` wrote"),
-    "schema_version": (SCHEMA_VERSION, "read it with the version of paceline that wrote it, or train it again"),
-    "request_vector_version": (
-        REQUEST_VECTOR_VERSION,
-        "read it with the version of paceline that wrote it, or profile and train again: its inputs mean other things",
-    ),
-    "request_vector_names": (
-        list(REQUEST_VECTOR_NAMES),
-        "train it again with `paceline controller train`: its weights belong to other inputs",
-    ),
 }

@@ -4,7 +4,6 @@ A reader sees the old directory or the new one, never a mixture.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +73,6 @@ def train_artifact(
 def write_estimator(trained: TrainedEstimator, directory: Path) -> None:
     """Write description and weights into a directory that exists."""
     weights = save(trained.weights)
-    document = trained.description.document(weights_sha256=hashlib.sha256(weights).hexdigest())
+    description = trained.description.written(weights_sha256=hashlib.sha256(weights).hexdigest())
     (directory / WEIGHTS_FILE).write_bytes(weights)
-    (directory / DESCRIPTION_FILE).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (directory / DESCRIPTION_FILE).write_bytes(description)

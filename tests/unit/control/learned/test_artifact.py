@@ -40,7 +40,8 @@ def written(tmp_path: Path) -> Path:
 
 def change_document(directory: Path, **changes: Any) -> None:
     path = directory / DESCRIPTION_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    older_than_seals = json.loads(path.read_text()) | {"schema_version": 1}
+    path.write_text(json.dumps(older_than_seals | changes))
 
 
 def change_weights(directory: Path, weights: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ def test_weights_of_another_network_are_not_written() -> None:
 RANGE_OF = {name: list(span) for name, span in RANGES.items()}
 WRONG_FIELDS: dict[str, dict[str, Any]] = {
     "format is 'paceline-latency-estimator'": {"format": "paceline-latency-estimator"},
-    "schema_version is 2": {"schema_version": 2},
+    "schema_version is 3": {"schema_version": 3},
     "request_vector_version is 0": {"request_vector_version": 0},
     "request_vector_names is": {"request_vector_names": list(reversed(REQUEST_VECTOR_NAMES))},
     "learner 'gpro' is unknown.*mean 'grpo'": {"learner": "gpro"},
@@ -129,7 +130,7 @@ def test_a_wrong_field_is_named_with_the_file_and_the_remedy(problem: str, writt
     assert "paceline controller train" in caught.value.mend or "version of paceline" in caught.value.mend
 
 
-@pytest.mark.parametrize("name", list(synthetic_description().document(weights_sha256="")))
+@pytest.mark.parametrize("name", list(json.loads(synthetic_description().written(weights_sha256=""))))
 def test_a_missing_field_is_named(name: str, written: Path) -> None:
     path = written / DESCRIPTION_FILE
     document = json.loads(path.read_text())
@@ -143,6 +144,16 @@ def test_a_missing_field_is_named(name: str, written: Path) -> None:
 def test_a_description_that_is_none_is_refused(text: str, written: Path) -> None:
     (written / DESCRIPTION_FILE).write_text(text)
     with pytest.raises(ControllerError, match=r"controller\.json: is no"):
+        LearnedController.load(written)
+
+
+def test_configurations_swapped_by_hand_are_refused(written: Path) -> None:
+    path = written / DESCRIPTION_FILE
+    document = json.loads(path.read_text())
+    configs = document["configs"]
+    document["configs"] = [configs[1], configs[0], *configs[2:]]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ControllerError, match="was changed after it was written"):
         LearnedController.load(written)
 
 
@@ -228,7 +239,7 @@ def test_bytes_that_are_no_tensors_are_refused_even_with_their_own_hash(written:
 def test_the_weights_of_another_controller_are_refused(written: Path, tmp_path: Path) -> None:
     other = write_controller(tmp_path / "other", seed=1)
     (written / WEIGHTS_FILE).write_bytes((other / WEIGHTS_FILE).read_bytes())
-    with pytest.raises(ControllerError, match="belongs to another controller"):
+    with pytest.raises(ControllerError, match="changed, cut short or taken from elsewhere"):
         LearnedController.load(written)
 
 
