@@ -8,7 +8,7 @@ import pytest
 from paceline.schedule import PlannerSettings
 from paceline.simulate import RequestColumns, SimulatedEngine, VidurTables, simulate
 
-ENGINES = ("reference",)
+ENGINES = ("fast", "reference")
 
 
 def _load(expected):

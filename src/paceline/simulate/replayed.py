@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paceline.errors import StepLogError, StepTimeError
+from paceline.errors import InvalidValueError, StepLogError, StepTimeError
 from paceline.schedule.step_log import StepRecord
 from paceline.simulate.load import Floats
 from paceline.simulate.step_work import StepWork
@@ -20,6 +20,11 @@ class ReplayedCost:
 
     started_seconds: Floats
     execute_seconds: Floats
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.started_seconds), len(self.execute_seconds))
+        if sizes[0] != sizes[1]:
+            raise InvalidValueError("columns of a step log", sizes, "as many starts as times")
 
     @staticmethod
     def of(steps: Sequence[StepRecord], *, origin_seconds: float | None = None) -> "ReplayedCost":

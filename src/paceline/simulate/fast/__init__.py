@@ -1,0 +1,1 @@
+"""The fast engine: the reference's rules over arrays, compiled, with runs of decodes taken in one go; needs numba."""

@@ -1,0 +1,184 @@
+"""The boundary of the fast engine: settings and models into numbers, arrays into a run, faults into sentences."""
+
+import sys
+
+import numpy as np
+
+from paceline.errors import InvalidValueError, PacelineError, StepTimeError
+from paceline.schedule.policies import POLICIES
+from paceline.schedule.step_time import LinearStepTime
+from paceline.simulate.engine_settings import PACELINE, RULES, SimulatedEngine
+from paceline.simulate.fast import state as at
+from paceline.simulate.fast.loop import run_until_done
+from paceline.simulate.fast.rows import column
+from paceline.simulate.load import Floats, Integers, RequestColumns
+from paceline.simulate.never import never_admitted
+from paceline.simulate.replayed import ReplayedCost, log_too_short
+from paceline.simulate.result import SimulatedRun, StepColumns
+from paceline.simulate.step_work import LinearCost, StepCost
+from paceline.simulate.tables import VidurTables, table_too_small
+
+FIRST_STEPS, LONGEST_RECORD = 4096, 4096
+NO_TABLE: Floats = np.zeros((0, 0))
+
+
+def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost, *, with_steps: bool) -> SimulatedRun:
+    """Serve a load to its end; raises as the reference does, and InvalidValueError for a step-time model of another kind."""
+    state = at.new_state(
+        load,
+        usable_blocks=engine.usable_blocks,
+        max_num_seqs=engine.max_num_seqs,
+        block_size=engine.block_size,
+    )
+    entries = LONGEST_RECORD + 2 * len(state.partials)
+    records = at.new_records(wanted=with_steps, steps=FIRST_STEPS, entries=entries)
+    rules, numbers = _rules(engine), _cost(cost)
+    fault = run_until_done(state, rules, numbers, records)
+    while fault == at.RECORDS_FULL:
+        records = at.grown(records, state)
+        fault = run_until_done(state, rules, numbers, records)
+    if fault != at.FINISHED:
+        raise _error(fault, state, engine, cost)
+    return _run(load, state, records)
+
+
+def _rules(engine: SimulatedEngine) -> at.Rules:
+    planner, model = engine.planner, engine.target_model
+    is_ours = engine.rules == PACELINE
+    has_target = is_ours and planner.target_time_ms is not None
+    return at.Rules(
+        rules=RULES.index(engine.rules),
+        chunk_size=planner.chunk_size,
+        max_num_seqs=engine.max_num_seqs,
+        block_size=engine.block_size,
+        watermark=engine.watermark_blocks,
+        policy=tuple(POLICIES).index(planner.policy),
+        threshold=planner.min_chunk_threshold,
+        min_chunk=planner.min_chunk_tokens,
+        max_chunk=planner.max_chunk_tokens or 0,
+        max_partial=planner.max_partial_prefills or sys.maxsize,
+        has_target=has_target,
+        useful_chunk=planner.useful_chunk(model) if has_target and model else 0,
+        time_weight=float(planner.weights.time_weight),
+        prompt_weight=float(planner.weights.prompt_weight),
+        target_ms=float(planner.target_time_ms or 0.0),
+        target_model=_coefficients(model) if model else np.zeros(5),
+    )
+
+
+def _cost(cost: StepCost) -> at.Cost:
+    numbers = at.Cost(
+        kind=at.LINEAR,
+        linear=np.zeros(5),
+        decode_seconds=NO_TABLE,
+        by_tokens=NO_TABLE,
+        decode=NO_TABLE,
+        prefill=NO_TABLE,
+        decode_factor=1.0,
+        prefill_factor=1.0,
+        layers=1.0,
+        replayed=NO_TABLE,
+    )
+    if isinstance(cost, LinearCost):
+        return numbers._replace(linear=_coefficients(cost.model))
+    if isinstance(cost, ReplayedCost):
+        return numbers._replace(kind=at.REPLAYED, replayed=np.stack([cost.started_seconds, cost.execute_seconds]))
+    if isinstance(cost, VidurTables):
+        return numbers._replace(
+            kind=at.TABLES,
+            decode_seconds=_decode_seconds(cost),
+            by_tokens=np.stack([cost.before_attention, cost.communication, cost.layernorm, cost.mlp, cost.add]),
+            decode=cost.decode,
+            prefill=cost.prefill,
+            decode_factor=cost.decode_factor,
+            prefill_factor=cost.prefill_factor,
+            layers=float(cost.layers),
+        )
+    expected = "a LinearCost, VidurTables or a ReplayedCost; the reference engine takes any"
+    raise InvalidValueError("step-time model", type(cost).__name__, expected)
+
+
+def _coefficients(model: LinearStepTime) -> Floats:
+    return np.array(list(model.document().values()), dtype=np.float64)
+
+
+def _decode_seconds(tables: VidurTables) -> Floats:
+    """Return the seconds of steps that only decode, [decodes, context / 64], by the additions of a mixed step."""
+    decodes = min(len(tables.decode), len(tables.add))
+    decode = tables.decode[:decodes].copy()
+    decode[2:] *= tables.decode_factor
+
+    def by_row(values: Floats) -> Floats:
+        return values[:decodes, np.newaxis]
+
+    attention = by_row(tables.before_attention) + decode + 0.0 + by_row(tables.communication) + by_row(tables.layernorm)
+    return ((attention + by_row(tables.mlp) + by_row(tables.add)) * tables.layers) * 1e-3
+
+
+def _error(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCost) -> PacelineError:
+    row, place = _count(state, "fault_row"), _count(state, "fault_column")
+    if fault == at.NEVER_ADMITTED:
+        head = int(state.heap[0])
+        return never_admitted(engine, head, int(column(state.requests, "tokens")[head]))
+    if isinstance(cost, VidurTables):
+        tables = {
+            at.DECODE_TABLE: ("attn_decode", (row, place), cost.decode.shape),
+            at.PREFILL_TABLE: ("attn_prefill", (row, place), cost.prefill.shape),
+            at.TOKEN_TABLE: ("attn_pre_proj", (row,), cost.add.shape),
+        }
+        return StepTimeError(table_too_small(cost.path, *tables[fault]))
+    return StepTimeError(log_too_short(row))
+
+
+def _run(load: RequestColumns, state: at.State, records: at.Records) -> SimulatedRun:
+    def floats(name: str) -> Floats:
+        return column(state.requests, name).astype(np.float64)
+
+    def integers(name: str) -> Integers:
+        return column(state.requests, name).astype(np.int64)
+
+    return SimulatedRun(
+        load=load,
+        first_scheduled_seconds=floats("first_scheduled"),
+        first_token_seconds=floats("first_token"),
+        completion_seconds=floats("completion"),
+        execution_seconds=floats("execution"),
+        preemptions=integers("preemptions"),
+        restart_prompt_tokens=integers("restart_tokens"),
+        step_count=_count(state, "step"),
+        steps=_steps(state, records) if records.wanted else None,
+    )
+
+
+def _count(state: at.State, name: str) -> int:
+    return int(column(state.now, name)[0])
+
+
+def _steps(state: at.State, records: at.Records) -> StepColumns:
+    steps, chunks, spans = (_count(state, name) for name in ("step", "logged_chunks", "spans"))
+
+    def of_steps(name: str) -> Integers:
+        return column(records.steps, name, steps).astype(np.int64)
+
+    def of_chunks(name: str) -> Integers:
+        return column(records.chunks, name, chunks).astype(np.int64)
+
+    first, end = (column(records.spans, name, spans).astype(np.int64) for name in ("first", "end"))
+    served = end > first
+    return StepColumns(
+        started_seconds=column(records.steps, "started", steps).astype(np.float64),
+        seconds=column(records.steps, "seconds", steps).astype(np.float64),
+        decode_tokens=of_steps("decodes"),
+        decode_context_tokens=of_steps("context"),
+        waiting=of_steps("waiting"),
+        running=of_steps("running"),
+        chunk_offsets=np.concatenate([[0], of_steps("chunk_end")]),
+        chunk_request=of_chunks("request"),
+        chunk_tokens=of_chunks("tokens"),
+        chunk_context_tokens=of_chunks("context"),
+        preempted_offsets=np.concatenate([[0], of_steps("preempted_end")]),
+        preempted_request=records.preempted[: _count(state, "logged_preempted")].copy(),
+        decode_request=column(records.spans, "request", spans).astype(np.int64)[served],
+        decode_first_step=first[served],
+        decode_end_step=end[served],
+    )

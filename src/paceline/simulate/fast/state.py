@@ -1,0 +1,150 @@
+"""The fast engine's state.
+
+What all decodes share is kept once: each step adds a token to every one of them. A decode is therefore its `base`, its
+tokens less the `tick` it had them at; of the blocks that a step's decodes take one each is counted by `phase`, the
+decodes by base modulo block size; and `ends` is a heap of the ticks at which they complete. Nothing of a request is
+touched between the step that ends its prefill and its completion, unless memory runs out.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from paceline.simulate.fast.rows import (
+    ChunkRow,
+    EndRow,
+    NowRow,
+    RequestRow,
+    SpanRow,
+    StepRow,
+    column,
+    longer,
+    rows,
+    set_column,
+)
+from paceline.simulate.load import Floats, Integers, RequestColumns
+
+QUEUED, PARTIAL, DECODING, DONE = range(4)  # RequestRow.status
+VIDUR, VLLM, PACELINE = range(3)  # Rules.rules
+FCFS, SPF, SRTF, AGING = range(4)  # Rules.policy
+LINEAR, TABLES, REPLAYED = range(3)  # Cost.kind
+BEFORE_ATTENTION, COMMUNICATION, LAYERNORM, MLP, ADD = range(5)  # rows of Cost.by_tokens
+STARTED, EXECUTE = range(2)  # rows of Cost.replayed
+
+# what a run ends with
+FINISHED, RECORDS_FULL, NEVER_ADMITTED, DECODE_TABLE, PREFILL_TABLE, TOKEN_TABLE, LOG_ENDS = range(7)
+
+
+class State(NamedTuple):
+    """Everything that changes."""
+
+    now: list[NowRow]  # one row
+    requests: list[RequestRow]
+    heap: Integers  # waiting requests
+    phase: Integers  # decodes by base modulo block size
+    order: Integers  # decodes as they run, with gaps
+    ends: list[EndRow]  # heap, with some that were preempted
+    partials: Integers
+    chunks: list[ChunkRow]  # of the present step
+    candidates: Integers  # planned to be admitted
+
+
+class Rules(NamedTuple):
+    """The simulated engine and its planner in numbers; 0 stands for no `max_chunk`, a large number for no `max_partial`."""
+
+    rules: int
+    chunk_size: int
+    max_num_seqs: int
+    block_size: int
+    watermark: int
+    policy: int
+    threshold: int
+    min_chunk: int
+    max_chunk: int
+    max_partial: int
+    has_target: bool
+    useful_chunk: int
+    time_weight: float
+    prompt_weight: float
+    target_ms: float
+    target_model: Floats  # coefficients
+
+
+class Cost(NamedTuple):
+    """The step-time model; what its kind does not need is empty."""
+
+    kind: int
+    linear: Floats  # coefficients
+    decode_seconds: Floats  # [decodes, context / 64] of steps that only decode
+    by_tokens: Floats  # [BEFORE_ATTENTION …, tokens]
+    decode: Floats
+    prefill: Floats
+    decode_factor: float
+    prefill_factor: float
+    layers: float
+    replayed: Floats  # [STARTED or EXECUTE, step]
+
+
+class Records(NamedTuple):
+    """Steps as they are executed, where `wanted`."""
+
+    wanted: bool
+    steps: list[StepRow]
+    chunks: list[ChunkRow]
+    preempted: Integers
+    spans: list[SpanRow]
+
+
+def new_state(load: RequestColumns, *, usable_blocks: int, max_num_seqs: int, block_size: int) -> State:
+    """Return the state before the first arrival."""
+    most = min(max_num_seqs, len(load))
+    state = State(
+        now=rows(NowRow, 1),
+        requests=rows(RequestRow, len(load)),
+        heap=np.zeros(len(load), dtype=np.int64),
+        phase=np.zeros(block_size, dtype=np.int64),
+        order=np.zeros(2 * most + 2, dtype=np.int64),
+        ends=rows(EndRow, 2 * most + 2),
+        partials=np.zeros(most + 1, dtype=np.int64),
+        chunks=rows(ChunkRow, most + 1),
+        candidates=np.zeros(most + 1, dtype=np.int64),
+    )
+    for name in ("prompt", "tokens", "restart_tokens"):
+        set_column(state.requests, name, load.prompt_tokens)
+    set_column(state.requests, "total", load.prompt_tokens + load.output_tokens)
+    set_column(state.requests, "arrival", load.arrival_seconds)
+    for name in ("first_scheduled", "first_token", "completion"):
+        set_column(state.requests, name, np.nan)
+    set_column(state.now, "free", usable_blocks)
+    set_column(state.now, "unfinished", len(load))
+    set_column(state.now, "clock", float(load.arrival_seconds[0]))
+    return state
+
+
+def new_records(*, wanted: bool, steps: int, entries: int) -> Records:
+    """Return room for so many steps, and for so many chunks, preemptions and spans."""
+    steps, entries = (steps, entries) if wanted else (0, 0)
+    return Records(
+        wanted=wanted,
+        steps=rows(StepRow, steps),
+        chunks=rows(ChunkRow, entries),
+        preempted=np.zeros(entries, dtype=np.int64),
+        spans=rows(SpanRow, entries),
+    )
+
+
+def grown(records: Records, state: State) -> Records:
+    """Return the records with twice the room of whatever is more than half full."""
+
+    def used(name: str) -> int:
+        return int(column(state.now, name)[0])
+
+    preempted = records.preempted
+    if 2 * used("logged_preempted") > len(preempted):
+        preempted = np.concatenate([preempted, np.zeros(len(preempted) + 1, dtype=np.int64)])
+    return records._replace(
+        steps=longer(records.steps, used("step")),
+        chunks=longer(records.chunks, used("logged_chunks")),
+        preempted=preempted,
+        spans=longer(records.spans, used("spans")),
+    )
