@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image
 from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.loading import load_controller
 from paceline.errors import InvalidValueError, ModelError, PacelineWarning, TableError
+from paceline.estimate.circumstances import Circumstances, circumstances_of, differences
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, settings_put_aside
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
@@ -247,14 +248,10 @@ def _require_same_model(name: str, controller: Controller) -> None:
 
 def _compare(model: VisionLanguageModel, controller: Controller, strict: bool) -> None:
     """Warn of a controller that was measured elsewhere, or refuse it; and of generation settings that are not used."""
-    differences = [
-        f"{name} {' or '.join(sorted(theirs))} there, {ours} here"
-        for name, ours in _circumstances(model).items()
-        if (theirs := _measured_with(controller, name)) and theirs != {ours}
-    ]
-    if differences:
+    found = differences(circumstances_of(controller.provenance), _circumstances(model))
+    if found:
         sentence = (
-            f"the controller was measured in other circumstances ({'; '.join(differences)}), so its milliseconds are not "
+            f"the controller was measured in other circumstances ({'; '.join(found)}), so its milliseconds are not "
             "those of this model; profile here and build a controller from that"
         )
         if strict:
@@ -270,25 +267,15 @@ def _compare(model: VisionLanguageModel, controller: Controller, strict: bool) -
         )
 
 
-def _circumstances(model: VisionLanguageModel) -> dict[str, str]:
-    """Return what a model's milliseconds depend on beside the model, by the names that provenance has for it."""
-    found = {"device": device_name(model.device), "dtype": model.dtype_name, "revision": str(model.revision)}
-    found |= {f"{name} version": version(name) for name in ("torch", "transformers")}
+def _circumstances(model: VisionLanguageModel) -> Circumstances:
+    here: dict[str, object] = {
+        "device": device_name(model.device),
+        "dtype": model.dtype_name,
+        "revision": model.revision,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
     on_cpu = model.device.type == "cpu"
-    return {**found, "torch_threads": str(torch.get_num_threads())} if on_cpu else found
-
-
-def _measured_with(controller: Controller, name: str) -> set[str]:
-    found: set[str] = set()
-    for run in controller.provenance:
-        places: list[object] = [run, run.get("settings"), _versions(run)]
-        found |= {str(place[name]) for place in places if isinstance(place, dict) and name in place}  # pyright: ignore[reportUnknownArgumentType]
-    return found
-
-
-def _versions(run: Mapping[str, object]) -> dict[str, object]:
-    versions = run.get("versions")
-    return {f"{name} version": value for name, value in versions.items()} if isinstance(versions, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+    return circumstances_of([{**here, "settings": {"torch_threads": torch.get_num_threads()}} if on_cpu else here])
 
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from paceline.cli.estimator import commands as estimator
-from paceline.errors import EstimatorError, InvalidValueError, OutputPathError, UnknownChoiceError
+from paceline.cli.evaluate.judging import judged_with
+from paceline.errors import EstimatorError, InvalidValueError, OutputPathError, PacelineWarning, UnknownChoiceError
 from paceline.estimate import NetworkEstimator
 from paceline.estimate.bounds_file import load_bounds
+from paceline.profiles import read_profile
 from paceline.profiles.description import StoreDescription
 from paceline.profiles.store import write_store
 
@@ -106,6 +109,16 @@ def test_eval_says_when_too_few_samples_calibrated_a_promise(trained: Path, prof
     assert "alpha is 0.001" in result.stderr
     with pytest.raises(InvalidValueError, match="alpha is 2"):
         run("estimator", "eval", trained, profile, "--alpha", 2)
+
+
+def test_a_profile_of_another_machine_is_warned_of(trained: Path, profile: Path, tmp_path: Path) -> None:
+    samples = pl.read_parquet(profile / "samples.parquet")
+    elsewhere = replace(synthetic_run("synthetic"), device="another processor")
+    write_store(tmp_path / "elsewhere", samples, StoreDescription(provenance=(elsewhere,)))
+    with pytest.warns(PacelineWarning, match="different circumstances .device .* there, another processor here"):
+        assert run("estimator", "eval", trained, tmp_path / "elsewhere").exit_code == 0
+    with pytest.warns(PacelineWarning, match="another processor here"):
+        judged_with(read_profile(tmp_path / "elsewhere"), trained)
 
 
 def test_predict_shows_one_configuration_or_the_whole_grid(trained: Path) -> None:

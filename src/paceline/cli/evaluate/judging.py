@@ -15,6 +15,7 @@ from paceline.estimate.network import NetworkEstimator
 from paceline.evaluate import Evaluation, evaluate
 from paceline.evaluate.learned_candidates import LearnedCandidates
 from paceline.fit.conformal import split_of
+from paceline.fit.estimator.evaluation import require_comparable
 from paceline.profiles import Profile, SampleParts, split_samples
 from paceline.profiles.request_features import request_vectors
 from paceline.records import LatencyKind
@@ -34,7 +35,7 @@ class Judged:
 def judged_with(profile: Profile, estimator: Path) -> Judged:
     """Part a profile as the training of an estimator did; raises EstimatorError for one of another model."""
     model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
-    model.require_model(frozenset(run.model for run in profile.provenance), artifact=estimator)
+    require_comparable(model, profile, estimator)
     # a sample's part follows from its name and the split alone: nothing that trained or calibrated it can judge it
     return Judged(model=model, bounds=bounds, parts=split_samples(profile.samples, split_of(model.description)))
 

@@ -5,8 +5,10 @@ their errors are not independent. Legend of array suffixes: N rows, S samples, K
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from paceline.errors import EstimatorError
+from paceline.errors import EstimatorError, PacelineWarning
+from paceline.estimate.circumstances import circumstances_of, differences
+from paceline.estimate.description import DESCRIPTION_FILE
 from paceline.estimate.network import NetworkEstimator
 from paceline.fit.conformal import split_of
 from paceline.fit.estimator.baselines import BASELINES
@@ -87,12 +91,30 @@ class EstimatorEvaluation:
     baselines: Mapping[str, BaselineErrors]
 
 
+def require_comparable(estimator: NetworkEstimator, profile: Profile, artifact: Path | str = DESCRIPTION_FILE) -> None:
+    """Refuse an estimator of another model than the profile's, and warn of one measured in other circumstances.
+
+    Raises EstimatorError.
+    """
+    estimator.require_model(frozenset(run.model for run in profile.provenance), artifact=artifact)
+    runs = [asdict(run) for run in profile.provenance]
+    found = differences(circumstances_of(estimator.provenance), circumstances_of(runs))
+    if found:
+        warnings.warn(
+            f"the estimator and {profile.source} were measured in different circumstances ({'; '.join(found)}), so its "
+            "errors here say little of either; train one on this profile",
+            PacelineWarning,
+            stacklevel=3,
+        )
+
+
 def parts_of(estimator: NetworkEstimator, profile: Profile) -> SampleParts:
     """Return the profile parted as the estimator's training parted it, so that what it saw never judges it.
 
-    Raises EstimatorError when the profile was measured on another model or under other configurations.
+    Warns where it was measured in other circumstances. Raises EstimatorError when the profile was measured on another model
+    or under other configurations.
     """
-    estimator.require_model(frozenset(run.model for run in profile.provenance))
+    require_comparable(estimator, profile)
     configs = {KnobConfig(**row) for row in profile.samples.select(CONFIGURATION).unique().iter_rows(named=True)}
     unknown = sorted(config.key for config in configs - set(estimator.configs))
     if unknown:

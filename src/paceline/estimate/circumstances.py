@@ -1,0 +1,38 @@
+"""What milliseconds depend on beside the model: two sets of runs are compared by what their provenance says of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+IN_A_RUN = ("device", "dtype", "revision")
+IN_ITS_SETTINGS = ("torch_threads",)
+IN_ITS_VERSIONS = ("torch", "transformers")
+
+Circumstances = dict[str, set[str]]
+
+
+def circumstances_of(runs: Sequence[Mapping[str, object]]) -> Circumstances:
+    """Return every value that the provenance of some runs gives to each name; none for what it does not say."""
+    found: Circumstances = {}
+    for run in runs:
+        for name in IN_A_RUN:
+            _add(found, name, run, name)
+        for name in IN_ITS_SETTINGS:
+            _add(found, name, run.get("settings"), name)
+        for name in IN_ITS_VERSIONS:
+            _add(found, f"{name} version", run.get("versions"), name)
+    return found
+
+
+def differences(there: Circumstances, here: Circumstances) -> list[str]:
+    """Return in words where two circumstances differ, of what both sides say."""
+    return [
+        f"{name} {' or '.join(sorted(there[name]))} there, {' or '.join(sorted(values))} here"
+        for name, values in here.items()
+        if name in there and there[name] != values
+    ]
+
+
+def _add(found: Circumstances, name: str, owner: object, key: str) -> None:
+    fields = cast("Mapping[str, object]", owner) if isinstance(owner, Mapping) else {}
+    if key in fields:
+        found.setdefault(name, set()).add(str(fields[key]))
