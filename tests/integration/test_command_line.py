@@ -205,8 +205,8 @@ def test_help_lists_every_command_with_its_own_first_line(paceline):
 
 FLAGS = {
     "profile": (
-        "--out --datasets --samples --split --tiers --top-k --blocks --strategy --num-configs --seed --max-new-tokens --warmup "
-        "--sentinel-every --per-step --device --dtype --revision --json"
+        "--out --datasets --samples --split --prompt-template --scorer --tiers --top-k --blocks --strategy --num-configs "
+        "--seed --max-new-tokens --warmup --sentinel-every --per-step --device --dtype --revision --json"
     ),
     "verify": "--tiers --top-k --blocks --pairs --out -o --device --dtype --revision --json",
     "run": (

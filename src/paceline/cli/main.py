@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module, first line of its help)
         "Profile the embedded model, learn what each setting costs and answer held-out questions under five budgets.",
     ),
     "profile": ("profile", "Measure every stage of generate(), and the accuracy, under every configuration of a grid."),
+    "datasets": ("datasets", "List the question sets, and show how one of them is asked."),
     "verify": (
         "verify",
         "Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails.",

@@ -1,5 +1,6 @@
 """`paceline profile`: measure a model over a grid of configurations."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,10 @@ from paceline.cli.flags.model import (
     names,
     whole_numbers,
 )
+from paceline.cli.flags.questions import PLACES, SplitFlag, TemplateHelp
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json, progress_bar
 from paceline.datasets import DIGIT_SETS
+from paceline.datasets.question_sets import QuestionSet
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.measure.ranks import share_of
 from paceline.measure.strategies import STRATEGIES
@@ -27,9 +30,20 @@ from paceline.models.loading import load_model
 def profile(
     model: Annotated[str, typer.Argument(help="digits (ships with the package), a local folder or a hub id.")],
     out: Annotated[Path, typer.Option(help="Directory of the profile; an unfinished one is gone on with.")],
-    datasets: Annotated[list[str] | None, typer.Option(help="Question sets.", show_default="the digit sets")] = None,
-    samples: Annotated[int, typer.Option(help="Questions of each dataset.")] = 25,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Question sets; public ones as NAME={PLACES}.", show_default="the digit sets"),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Questions of each dataset, or all of one that holds fewer.")] = 25,
+    split: SplitFlag = None,
+    prompt_template: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{TemplateHelp}, for all public sets or NAME=TEMPLATE.", show_default="each set's own"),
+    ] = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help="Scorer by id, for all public sets or NAME=ID.", show_default="the official rules"),
+    ] = None,
     tiers: TiersFlag = None,
     top_k: TopKFlag = None,
     blocks: BlocksFlag = None,
@@ -54,6 +68,8 @@ def profile(
         datasets=names(datasets) or DIGIT_SETS,
         samples=samples,
         split=split,
+        prompt_templates=tuple(prompt_template or ()),
+        scorers=names(scorer) or (),
         tiers=names(tiers),
         top_ks=whole_numbers("--top-k", top_k),
         block_counts=whole_numbers("--blocks", blocks),
@@ -84,8 +100,25 @@ def _document(run: ProfileRun) -> dict[str, object]:
         "samples_added": run.samples_added,
         "samples_total": run.samples_total,
         "torn_bytes": run.torn_bytes,
+        "datasets": {each.name: _set_document(each) for each in run.sets},
         "parquet": None if run.parquet is None else str(run.parquet),
     }
+
+
+def _set_document(asked: QuestionSet) -> dict[str, object]:
+    source = None if asked.source is None else asdict(asked.source)
+    return {"scorer": asked.scorer, "questions": len(asked.questions), "source": source}
+
+
+def _set_words(asked: QuestionSet) -> str:
+    source, count = asked.source, len(asked.questions)
+    if source is None:
+        return f"{count:,} questions, scorer {asked.scorer}"
+    revision = f" at {source.revision}" if source.revision else ""
+    left_out = f"; {source.left_out:,} rows without a picture are not part of the set" if source.left_out else ""
+    return (
+        f"{count:,} of {source.available:,} questions, scorer {asked.scorer}, from {source.place}{revision}{left_out}"
+    )
 
 
 def _print_run(run: ProfileRun) -> None:
@@ -97,6 +130,7 @@ def _print_run(run: ProfileRun) -> None:
         ("num_active_blocks", run.grid.block_counts),
     )
     rows = [(name, ", ".join(str(value) for value in values)) for name, values in knobs]
+    rows += [(each.name, _set_words(each)) for each in run.sets]
     rows += [("configurations", len(run.configurations)), ("samples added", f"{run.samples_added:,}")]
     rows += [
         ("samples in all", f"{run.samples_total:,}"),

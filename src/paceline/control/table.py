@@ -20,6 +20,7 @@ from paceline.records import Decision, KnobConfig, LatencyKind, RequestFeatures
 
 BUDGET_STEP_MS = 5
 INFINITY = math.inf
+WIDE_SCORER = "cider/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +121,16 @@ class LookupTable:
             f"configurations have {min(counts):,} to {max(counts):,} samples: they may not be the same ones": (
                 min(counts) < max(counts)
             ),
+            "accuracies of captions (CIDEr, 0 to 10) are averaged with others (0 to 1) and outweigh them: build a table for "
+            "each data set": len(self._scorers) > 1 and WIDE_SCORER in self._scorers,
         }
         return tuple(sentence for sentence, applies in found.items() if applies)
+
+    @property
+    def _scorers(self) -> set[str]:
+        """The scorers of the table's data sets, as far as the profile told them."""
+        runs: list[Any] = [run.get("datasets") or {} for run in self.metadata.provenance]
+        return {scorer for run in runs for name, scorer in run.items() if name in self.metadata.datasets}
 
     def predict(
         self,

@@ -22,7 +22,8 @@ def hub_files(public: PublicSet, place: HubPlace, split: str) -> SetFiles:
     hub_id = place.hub_id or public.hub_ids[0]
     name = f"hub:{hub_id}" + (f"@{place.revision}" if place.revision else "")
     try:
-        builder = load_dataset_builder(hub_id, public.config, revision=place.revision)
+        config = public.config if hub_id in public.hub_ids else None  # another repository has names of its own
+        builder = load_dataset_builder(hub_id, config, revision=place.revision)
     except (OSError, ValueError, RuntimeError) as error:  # of the network, of the hub, of what the repository holds
         raise DatasetError(
             name,

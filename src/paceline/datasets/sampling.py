@@ -9,8 +9,9 @@ SCALE = float(2**64)
 def stratified_order(types: Mapping[str, Sequence[str]], *, seed: int) -> list[str]:
     """Return the sample ids of a set in the order in which they are asked, given the types of each.
 
-    The first n of the order hold of every combination of types its share of n, within one question; more questions only go
-    on after fewer. An id's place depends on the seed, the ids and their types, not on the order in which they stand.
+    Every beginning of the order holds one and the same share of each combination of types, within one question; more
+    questions only go on after fewer. A place depends on the seed, the ids and their types, not on the order in which they
+    stand.
     """
     strata: dict[tuple[str, ...], list[tuple[float, str]]] = {}
     for sample_id, labels in types.items():

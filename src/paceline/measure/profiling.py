@@ -108,8 +108,8 @@ def run_profile(
         sources={each.name: each.source for each in sets if each.source is not None},
     )
     settings = _sweep_settings(plan, ranking, rank, world_size)
-    with ProfileStore.open_or_create(out, provenance, rank) as store:
-        store.ask(_asked(question) for question in questions)
+    asked = [_asked(question) for question in questions]
+    with ProfileStore.open_or_create(out, provenance, rank, questions=asked) as store:
         added = sweep(model, questions, configurations, store, settings, on_progress)
         parquet = store.compact() if world_size == 1 else None
         return ProfileRun(

@@ -35,10 +35,19 @@ class ProfileStore:
         self._sentinels: Journal | None = None
 
     @classmethod
-    def open_or_create(cls, path: Path | str, provenance: Provenance, rank: int = 0, *, fsync: bool = True) -> Self:
+    def open_or_create(
+        cls,
+        path: Path | str,
+        provenance: Provenance,
+        rank: int = 0,
+        *,
+        questions: Iterable[AskedQuestion] = (),
+        fsync: bool = True,
+    ) -> Self:
         """Open the store for one rank, or create it; a larger grid than before is recorded and allowed.
 
-        Raises ProfileConflictError when the store holds a run of other settings or another process writes this rank,
+        `questions` are recorded beside those of earlier runs. Raises ProfileConflictError when the store holds a run of other
+        settings, one question's id stands for another question than there, or another process writes this rank,
         OutputPathError when the directory cannot be written.
         """
         path = Path(path)
@@ -47,7 +56,11 @@ class ProfileStore:
         created = _make_directory(path)
         try:
             with wait_for_lock(path / LOCK):
+                held = read_questions(path)
+                asked = joined_questions(path, held, questions)
                 _describe(path, provenance)
+                if len(asked) > len(held):
+                    write_questions(path, asked.values())
         except OutputPathError:
             if created:
                 (path / LOCK).unlink(missing_ok=True)
@@ -67,17 +80,6 @@ class ProfileStore:
             (dataset, sample_id, _config(tier, top_k, blocks))
             for dataset, sample_id, tier, top_k, blocks in measured.iter_rows()
         }
-
-    def ask(self, questions: Iterable[AskedQuestion]) -> None:
-        """Record which questions this run asks, beside those of earlier ones.
-
-        Raises ProfileConflictError where an id stands for another picture, prompt, reference or scorer than before.
-        """
-        with wait_for_lock(self.path / LOCK):
-            held = read_questions(self.path)
-            joined = joined_questions(self.path, held, questions)
-            if len(joined) > len(held):
-                write_questions(self.path, joined.values())
 
     def append(self, sample: ProfileSample) -> None:
         """Keep one sample for good; raises ProfileDataError when a value in it could not be read back."""

@@ -101,7 +101,7 @@ class Row:
 class PublicSet:
     """One public data set, as Hugging Face `datasets` has it.
 
-    `hub_ids` are those known to hold these columns, the first is taken; `config` is the hub's name of the part. `splits`
+    `hub_ids` are those known to hold these columns, the first is taken; `config` is their name of the part. `splits`
     gives the questions of each split that has answers, the first is the default; None where no count is published.
     `nested` is the column that holds several questions a row, whose own columns are `nested_columns`; a column named as
     `one|another` goes by either. Rows without a picture are an error unless `pictures_optional`: then they are not part of
