@@ -37,6 +37,10 @@ COMMANDS = {  # name: (module, first line of its help)
         "Judge tables, estimator, bound, learned controllers and oracle on held-out samples at every budget.",
     ),
     "tune": ("tune.commands", "Replay loads against vLLM and choose scheduler parameters from the runs."),
+    "simulate": (
+        "simulate.command",
+        "Serve a trace, or a synthetic load, in virtual time: no engine runs and no clock is read.",
+    ),
     "run": (
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",

@@ -3,6 +3,7 @@
 from paceline.simulate.engine_settings import RULES, SimulatedEngine
 from paceline.simulate.load import RequestColumns
 from paceline.simulate.replayed import ReplayedCost
+from paceline.simulate.replicas import ROUTERS, ReplicaRun, simulate_replicas
 from paceline.simulate.result import SimulatedRun, StepColumns, step_records
 from paceline.simulate.simulation import ENGINES, simulate
 from paceline.simulate.step_work import LinearCost, StepCost, StepWork
@@ -10,9 +11,11 @@ from paceline.simulate.tables import VidurTables
 
 __all__ = [
     "ENGINES",
+    "ROUTERS",
     "RULES",
     "LinearCost",
     "ReplayedCost",
+    "ReplicaRun",
     "RequestColumns",
     "SimulatedEngine",
     "SimulatedRun",
@@ -21,5 +24,6 @@ __all__ = [
     "StepWork",
     "VidurTables",
     "simulate",
+    "simulate_replicas",
     "step_records",
 ]

@@ -1,6 +1,6 @@
 """What a simulation serves: sizes and arrivals of requests in columns, so that a million of them are three arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ class RequestColumns:
             prompt_tokens=np.array([request.prompt_tokens for request in requests], dtype=np.int64),
             output_tokens=np.array([request.output_tokens for request in requests], dtype=np.int64),
         )
+
+    def rows(self) -> Iterator[tuple[float, int, int]]:
+        """Yield arrival, prompt and output tokens of each request."""
+        columns = (self.arrival_seconds.tolist(), self.prompt_tokens.tolist(), self.output_tokens.tolist())
+        return zip(*columns, strict=True)
 
     def part(self, chosen: Integers) -> "RequestColumns":
         """Return the requests of these indexes, which rise."""

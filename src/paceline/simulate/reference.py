@@ -1,5 +1,6 @@
 """The reference engine: one step after another, each formed by the rules' own objects; as slow as it is plain."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,37 +17,71 @@ from paceline.simulate.step_work import StepCost, StepWork
 
 def simulate_reference(load: RequestColumns, engine: SimulatedEngine, cost: StepCost) -> SimulatedRun:
     """Serve a load to its end; raises InvalidValueError for a request that can never be admitted."""
-    simulation = _Simulation(load, engine, cost)
-    while simulation.unfinished:
-        simulation.advance()
-    return simulation.run()
+    simulation = Simulation(engine, cost)
+    for arrival, prompt, output in load.rows():
+        simulation.receive(arrival, prompt, output)
+    return simulation.finish()
 
 
-class _Simulation:
-    """The state of a run: the clock, the rules with all requests that arrived, and what happened so far."""
+class Simulation:
+    """The state of a run: the clock, the rules with all requests that arrived, and what happened so far.
 
-    def __init__(self, load: RequestColumns, engine: SimulatedEngine, cost: StepCost) -> None:
-        self._load, self._cost = load, cost
+    Requests are received in the order of arrival. Nothing happens before `advance_before` or `finish` let it.
+    """
+
+    def __init__(self, engine: SimulatedEngine, cost: StepCost) -> None:
+        self._cost = cost
         self._rules = RULES_BY_NAME[engine.rules](engine)
-        self._requests = [
-            Request(
-                index=index, prompt_tokens=prompt, total_tokens=prompt + output, tokens=prompt, restart_tokens=prompt
-            )
-            for index, (prompt, output) in enumerate(
-                zip(load.prompt_tokens.tolist(), load.output_tokens.tolist(), strict=True)
-            )
-        ]
-        self._arrivals: list[float] = load.arrival_seconds.tolist()
-        self._arrived = 0
-        self.unfinished = len(load)
-        self._now = self._arrivals[0]
-        self._times = np.full((3, len(load)), np.nan)  # first scheduled, first token, completion
-        self._execution = [0.0] * len(load)
+        self._requests: list[Request] = []
+        self._arrivals: list[float] = []
+        self._arrived = self._finished = 0
+        self._now = 0.0
+        self._first_scheduled: list[float] = []
+        self._first_token: list[float] = []
+        self._completion: list[float] = []
+        self._execution: list[float] = []
         self._log = _StepLog()
 
-    def advance(self) -> None:
-        """Form and execute one step, or go on to the next arrival when none can be formed."""
-        self._now = self._cost.start_seconds(len(self._log.started), self._now)
+    @property
+    def waiting(self) -> int:
+        """Requests that were received and are not admitted yet."""
+        return len(self._requests) - self._arrived + self._rules.waiting_count
+
+    def receive(self, arrival_seconds: float, prompt_tokens: int, output_tokens: int) -> None:
+        """Take note of a request that arrives then; no step that starts before has been formed yet, or none ever will."""
+        request = Request(
+            index=len(self._requests),
+            prompt_tokens=prompt_tokens,
+            total_tokens=prompt_tokens + output_tokens,
+            tokens=prompt_tokens,
+            restart_tokens=prompt_tokens,
+        )
+        self._requests.append(request)
+        self._arrivals.append(arrival_seconds)
+        for column in (self._first_scheduled, self._first_token, self._completion):
+            column.append(math.nan)
+        self._execution.append(0.0)
+
+    def advance_before(self, seconds: float) -> None:
+        """Form and execute every step that starts before this time."""
+        while self._finished < len(self._requests) and self._next_start() < seconds and self._advance():
+            pass
+
+    def finish(self) -> SimulatedRun:
+        """Serve all that was received and return the run."""
+        while self._finished < len(self._requests):
+            if not self._advance():
+                head = self._rules.head()
+                raise never_admitted(self._rules.engine, head.index, head.tokens)
+        return self._run()
+
+    def _next_start(self) -> float:
+        is_idle = not self._rules.running and not self._rules.waiting_count
+        return max(self._now, self._arrivals[self._arrived]) if is_idle else self._now
+
+    def _advance(self) -> bool:
+        """Form and execute one step, or go on to the next arrival when none can be formed; False when there is none."""
+        self._now = self._cost.start_seconds(len(self._log.started), self._next_start())
         while self._arrived < len(self._arrivals) and self._arrivals[self._arrived] <= self._now:
             self._rules.queue(self._requests[self._arrived], self._now)
             self._arrived += 1
@@ -58,17 +93,17 @@ class _Simulation:
         elif self._arrived < len(self._arrivals):
             self._now = self._arrivals[self._arrived]
         else:
-            raise never_admitted(self._rules.engine, self._rules.head().index, self._rules.head().tokens)
+            return False
+        return True
 
     def _execute(self, step: Step) -> None:
         work = _work(step, self._rules.engine)
         seconds = self._cost.seconds(len(self._log.started), work)
         served = [*((request, 1) for request in step.decoding), *step.chunks]
-        scheduled = self._times[0]
         for request, _ in served:
             self._execution[request.index] += seconds
-            if np.isnan(scheduled[request.index]):
-                scheduled[request.index] = self._now
+            if math.isnan(self._first_scheduled[request.index]):
+                self._first_scheduled[request.index] = self._now
         self._log.add(step, work, self._now, seconds, self._rules.waiting_count, len(self._rules.running))
         self._now += seconds
         for request, tokens in served:
@@ -82,21 +117,26 @@ class _Simulation:
             return
         request.tokens += 1
         request.decodes = True
-        _, first_token, completion = self._times
-        if np.isnan(first_token[request.index]):
-            first_token[request.index] = self._now
+        if math.isnan(self._first_token[request.index]):
+            self._first_token[request.index] = self._now
         if request.tokens == request.total_tokens:
-            completion[request.index] = self._now
+            self._completion[request.index] = self._now
             self._rules.free += request.blocks
             request.blocks = 0
-            self.unfinished -= 1
+            self._finished += 1
 
-    def run(self) -> SimulatedRun:
+    def _run(self) -> SimulatedRun:
         return SimulatedRun(
-            load=self._load,
-            first_scheduled_seconds=self._times[0],
-            first_token_seconds=self._times[1],
-            completion_seconds=self._times[2],
+            load=RequestColumns(
+                arrival_seconds=np.array(self._arrivals),
+                prompt_tokens=np.array([request.prompt_tokens for request in self._requests], dtype=np.int64),
+                output_tokens=np.array(
+                    [request.total_tokens - request.prompt_tokens for request in self._requests], dtype=np.int64
+                ),
+            ),
+            first_scheduled_seconds=np.array(self._first_scheduled),
+            first_token_seconds=np.array(self._first_token),
+            completion_seconds=np.array(self._completion),
             execution_seconds=np.array(self._execution),
             preemptions=np.array([request.preemptions for request in self._requests], dtype=np.int64),
             restart_prompt_tokens=np.array([request.restart_tokens for request in self._requests], dtype=np.int64),

@@ -1,7 +1,8 @@
 """A run's directory: settings, every request's times, the step log and the metric files, all of it or nothing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -20,16 +21,21 @@ REQUEST_LINES = msgspec.json.Decoder(RequestTimes)
 
 
 def write_run(
-    path: Path, result: ReplayResult, document: Mapping[str, object], *, metric_folders: Sequence[Path] = (PLOTS,)
+    path: Path,
+    result: ReplayResult,
+    document: Mapping[str, object],
+    *,
+    metric_folders: Sequence[Path] = (PLOTS,),
+    more_of: Callable[[RequestTimes], Mapping[str, object]] = lambda _request: {},
 ) -> None:
     """Write a run into a new directory; raises OutputPathError, and leaves nothing behind, when that cannot be done.
 
-    `metric_folders`, within the run, say where the metric files stand.
+    `metric_folders`, within the run, say where the metric files stand; `more_of` gives further fields of a request's line.
     """
     with new_directory(path) as folder:
         described = {"schema_version": RUN_SCHEMA_VERSION, **document, "machine": machine()}
         (folder / DOCUMENT).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
-        lines = [msgspec.json.encode(request).decode() for request in result.requests]
+        lines = [msgspec.json.encode({**asdict(request), **more_of(request)}).decode() for request in result.requests]
         (folder / REQUESTS).write_text("".join(f"{line}\n" for line in lines))
         (folder / STEPS).write_text("".join(f"{step.line()}\n" for step in result.steps))
         for metric, values in request_metrics(result.requests).items():

@@ -117,7 +117,13 @@ class SchedulerFlags:
 
     def settings(self, *, min_chunk_threshold: int = 0) -> PlannerSettings:
         """Return the planner's settings; raises InvalidValueError or UnknownChoiceError for those that cannot work."""
-        settings = PlannerSettings(
+        settings = self.planner(min_chunk_threshold=min_chunk_threshold)
+        settings.require_model(self.model())
+        return settings
+
+    def planner(self, *, min_chunk_threshold: int = 0) -> PlannerSettings:
+        """Return the planner's settings, whatever predicts its steps."""
+        return PlannerSettings(
             policy=self.policy,
             weights=PolicyWeights(time_weight=self.time_weight, prompt_weight=self.prompt_weight),
             chunk_size=self.chunk_size,
@@ -128,8 +134,6 @@ class SchedulerFlags:
             target_time_ms=self.target_time_ms,
             target_base_share=self.target_base_share,
         )
-        settings.require_model(self.model())
-        return settings
 
     def model(self) -> LinearStepTime | None:
         """Return the step-time model that is named; None when none is."""

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.printing import JsonFlag, note, print_facts, print_json, progress_bar
+from paceline.cli.printing import JsonFlag, note, print_json, progress_bar
+from paceline.cli.run_summary import print_summary
 from paceline.cli.tune.flags import (
     DEFAULT_LOAD,
     DEFAULT_WEIGHTS,
@@ -45,7 +46,7 @@ from paceline.cli.tune.flags import (
 from paceline.profiles.atomic import refuse_occupied
 from paceline.schedule.settings import DEFAULT_BASE_SHARE, PlannerSettings
 from paceline.tune.run_files import write_run
-from paceline.tune.summary import RunSummary, summarize
+from paceline.tune.summary import summarize
 from paceline.tune.sweep import DEFAULT_REPETITIONS, DEFAULT_STEP, SweepPlan, run_sweep, thresholds_up_to
 
 
@@ -142,7 +143,7 @@ def _replay(
     if as_json:
         print_json(document)
     else:
-        _print_summary(f"{workload.label}, {settings.policy if settings else 'stock scheduler'}, in {out}", summary)
+        print_summary(f"{workload.label}, {settings.policy if settings else 'stock scheduler'}, in {out}", summary)
 
 
 def sweep(
@@ -237,21 +238,3 @@ def _sweep(
     if as_json:
         print_json({"out": str(out), "thresholds": list(plan.thresholds), "runs": [str(folder) for folder in folders]})
     note(f"next: paceline tune threshold select --root {out}")
-
-
-def _print_summary(title: str, summary: RunSummary) -> None:
-    rows: list[tuple[str, object]] = [(f"TTFT P{p} ms (95 % CI)", each) for p, each in summary.ttft_ms.items()]
-    rows += [(f"TPOT P{p} ms (95 % CI)", each) for p, each in summary.tpot_ms.items()]
-    rows += [
-        ("requests", f"{summary.requests:,} in {summary.duration_seconds:.2f} s, {summary.preemptions:,} preemptions"),
-        (
-            "throughput",
-            f"{summary.requests_per_second:.2f} requests/s, {summary.output_tokens_per_second:.1f} tokens/s",
-        ),
-    ]
-    if summary.adherence is not None:
-        rows += [
-            ("within their budgets", summary.adherence),
-            ("goodput", f"{summary.goodput_per_second:.2f} requests/s ({summary.goodput_interval})"),
-        ]
-    print_facts(title, rows)
