@@ -1,8 +1,8 @@
 """Percentiles, adherence, means and goodput, each with its interval; standard library only, so that it loads online."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, pstdev
 
 from paceline.errors import InvalidValueError
@@ -57,18 +57,23 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanEstimate:
-    """A mean with the standard deviation (population form, divided by n) and the count behind it."""
+    """A mean with the standard deviation (population form, divided by n) and the count behind it.
+
+    `design_effect` is how much larger its variance is than that of independent values: 1 unless values share something, as
+    questions share a picture.
+    """
 
     mean: float
     std: float
     count: int
+    design_effect: float = 1.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Return the normal interval of the mean; None for a single value, which says nothing of spread."""
         if self.count < 2:
             return None
         # std / sqrt(n - 1) is the standard error: the population form lacks the factor sqrt(n / (n - 1))
-        reach = _z(confidence) * self.std / math.sqrt(self.count - 1)
+        reach = _z(confidence) * self.std * math.sqrt(self.design_effect / (self.count - 1))
         return Interval(low=self.mean - reach, high=self.mean + reach)
 
     def score_interval(self, confidence: float = CONFIDENCE) -> Interval | None:
@@ -78,7 +83,7 @@ class MeanEstimate:
         scores that vary more (CIDEr exceeds 1) get the normal one.
         """
         if 0 <= self.mean <= 1 and self.std**2 <= self.mean * (1 - self.mean) + 1e-9:
-            return wilson_interval(self.mean, self.count, confidence)
+            return wilson_interval(self.mean, self.count / self.design_effect, confidence)
         return self.interval(confidence)
 
 
@@ -86,6 +91,29 @@ def mean_estimate(values: Sequence[float]) -> MeanEstimate:
     """Return mean, spread and count of at least one value."""
     _require_values(values)
     return MeanEstimate(mean=fmean(values), std=pstdev(values), count=len(values))
+
+
+def clustered_estimate(values: Sequence[float], clusters: Sequence[Hashable]) -> MeanEstimate:
+    """Return mean, spread and count of at least one value, with the design effect of values that share a cluster.
+
+    The variance of the mean is that of the clusters' sums of residuals (Liang and Zeger, Biometrika 73, 1986), with the
+    factor G / (G - 1) for G clusters, and never less than that of independent values. It is too small for few clusters, below
+    about thirty. Where all values are equal, or all are of one cluster, a cluster counts as one value.
+    """
+    estimate = mean_estimate(values)
+    if len(clusters) != len(values):
+        raise InvalidValueError("number of clusters", len(clusters), f"one for each of {len(values)} values")
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - estimate.mean
+    count, groups = len(values), len(sums)
+    if count == groups:
+        return estimate
+    independent = estimate.std**2 * count / (count - 1)
+    if groups < 2 or independent <= 0:
+        return replace(estimate, design_effect=count / groups)
+    clustered = math.fsum(each * each for each in sums.values()) * groups / (groups - 1) / count
+    return replace(estimate, design_effect=max(1.0, clustered / independent))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -129,7 +157,7 @@ def tolerance_rank(count: int, share: float, confidence: float = CONFIDENCE) -> 
     return rank if rank <= count else None
 
 
-def wilson_interval(share: float, count: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(share: float, count: float, confidence: float = CONFIDENCE) -> Interval:
     """Return Wilson's interval (JASA 22, 1927) for a share of `count` outcomes: close to exact, and quick to compute."""
     z = _z(confidence)
     shrink = 1 + z * z / count

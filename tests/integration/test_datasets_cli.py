@@ -77,6 +77,15 @@ def test_all_nine_are_profiled_judged_and_tabled(paceline, folders, tmp_path):
     rows = profile.samples.select("dataset", "sample_id").unique().cast({"dataset": str}).rows()
     assert set(asked) == set(rows) and len(asked) == 10 * ASKED
     assert all(len(each.picture_sha256) == len(each.prompt_sha256) == 64 for each in asked.values())
+    code, said, err = paceline("accuracy", out, "--json")
+    judged = json.loads(said)
+    assert code == 0 and {each["dataset"] for each in judged["overall"]} == {"digits_count", *NAMES}, err
+    assert {"split=simple", "answer_type=other"} <= {each["type"] for each in judged["by_type"]}
+    assert all(each["questions"] == ASKED for each in judged["differences"]) and len(judged["differences"]) == 10
+    assert next(each for each in judged["overall"] if each["dataset"] == "tally_qa")["count_rmse"] is not None
+    code, said, _err = paceline("accuracy", out, "--datasets", "tally_qa")
+    assert code == 0 and "scorer tally/1" in said and "on the same questions" in said
+    assert paceline("budgets", out)[0] == 0
     code, _said, err = paceline("table", "build", out, "--output-file", tmp_path / "table.json", "--per-dataset")
     assert code == 0 and "caution: accuracies of captions" in err
     assert set(LookupTable.load(tmp_path / "table.json").metadata.datasets) == {"digits_count", *NAMES}

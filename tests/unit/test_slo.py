@@ -11,6 +11,7 @@ from paceline.slo import (
     MeanEstimate,
     Proportion,
     adherence,
+    clustered_estimate,
     goodput_per_second,
     mean_estimate,
     percentile,
@@ -128,3 +129,45 @@ def test_a_tolerance_rank_is_the_smallest_that_covers_with_confidence(count, sha
     covered = [binom.cdf(below, count, share) for below in range(count)]  # P(fewer than rank of the draws lie below)
     expected = next((below + 1 for below, chance in enumerate(covered) if chance >= confidence), None)
     assert rank == expected or abs(covered[min(rank or count, expected or count) - 1] - confidence) < 1e-9
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=2, max_size=30), copies=st.integers(2, 5))
+def test_questions_of_one_picture_that_score_alike_count_as_one(values, copies):
+    repeated = [value for value in values for _ in range(copies)]
+    clusters = [index for index in range(len(values)) for _ in range(copies)]
+    shared = clustered_estimate(repeated, clusters)
+    assert shared.mean == pytest.approx(mean_estimate(values).mean) and shared.count == len(repeated)
+    wide, narrow = shared.interval(), mean_estimate(values).interval()
+    if mean_estimate(values).std > 1e-6:
+        assert (wide.low, wide.high) == pytest.approx((narrow.low, narrow.high))
+    assert shared.score_interval().high - shared.score_interval().low >= (
+        mean_estimate(repeated).score_interval().high - mean_estimate(repeated).score_interval().low - 1e-12
+    )
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_clusters_of_one_change_nothing(values):
+    assert clustered_estimate(values, range(len(values))) == mean_estimate(values)
+
+
+def test_intervals_over_pictures_cover_where_plain_ones_do_not():
+    random = np.random.default_rng(7)
+    pictures = np.repeat(np.arange(60), 5)
+    plain, clustered = 0, 0
+    for _ in range(400):
+        chance_P = random.beta(0.6, 0.6, 60)  # a picture is easy or hard for all of its questions
+        values = (random.random(300) < chance_P[pictures]).astype(float).tolist()
+        intervals = (
+            mean_estimate(values).score_interval(),
+            clustered_estimate(values, pictures.tolist()).score_interval(),
+        )
+        plain += intervals[0].low <= 0.5 <= intervals[0].high
+        clustered += intervals[1].low <= 0.5 <= intervals[1].high
+    assert plain < 0.85 * 400 and clustered > 0.91 * 400
+
+
+def test_one_picture_alone_tells_as_much_as_one_question():
+    found = clustered_estimate([1.0, 1.0, 0.0, 1.0], ["p"] * 4)
+    assert found.design_effect == 4 and clustered_estimate([1.0] * 6, [0, 0, 1, 1, 2, 2]).design_effect == 2
+    with pytest.raises(InvalidValueError, match="number of clusters"):
+        clustered_estimate([1.0, 2.0], ["p"])

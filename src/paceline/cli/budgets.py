@@ -1,14 +1,17 @@
 """`paceline budgets`: what latency budgets a profile supports."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from paceline.accuracy import design_effects
 from paceline.analyze import BudgetAnalysis, ConfigPoint, analyze_budgets, analyzed_columns, budgets_document
 from paceline.cli.flags.lists import ListFlagCommand
-from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
+from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_with_pictures
 from paceline.cli.printing import JsonFlag, print_json, print_table, say, write_document
+from paceline.records import KnobConfig
 from paceline.slo import MeanEstimate
 
 LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill, llm-prefill or total.")]
@@ -30,7 +33,7 @@ def budgets(
 ) -> None:
     """Show percentiles, accuracy-latency fronts and recommended budgets of a profile."""
     columns = analyzed_columns(latency)
-    read = read_listing_left_out(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
+    read = read_with_pictures(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
     analysis = analyze_budgets(read.samples, latency_kind=latency)
     document = budgets_document(analysis)
     if output is not None:
@@ -38,10 +41,10 @@ def budgets(
     if as_json:
         print_json(document)
     else:
-        _print_analysis(analysis)
+        _print_analysis(analysis, design_effects(read.samples) if "metadata" in read.samples.columns else {})
 
 
-def _print_analysis(analysis: BudgetAnalysis) -> None:
+def _print_analysis(analysis: BudgetAnalysis, effects: Mapping[tuple[str, KnobConfig], float]) -> None:
     shown = analysis.percentiles
     names = ("min", "p5", "p25", "median", "p75", "p95", "max", "mean", "std")
     title = f"{analysis.latency_kind} latency over {shown.n:,} samples (ms)"
@@ -50,7 +53,7 @@ def _print_analysis(analysis: BudgetAnalysis) -> None:
         print_table(
             f"{name}: front of {len(dataset.front)} out of {len(dataset.points)} configurations",
             ("configuration", "accuracy", "95 % interval", "latency ms", "± std", "n"),
-            [_point_row(point) for point in dataset.front],
+            [_point_row(point, effects.get((name, point.config), 1.0)) for point in dataset.front],
         )
     _print_across(analysis)
     _print_recommended(analysis)
@@ -60,8 +63,10 @@ def _print_analysis(analysis: BudgetAnalysis) -> None:
     say(f"On no dataset's front: {len(unused)} of {total} configurations{listed}")
 
 
-def _point_row(point: ConfigPoint) -> list[str]:
-    estimate = MeanEstimate(mean=point.accuracy, std=point.accuracy_std, count=point.num_samples)
+def _point_row(point: ConfigPoint, design_effect: float) -> list[str]:
+    estimate = MeanEstimate(
+        mean=point.accuracy, std=point.accuracy_std, count=point.num_samples, design_effect=design_effect
+    )
     spread = f"{point.latency_std_ms:.1f}"
     interval = str(estimate.score_interval() or "-")
     return [

@@ -25,6 +25,10 @@ COMMANDS = {  # name: (module, first line of its help)
         "Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails.",
     ),
     "budgets": ("budgets", "Show percentiles, accuracy-latency fronts and recommended budgets of a profile."),
+    "accuracy": (
+        "accuracy",
+        "Show a profile's accuracies by type of question, and configurations compared on the same questions.",
+    ),
     "report": (
         "report",
         "Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page.",

@@ -1,6 +1,6 @@
 """Controllers judged on held-out samples of a profile: what they scored, and how often they kept the budget."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,7 @@ from paceline.evaluate.price import ScaledTable, scaled_table
 from paceline.evaluate.recovered import LearnedFigures, learned_figures
 from paceline.profiles.request_features import RequestVectors
 from paceline.profiles.requests import MeasuredRequests, measured_requests
+from paceline.profiles.told import pictures_of, told_questions
 from paceline.records import LatencyBudget, LatencyKind
 
 
@@ -76,7 +77,8 @@ def evaluate(
 
     The oracle is added; where there are controllers `table` and `bound` the table scaled to the bound's adherence, and to
     that of every learned one; where `bound` says what fits, the oracle within its bounds. Learned controllers go by their
-    names (`paceline.evaluate.names`) and need `vectors`, those that profiling stored with the samples of `test`.
+    names (`paceline.evaluate.names`) and need `vectors`, those that profiling stored with the samples of `test`. With the column
+    `metadata`, intervals of accuracies count pictures.
     Raises InvalidValueError for a controller of another latency kind, for vectors of other requests, and where no request
     was measured under every configuration.
     """
@@ -92,7 +94,10 @@ def evaluate(
             "at least one budget, and one request that was: profile with the full grid for each sample",
         )
     played = _played(controllers, requests, budgets, on_progress)
-    return _evaluation(played, controllers.get(TABLE), requests, len(every.names), budgets, latency_kind, alpha)
+    pictures = pictures_of(told_questions(test), list(requests.names)) if "metadata" in test.columns else None
+    return _evaluation(
+        played, controllers.get(TABLE), requests, pictures, len(every.names), budgets, latency_kind, alpha
+    )
 
 
 def _played(
@@ -117,6 +122,7 @@ def _evaluation(
     played: dict[str, Choices],
     table: Controller | None,
     requests: MeasuredRequests,
+    pictures: Sequence[Hashable] | None,
     count: int,
     budgets_ms: tuple[float, ...],
     latency_kind: LatencyKind,
@@ -138,7 +144,7 @@ def _evaluation(
         num_requests=len(requests.names),
         incomplete=count - len(requests.names),
         best_fixed_adherence=tuple(best_B),
-        controllers=_figures(played, outcomes, requests, budgets_ms),
+        controllers=_figures(played, outcomes, requests, budgets_ms, pictures),
         pooled={name: pooled_figures(choices, outcomes[name]) for name, choices in played.items()},
         decision_times={name: times for name, each in played.items() if (times := decision_times(each)) is not None},
         scaled_table=scaled.get(BOUND),
@@ -169,8 +175,12 @@ def _figures(
     outcomes: Mapping[str, Outcomes],
     requests: MeasuredRequests,
     budgets_ms: Sequence[float],
+    pictures: Sequence[Hashable] | None,
 ) -> dict[str, tuple[BudgetFigures, ...]]:
-    return {name: budget_figures(choices, outcomes[name], requests, budgets_ms) for name, choices in played.items()}
+    return {
+        name: budget_figures(choices, outcomes[name], requests, budgets_ms, pictures)
+        for name, choices in played.items()
+    }
 
 
 def _with_vectors(requests: MeasuredRequests, vectors: RequestVectors) -> MeasuredRequests:

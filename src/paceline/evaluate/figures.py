@@ -1,12 +1,13 @@
 """The figures of an evaluation, each with its interval.
 
 Requests are independent of one another, the decisions for one request at several budgets are not: intervals are taken at
-one budget, and the pooled one counts every request once.
+one budget, and the pooled one counts every request once. Questions about one picture score alike, though, so intervals of
+accuracies count pictures where a profile tells them.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from paceline.evaluate.choices import Choices, Outcomes
 from paceline.profiles.requests import MeasuredRequests
-from paceline.slo import Interval, MeanEstimate, Proportion
+from paceline.slo import Interval, MeanEstimate, Proportion, clustered_estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +73,19 @@ class PooledFigures:
 
 
 def budget_figures(
-    choices: Choices, outcomes: Outcomes, requests: MeasuredRequests, budgets_ms: Sequence[float]
+    choices: Choices,
+    outcomes: Outcomes,
+    requests: MeasuredRequests,
+    budgets_ms: Sequence[float],
+    pictures: Sequence[Hashable] | None = None,
 ) -> tuple[BudgetFigures, ...]:
-    """Return the figures of one controller, a row a budget."""
+    """Return the figures of one controller, a row a budget; requests of one of `pictures` are not independent."""
+    shared = requests.names if pictures is None else pictures
     dataset_R = np.array([dataset for dataset, _ in requests.names])
     groups = {str(dataset): dataset_R == dataset for dataset in np.unique(dataset_R)}
     return tuple(
-        _row(choices, outcomes, requests, groups, place, float(budget_ms)) for place, budget_ms in enumerate(budgets_ms)
+        _row(choices, outcomes, requests, groups, shared, place, float(budget_ms))
+        for place, budget_ms in enumerate(budgets_ms)
     )
 
 
@@ -116,6 +123,7 @@ def _row(
     outcomes: Outcomes,
     requests: MeasuredRequests,
     groups: Mapping[str, NDArray[np.bool_]],
+    pictures: Sequence[Hashable],
     place: int,
     budget_ms: float,
 ) -> BudgetFigures:
@@ -126,7 +134,7 @@ def _row(
     count, promised = len(latency_ms_R), int(promised_R.sum())
     return BudgetFigures(
         budget_ms=budget_ms,
-        accuracy=MeanEstimate(mean=float(accuracy_R.mean()), std=float(accuracy_R.std()), count=count),
+        accuracy=clustered_estimate(accuracy_R.tolist(), pictures),
         adherence=Proportion(successes=int(kept_R.sum()), count=count),
         promised=Proportion(successes=int((kept_R & promised_R).sum()), count=promised) if promised else None,
         none_fit=count - promised,

@@ -9,7 +9,7 @@ import typer
 from paceline.cli.evaluate.judging import Judged, Progress, chosen_budgets, judge, judged_with, write_page
 from paceline.cli.evaluate.printing import print_evaluation
 from paceline.cli.flags.lists import ListFlagCommand, split_list, split_numbers
-from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
+from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_with_pictures
 from paceline.cli.printing import JsonFlag, print_json, progress_bars, write_document
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.errors import InvalidValueError, UnknownChoiceError
@@ -89,7 +89,7 @@ def evaluate_profile(
     learned = _learned(judged_too, alpha, latency)
     kind = latency or ("prefill" if learned is None else learned.latency_kind)
     columns = ESTIMATOR_COLUMNS if learned is None else CHOOSER_COLUMNS
-    read = read_listing_left_out(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
+    read = read_with_pictures(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
     with progress_bars("training the estimator", "judging controllers") as (on_training, on_judging):
         judged = _judged(read, judged_too, learned, alpha, on_training)
         chosen = chosen_budgets(asked_ms, judged.parts, kind)

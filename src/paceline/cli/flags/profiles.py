@@ -32,6 +32,17 @@ def read_listing_left_out(
     return profile
 
 
+def read_with_pictures(
+    path: Path, *, datasets: Sequence[str] | None, columns: Sequence[str], skip_bad: bool
+) -> Profile:
+    """Read a profile, with what tells which questions share a picture where it asked public sets."""
+    read = read_listing_left_out(path, datasets=datasets, columns=columns, skip_bad=skip_bad)
+    if not any(run.sources for run in read.provenance):
+        return read
+    told = (*columns, "sample_id", "metadata")
+    return read_profile(path, datasets=split_list(datasets), columns=told, skip_bad=skip_bad)
+
+
 def one_source(profile: Path | None, results_dir: Path | None) -> Path:
     """Return the one of two ways to name a profile that was given; raises InvalidValueError for none and for both."""
     given = [path for path in (profile, results_dir) if path is not None]
