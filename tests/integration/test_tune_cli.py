@@ -175,7 +175,7 @@ def opened(monkeypatch):
         sys.stdout.write("an engine that prints\n")
         yield PlannedHost(settings or STOCK)
 
-    monkeypatch.setattr(EngineFlags, "opener", lambda self, scheduler: open_host)
+    monkeypatch.setattr(EngineFlags, "opener", lambda self, scheduler, virtual=False: open_host)
     return seen
 
 
@@ -408,8 +408,8 @@ SCHEDULER = (
 RUNS = f"--max-model-len --engine-args --seed {LOAD} {SCHEDULER} --out -o --json"
 SELECT = "--w-request --w-prefill --w-prefill-exec-norm --w-request-exec-norm --w-decode --run-agg"
 FLAGS = {
-    "replay": f"{RUNS} --min-chunk-threshold --stock",
-    "threshold sweep": f"{RUNS} --max --step --repetitions",
+    "replay": f"{RUNS} --min-chunk-threshold --stock --virtual",
+    "threshold sweep": f"{RUNS} --max --step --repetitions --simulate",
     "threshold select": f"--root --baseline {SELECT} {SELECT.replace('-', '_').replace('__', '--')} --rule --json",
     "aging": "--statistic --short-request-factor --json",
     "step-time": "--output -o --json",
@@ -437,3 +437,42 @@ def test_select_and_aging_load_neither_torch_nor_vllm():
     check = "import sys; from paceline.cli.main import app_for; app_for(['tune']); "
     check += "assert not {'torch', 'vllm', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+@pytest.fixture
+def step_time(tmp_path):
+    path = tmp_path / "step_time.json"
+    path.write_text(json.dumps(STEP_TIME.document()))
+    return path
+
+
+def test_a_simulated_sweep_needs_no_model_and_is_the_same_each_time(paceline, trace, step_time, tmp_path):
+    flags = ["--trace", trace, "--chunk-size", "64", "--max", "15", "--step", "5", "--repetitions", "2"]
+    engine = ["--engine-args", '{"max_num_seqs": 8, "num_gpu_blocks_override": 60}', "--step-time", step_time]
+    for name in ("one", "other"):
+        done(paceline("tune", "threshold", "sweep", "--simulate", *flags, *engine, "--out", tmp_path / name))
+    swept = json.loads((tmp_path / "one" / "sweep.json").read_text())
+    assert swept["simulated"] is True and swept["model"] is None
+    choices = [
+        json.loads(done(paceline("tune", "threshold", "select", "--root", tmp_path / name, "--json")))
+        for name in ("one", "other")
+    ]
+    assert choices[0]["thresholds"] == choices[1]["thresholds"] and choices[0]["runs"] == 2
+    scores = {each["score"] for each in choices[0]["thresholds"].values()}
+    assert len(scores) > 1  # thresholds reach the simulated planner
+
+
+def test_a_simulated_sweep_is_refused_without_its_clock(paceline, trace, model, step_time, tmp_path):
+    sweep = ["tune", "threshold", "sweep", "--trace", trace, "--out", tmp_path / "out", "--chunk-size", "64"]
+    refused(paceline(*sweep), "MODEL is None", "--simulate")
+    refused(paceline(*sweep, "--simulate", "--engine-args", '{"max_num_seqs": 8}'), "--step-time is None")
+    flags = ["--simulate", "--step-time", step_time, "--engine-args"]
+    refused(paceline(*sweep, *flags, '{"max_num_seqs": "many"}'), "max_num_seqs is 'many'")
+    refused(paceline(*sweep, *flags, '{"max_num_seqs": 200}'), "chunk_size is 64")
+    few = '{"max_num_seqs": 8, "num_gpu_blocks_override": 5}'
+    refused(paceline(*sweep, *flags, few), "request 0 can never be admitted")
+
+
+def test_replay_says_whether_it_was_virtual(paceline, opened, model, trace, tmp_path):
+    done(paceline("tune", "replay", model, "--trace", trace, "--out", tmp_path / "run", "--virtual"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["virtual"] is True

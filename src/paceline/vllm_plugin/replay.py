@@ -90,7 +90,7 @@ class OfflineVllm:
         Prompts are random token ids by seed and request id, the same in every replay; the prefix cache is emptied
         before. Raises InvalidValueError for a request that is longer than the model's context.
         """
-        self._require_context(requests)
+        require_context(requests, self.engine.model_config.max_model_len)
         prompts = {request.request_id: self._prompt(request) for request in requests}
         steps: list[StepRecord] = []
         finished: list[RequestTimes] = []
@@ -124,19 +124,20 @@ class OfflineVllm:
         vocabulary = self.engine.model_config.get_vocab_size()
         return Random(f"{self._seed} {request.request_id}").choices(range(vocabulary), k=request.prompt_tokens)
 
-    def _require_context(self, requests: Sequence[TraceRequest]) -> None:
-        context = self.engine.model_config.max_model_len
-        for request in requests:
-            length = request.prompt_tokens + request.output_tokens
-            if length > context:
-                expected = f"at most {context}, the model's context; shorten it, or raise max_model_len"
-                raise InvalidValueError(f"tokens of request {request.request_id!r}", length, expected)
-
     def _warm_up(self) -> None:
         """Serve one request: the first steps of an engine are many times slower than those that follow."""
         prompt_tokens = max(1, min(WARM_UP_TOKENS, self.engine.model_config.max_model_len // 2))
         request = TraceRequest(request_id="warm-up", arrival_seconds=0.0, prompt_tokens=prompt_tokens, output_tokens=4)
         self.replay([request], on_progress=lambda _done, _total: None)
+
+
+def require_context(requests: Sequence[TraceRequest], context: int) -> None:
+    """Raise InvalidValueError for a request that is longer, with its answer, than a context of so many tokens."""
+    for request in requests:
+        length = request.prompt_tokens + request.output_tokens
+        if length > context:
+            expected = f"at most {context}, the model's context; shorten it, or raise max_model_len"
+            raise InvalidValueError(f"tokens of request {request.request_id!r}", length, expected)
 
 
 def engine_config(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from sys import maxsize
 from typing import Annotated, Any, cast
 
 import typer
@@ -15,13 +16,17 @@ from paceline.records import require_seed
 from paceline.schedule.policies import POLICIES, PolicyWeights
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_time import LinearStepTime
+from paceline.simulate import LinearCost, SimulatedEngine
+from paceline.simulate.engine_settings import VLLM
 from paceline.tune.context import context_tokens
 from paceline.tune.environment import package_versions
 from paceline.tune.host import OpenHost
+from paceline.tune.simulated import blocks_that_last, open_simulated
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, SyntheticLoad, Workload, require_context, scaled
 
 NO_ENGINE_ARGUMENTS = "{}"
+SIMULATED_ARGUMENTS = {"max_num_seqs": 128, "block_size": 16}  # of vLLM's, with what stands for them
 DEFAULT_LOAD, DEFAULT_WEIGHTS = SyntheticLoad(), PolicyWeights()
 LONGEST_OVER_MEDIAN = 4
 
@@ -53,6 +58,9 @@ TargetTimeMsOption = Annotated[float | None, typer.Option(help="Step time to kee
 TargetBaseShareOption = Annotated[float, typer.Option(help="Most a useful chunk's step may spend on its fixed cost.")]
 StepTimeOption = Annotated[Path | None, typer.Option(help="Model file of `paceline tune step-time`.")]
 ModelArgument = Annotated[str, typer.Argument(help="What vLLM is to serve: a local folder or a hub id.")]
+SweptModelArgument = Annotated[
+    str | None, typer.Argument(help="What vLLM is to serve: a local folder or a hub id; not needed with --simulate.")
+]
 MaxModelLenOption = Annotated[int | None, typer.Option(help="Context.", show_default="the model's own")]
 EngineArgsOption = Annotated[str, typer.Option(help="Further engine arguments, a JSON object.")]
 SeedOption = Annotated[int, typer.Option(help="Draws synthetic loads, prompts and the order of runs.")]
@@ -144,7 +152,7 @@ class SchedulerFlags:
 class EngineFlags:
     """What vLLM is started with, the scheduler aside."""
 
-    model: str
+    model: str | None
     max_model_len: int | None
     engine_args: str
     seed: int
@@ -154,14 +162,43 @@ class EngineFlags:
 
     @property
     def context_tokens(self) -> int:
-        """The longest request, prompt and answer together."""
+        """The longest request, prompt and answer together; nothing limits it where no model is named."""
+        if self.model is None:
+            return maxsize if self.max_model_len is None else self.max_model_len
         return context_tokens(self.model, self.max_model_len)
 
-    def opener(self, scheduler: SchedulerFlags) -> OpenHost:
-        """Return what starts an engine; raises MissingExtraError where vLLM is not installed."""
-        host = import_module("paceline.vllm_plugin.replay").OfflineVllm
+    def opener(self, scheduler: SchedulerFlags, *, virtual: bool = False) -> OpenHost:
+        """Return what starts an engine, or its scheduler alone in virtual time.
+
+        Raises MissingExtraError where vLLM is not installed.
+        """
+        if virtual:
+            host = import_module("paceline.vllm_plugin.virtual_replay").VirtualVllm
+        else:
+            host = import_module("paceline.vllm_plugin.replay").OfflineVllm
         arguments, step_time = self._arguments(scheduler), scheduler.model()
         return partial(host.open, self.model, engine_args=arguments, seed=self.seed, step_time=step_time)
+
+    def simulated_opener(self, scheduler: SchedulerFlags, workload: Workload) -> OpenHost:
+        """Return what opens a simulated engine of the same arguments, by vLLM's names; raises InvalidValueError."""
+        step_time = scheduler.model()
+        if step_time is None:
+            expected = "a model of `paceline tune step-time`: in virtual time it is the clock"
+            raise InvalidValueError("--step-time", None, expected)
+        given = self._arguments(scheduler)
+        numbers = {name: _whole(given, name, default) for name, default in SIMULATED_ARGUMENTS.items()}
+        blocks = blocks_that_last(
+            workload.requests, max_num_seqs=numbers["max_num_seqs"], block_size=numbers["block_size"]
+        )
+        engine = SimulatedEngine(
+            rules=VLLM,
+            planner=PlannerSettings(chunk_size=scheduler.chunk_size),
+            max_num_seqs=numbers["max_num_seqs"],
+            num_blocks=_whole(given, "num_gpu_blocks_override", blocks),
+            block_size=numbers["block_size"],
+            target_model=step_time,
+        )
+        return open_simulated(engine, LinearCost(step_time))
 
     def conditions(self, scheduler: SchedulerFlags) -> dict[str, object]:
         """Return what must not change between runs that are compared, ready for JSON."""
@@ -187,6 +224,13 @@ class EngineFlags:
             expected = """a JSON object, for example '{"dtype": "float32"}'"""
             raise InvalidValueError("--engine-args", self.engine_args, expected)
         return cast("dict[str, Any]", parsed)
+
+
+def _whole(given: dict[str, Any], name: str, default: int) -> int:
+    value = given.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidValueError(f"--engine-args {name}", value, "a whole number of at least 1")
+    return value
 
 
 def _within(workload: Workload, max_model_len: int) -> Workload:

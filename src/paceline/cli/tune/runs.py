@@ -36,6 +36,7 @@ from paceline.cli.tune.flags import (
     SeedOption,
     SpeedOption,
     StepTimeOption,
+    SweptModelArgument,
     SyntheticOption,
     TargetBaseShareOption,
     TargetTimeMsOption,
@@ -43,6 +44,7 @@ from paceline.cli.tune.flags import (
     TraceOption,
     TtftBudgetMsOption,
 )
+from paceline.errors import InvalidValueError
 from paceline.profiles.atomic import refuse_occupied
 from paceline.schedule.settings import DEFAULT_BASE_SHARE, PlannerSettings
 from paceline.tune.run_files import write_run
@@ -57,6 +59,9 @@ def replay(
         int, typer.Option(help="Budget left in a step below which no further chunk is added.")
     ] = 0,
     stock: Annotated[bool, typer.Option("--stock", help="vLLM's own scheduler instead, for comparison.")] = False,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="vLLM's scheduler without a model, in virtual time by --step-time.")
+    ] = False,
     as_json: JsonFlag = False,
     max_model_len: MaxModelLenOption = None,
     engine_args: EngineArgsOption = NO_ENGINE_ARGUMENTS,
@@ -113,6 +118,7 @@ def replay(
         out,
         None if stock else scheduler.settings(min_chunk_threshold=min_chunk_threshold),
         as_json,
+        virtual=virtual,
     )
 
 
@@ -123,17 +129,20 @@ def _replay(
     out: Path,
     settings: PlannerSettings | None,
     as_json: bool,
+    *,
+    virtual: bool,
 ) -> None:
     refuse_occupied(out)
     workload = load.loads(engine.context_tokens)(engine.seed)
     conditions = engine.conditions(scheduler)
     with redirect_stdout(sys.stderr):  # vLLM prints and logs where it likes
-        open_host = engine.opener(scheduler)
+        open_host = engine.opener(scheduler, virtual=virtual)
         with progress_bar(f"replaying {workload.label}") as move, open_host(settings) as host:
             result = host.replay(workload.requests, on_progress=move)
     summary = summarize(result.requests)
     document = {
         "seed": engine.seed,
+        "virtual": virtual,
         "scheduler": settings and asdict(settings),
         "load": workload.document(),
         **conditions,
@@ -147,8 +156,11 @@ def _replay(
 
 
 def sweep(
-    model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The sweep's directory; an unfinished sweep goes on.")],
+    model: SweptModelArgument = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="In the simulator, by --step-time: no engine runs, and none is needed.")
+    ] = False,
     largest: Annotated[
         int | None, typer.Option("--max", help="Largest threshold.", show_default="the last below 30 % of chunk size")
     ] = None,
@@ -204,7 +216,9 @@ def sweep(
         step_time=step_time,
     )
     thresholds = thresholds_up_to(largest, step=step, chunk_size=chunk_size)
-    _sweep(engine, load, scheduler, out, thresholds, repetitions, as_json)
+    if model is None and not simulate:
+        raise InvalidValueError("MODEL", None, "a model for vLLM to serve, or --simulate")
+    _sweep(engine, load, scheduler, out, thresholds, repetitions, as_json, simulate=simulate)
 
 
 def _sweep(
@@ -215,6 +229,8 @@ def _sweep(
     thresholds: Sequence[int],
     repetitions: int,
     as_json: bool,
+    *,
+    simulate: bool,
 ) -> None:
     plan = SweepPlan(
         thresholds=tuple(thresholds),
@@ -225,13 +241,15 @@ def _sweep(
     load_of_seed = load.loads(engine.context_tokens)
     first = load_of_seed(engine.seed)
     bar = progress_bar(f"sweeping {len(plan.thresholds)} thresholds, {first.label}")
+    conditions = engine.conditions(scheduler) | ({"simulated": True} if simulate else {})
+    open_host = engine.simulated_opener(scheduler, first) if simulate else engine.opener(scheduler)
     with redirect_stdout(sys.stderr), bar as move:
         folders = run_sweep(
             out,
             plan,
             workload_of=lambda repetition: load_of_seed(engine.seed + repetition),
-            open_host=engine.opener(scheduler),
-            conditions=engine.conditions(scheduler),
+            open_host=open_host,
+            conditions=conditions,
             clock=lambda: datetime.now(UTC),
             on_progress=move,
         )

@@ -16,7 +16,7 @@ except ImportError as error:
 Function = TypeVar("Function", bound=Callable[..., Any])
 # nothing here allocates, so that nothing needs counting references; a division by zero would be a mistake of ours
 OPTIONS = {"error_model": "numpy", "_nrt": False}
-INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # nobody but compiled code calls it
+INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}  # nobody but compiled code calls it
 _compile = cast("Callable[..., Any]", njit)
 
 
