@@ -63,7 +63,7 @@ def _subject(sample_id: str) -> tuple[str, ...]:
 MMMU = PublicSet(
     name="mmmu",
     title="MMMU",
-    licence="CC BY-SA 4.0 (as its card says); pictures: of textbooks and the web",
+    licence="not stated on the hub's card: see the source",
     source="https://mmmu-benchmark.github.io",
     hub_ids=("lmms-lab/MMMU", "lmms-lab-encoder/MMMU"),
     splits={"validation": 900, "dev": 150},

@@ -20,7 +20,7 @@ def _ask(row: Row) -> Asked:
 OKVQA = PublicSet(
     name="okvqa",
     title="OK-VQA",
-    licence="CC BY 4.0 (annotations); pictures: COCO's terms (Flickr)",
+    licence="not stated on the hub's card; pictures: COCO's terms (Flickr)",
     source="https://okvqa.allenai.org",
     hub_ids=("lmms-lab/OK-VQA", "lmms-lab-encoder/OK-VQA"),
     splits={"val2014": 5046},

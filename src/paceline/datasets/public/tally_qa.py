@@ -19,7 +19,7 @@ def _ask(row: Row) -> Asked:
 TALLY_QA = PublicSet(
     name="tally_qa",
     title="TallyQA",
-    licence="Apache 2.0 (as its repository says); pictures: COCO and Visual Genome",
+    licence="not stated: see the source; pictures: COCO and Visual Genome",
     source="https://github.com/manoja328/TallyQA_dataset",
     hub_ids=("vikhyatk/tallyqa-test",),
     splits={"test": None},
