@@ -17,6 +17,7 @@ LATENCY_KINDS = ("ttft", "prefill", "total")
 SCHEMA_VERSION = 1
 DATASET_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}"
 DATASET_NAMES = "letters, digits, `_`, `-` and `.`, at most 100, the first of them no `.`"  # what file names can carry
+LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**32 - 1  # that of numpy's older generator, which engines still seed
 PROMPT_EMBEDDING_SIZE = 16
 THUMBNAIL_PX = 64
@@ -342,8 +343,8 @@ class RequestFeatures:
 
     def __post_init__(self) -> None:
         for name, value in (("text_tokens", self.text_tokens), *self.vision_tokens.items()):
-            if not value >= 0:
-                raise InvalidValueError(f"{name} tokens", value, "a number of at least 0")
+            if not 0 <= value <= LARGEST_COUNT:
+                raise InvalidValueError(f"{name} tokens", value, f"a number from 0 to {LARGEST_COUNT}")
         if not self.vision_tokens:
             raise InvalidValueError("vision_tokens", {}, "the image tokens of at least one tier")
         expected = self.expected_output_tokens

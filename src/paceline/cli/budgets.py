@@ -11,6 +11,7 @@ from paceline.analyze import BudgetAnalysis, ConfigPoint, analyze_budgets, analy
 from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_with_pictures
 from paceline.cli.printing import JsonFlag, print_json, print_table, say, write_document
+from paceline.profiles.atomic import require_file_path
 from paceline.records import KnobConfig
 from paceline.slo import MeanEstimate
 
@@ -32,6 +33,8 @@ def budgets(
     as_json: JsonFlag = False,
 ) -> None:
     """Show percentiles, accuracy-latency fronts and recommended budgets of a profile."""
+    if output is not None:
+        require_file_path(output)
     columns = analyzed_columns(latency)
     read = read_with_pictures(profile, datasets=datasets, columns=columns, skip_bad=skip_bad)
     analysis = analyze_budgets(read.samples, latency_kind=latency)

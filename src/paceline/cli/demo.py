@@ -30,8 +30,12 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Directory for the profile, table, estimator, report.html and summary.json.")
     ] = Path("demo-out"),
-    samples: Annotated[int, typer.Option(help="Questions of each set to profile.", min=FEWEST_SAMPLES)] = 45,
-    requests: Annotated[int, typer.Option(help="Held-out questions to answer under each budget.", min=1)] = 45,
+    samples: Annotated[
+        int, typer.Option(help="Questions of each set to profile.", min=FEWEST_SAMPLES, max=100_000)
+    ] = 45,
+    requests: Annotated[
+        int, typer.Option(help="Held-out questions to answer under each budget.", min=1, max=100_000)
+    ] = 45,
     as_json: JsonFlag = False,
 ) -> None:
     """Profile the embedded model, learn what each setting costs and answer held-out questions under five budgets."""

@@ -92,6 +92,12 @@ def run(arguments: Sequence[str]) -> int:
         except PacelineError as error:
             note(str(error), mark="error")
             return 2
+        except OSError as error:
+            if error.filename is None:
+                raise
+            reason = f"{error.filename}: {error.strerror}"
+            note(f"{reason}; check the path, its permissions and the room on the disk", mark="error")
+            return 2
         except Exception as error:
             # typer keeps its copy of click to itself: an error in the usage is known by what it can say
             if not (hasattr(error, "format_message") and hasattr(error, "ctx")):

@@ -7,6 +7,7 @@ import typer
 
 from paceline.cli.flags.profiles import ProfileArgument
 from paceline.cli.printing import JsonFlag, note_written, print_json
+from paceline.profiles.atomic import require_file_path
 from paceline.records import LatencyKind
 from paceline.report import write_report
 
@@ -26,6 +27,7 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page."""
+    require_file_path(output)
     size_bytes = write_report(
         profile, output, latency_kind=cast(LatencyKind, latency)
     )  # checked where tables are built

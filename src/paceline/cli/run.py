@@ -32,7 +32,9 @@ def run(
             help="Refuse a budget that nothing keeps, and a controller measured elsewhere.",
         ),
     ] = False,
-    warmup: Annotated[int, typer.Option(help="Untimed runs first: a process's first request is slow.", min=0)] = 2,
+    warmup: Annotated[
+        int, typer.Option(help="Untimed runs first: a process's first request is slow.", min=0, max=1000)
+    ] = 2,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = DEFAULT_MAX_NEW_TOKENS,
     per_step: Annotated[bool, typer.Option("--per-step", help="Show the time of every decode step too.")] = False,
     device: DeviceFlag = "auto",

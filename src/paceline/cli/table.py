@@ -15,6 +15,7 @@ from paceline.control import AggregationMethod, LookupTable
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import InvalidValueError, PacelineWarning, UnknownChoiceError
 from paceline.fit import build_dataset_tables, build_lookup_table, save_table
+from paceline.profiles.atomic import require_file_path
 from paceline.records import LATENCY_KINDS, Decision, LatencyKind
 from paceline.slo import MeanEstimate
 
@@ -76,6 +77,7 @@ def build(
     kind = _latency_kind(latency, use_prefill_only, use_total_latency)
     shown_ms = split_numbers("budgets", budgets)
     source = one_source(profile, results_dir)
+    require_file_path(output_file)
     read = read_listing_left_out(source, datasets=datasets, columns=analyzed_columns(kind), skip_bad=skip_bad)
     method = cast(AggregationMethod, aggregation_method)  # checked where the table is built
     tables = {output_file: build_lookup_table(read, aggregation_method=method, latency_kind=kind, tolerance=tolerance)}

@@ -24,6 +24,7 @@ from paceline.measure.verify import KnobCheck, Verification
 from paceline.measure.verify import verify as verify_model
 from paceline.models.grid import grid_of
 from paceline.models.loading import load_model
+from paceline.profiles.atomic import require_file_path
 
 
 def verify(
@@ -31,7 +32,9 @@ def verify(
     tiers: TiersFlag = None,
     top_k: TopKFlag = None,
     blocks: BlocksFlag = None,
-    pairs: Annotated[int, typer.Option(help="Interleaved pairs behind each timing comparison.", min=10)] = 60,
+    pairs: Annotated[
+        int, typer.Option(help="Interleaved pairs behind each timing comparison.", min=10, max=100_000)
+    ] = 60,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The capability record; an older one is kept beside it.")
     ] = Path("capability.json"),
@@ -41,6 +44,7 @@ def verify(
     as_json: JsonFlag = False,
 ) -> None:
     """Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails."""
+    require_file_path(out)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     grid = grid_of(
         loaded,

@@ -1,5 +1,6 @@
 """One request put to an estimator by a person: what is not said is the median of the training rows."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ def typical_request(
     Raises InvalidValueError for another count of numbers.
     """
     tiers = list(dict.fromkeys(config.tier for config in description.configs))
+    if not all(map(math.isfinite, vision_tokens or ())):
+        raise InvalidValueError("vision_tokens", list(vision_tokens or ()), "finite numbers")
     if vision_tokens is None:
         by_tier = dict(description.typical_vision_tokens)
     elif len(vision_tokens) in (1, len(tiers)):

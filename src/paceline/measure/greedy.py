@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from paceline.errors import InvalidValueError
 from paceline.models.critical_section import replaced
 
+MOST_TOKENS = 1_000_000
 KEPT = ("eos_token_id", "pad_token_id", "bos_token_id")
 # what chooses among tokens at random, or shapes that choice: greedy decoding has no use for it
 SAMPLING = frozenset(
@@ -25,8 +26,10 @@ NO_SETTINGS = frozenset({"max_length", "max_new_tokens", "transformers_version",
 
 def greedy(model: PreTrainedModel, max_new_tokens: int) -> GenerationConfig:
     """Return greedy decoding up to `max_new_tokens`, with the model's own end and padding tokens."""
-    if type(max_new_tokens) is not int or max_new_tokens < 1:  # neither True nor 2.5 is a number of tokens
-        raise InvalidValueError("max_new_tokens", max_new_tokens, "a whole number of at least 1")
+    if (
+        type(max_new_tokens) is not int or not 1 <= max_new_tokens <= MOST_TOKENS
+    ):  # neither True nor 2.5 is a number of tokens
+        raise InvalidValueError("max_new_tokens", max_new_tokens, f"a whole number from 1 to {MOST_TOKENS:,}")
     return GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_new_tokens, **_kept(model.generation_config)
     )

@@ -19,6 +19,7 @@ from paceline.profiles.questions import AskedQuestion
 from paceline.records import KnobConfig, KnobGrid, require_seed
 
 CALIBRATION_QUESTIONS = 24
+MOST = 1_000_000  # of anything that is counted out one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +47,12 @@ class ProfilePlan:
     per_step: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InvalidValueError("samples", self.samples, "at least 1 a dataset")
+        if not 1 <= self.samples <= MOST:
+            raise InvalidValueError("samples", self.samples, f"1 to {MOST:,} a dataset")
         self.set_requests()
         for name, least in (("max_new_tokens", 1), ("warmup_runs", 0), ("sentinel_every", 1)):
-            if getattr(self, name) < least:
-                raise InvalidValueError(name, getattr(self, name), f"a whole number of at least {least}")
+            if not least <= getattr(self, name) <= MOST:
+                raise InvalidValueError(name, getattr(self, name), f"a whole number from {least} to {MOST:,}")
         require_seed(self.seed)
         require_strategy(self.strategy, self.num_configs)
 

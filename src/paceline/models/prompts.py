@@ -60,6 +60,8 @@ class Prompts:
     def _text(self, question: str) -> str:
         if not question.strip():
             raise InvalidValueError("prompt", question, "a question about the picture")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise InvalidValueError("prompt", question, "text that UTF-8 can hold")
         special = [token for token in self._reserved if token in question]
         if special:
             raise InvalidValueError("prompt", question, f"text without the model's special token {special[0]!r}")

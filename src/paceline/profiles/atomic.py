@@ -25,6 +25,7 @@ def keep_old(path: Path) -> Path | None:
 
     Raises OutputPathError when the copy cannot be written.
     """
+    require_file_path(path)
     if not path.exists():
         return None
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -38,9 +39,24 @@ def keep_old(path: Path) -> Path | None:
     return kept
 
 
+def require_file_path(path: Path) -> None:
+    """Raise OutputPathError where no file can be written at a path: to be asked before the work, not after it."""
+    try:
+        if path.is_dir() or not path.name:
+            raise OutputPathError(path, "it is a directory, and a file is to be written")
+        path.exists()  # an over-long name is an error here
+        if not path.parent.is_dir():
+            raise OutputPathError(path, f"there is no directory {path.parent}")
+    except OSError as error:
+        raise OutputPathError(path, error.strerror or str(error)) from error
+    if not os.access(path.parent, os.W_OK):
+        raise OutputPathError(path, "permission denied")
+
+
 @contextmanager
 def renamed_into_place(path: Path) -> Generator[Path]:
     """Yield a neighbouring path to write to, which becomes `path` when the block ends without an error."""
+    require_file_path(path)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield neighbour

@@ -15,9 +15,8 @@ import msgspec
 import polars as pl
 
 from paceline.errors import ProfileDataError
-from paceline.records import DATASET_NAME, DATASET_NAMES, TIERS, is_dataset_name
+from paceline.records import DATASET_NAME, DATASET_NAMES, LARGEST_COUNT, TIERS, is_dataset_name
 
-LARGEST_COUNT = 2**31 - 1
 KEY = ("dataset", "sample_id", "tier", "top_k", "num_active_blocks")
 CONFIGURATION = ("tier", "top_k", "num_active_blocks")
 MENDING = "mend the field, measure the sample again, or leave it out with --skip-bad"

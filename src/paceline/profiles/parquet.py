@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
@@ -39,8 +40,8 @@ class ParquetNote:
 
 def write_parquet(samples: pl.DataFrame, path: Path, note: ParquetNote) -> None:
     """Write the samples with the note in the file's metadata, atomically; raises OutputPathError."""
-    with renamed_into_place(path) as neighbour:
-        samples.write_parquet(neighbour, metadata=metadata_of(note))
+    with renamed_into_place(path) as neighbour, neighbour.open("wb") as file:  # polars knows paths of UTF-8 alone
+        samples.write_parquet(file, metadata=metadata_of(note))
 
 
 def metadata_of(note: ParquetNote) -> dict[str, str]:
@@ -51,7 +52,7 @@ def metadata_of(note: ParquetNote) -> dict[str, str]:
 def read_note(path: Path) -> ParquetNote | None:
     """Return the note of a Parquet file, None when another program wrote it; raises ProfileDataError."""
     with _damage_named(path):
-        text = pl.read_parquet_metadata(path).get(METADATA_KEY)
+        text = pl.read_parquet_metadata(_source(path)).get(METADATA_KEY)
         return None if text is None else msgspec.json.decode(text, type=ParquetNote)
 
 
@@ -60,11 +61,11 @@ def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
     own = read_note(path) is not None
     wanted = tuple(dict.fromkeys([*columns, *(() if own else KEY)]))
     with _damage_named(path):
-        present = pl.scan_parquet(path, glob=False).collect_schema()  # `[` in a path is no pattern
+        present = pl.scan_parquet(_source(path), glob=False).collect_schema()  # `[` in a path is no pattern
         missing = next((name for name in wanted if name not in present and name not in OPTIONAL), None)
         if missing is not None:
             raise _unfit(path, missing, "is missing")
-        found = pl.read_parquet(path, columns=[name for name in wanted if name in present], glob=False)
+        found = pl.read_parquet(_source(path), columns=[name for name in wanted if name in present], glob=False)
         nulls = [pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in wanted if name not in present]
         samples = _typed(found.with_columns(nulls).select(wanted), path)
     breaking = column_that_breaks_its_rule(samples, unjudged=own)
@@ -76,6 +77,15 @@ def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
             f"{path} holds {sample_words(repeated[0])} more than once; expected once: delete one"
         )
     return samples.select(columns)
+
+
+def _source(path: Path) -> Path | BytesIO:
+    """Return what polars can read: it knows paths of UTF-8 alone, of another one it is given the bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return BytesIO(path.read_bytes())
+    return path
 
 
 def _typed(samples: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -32,6 +32,8 @@ SWEEP_FILE, REPETITION_FILE, LOCK_FILE = "sweep.json", "repetition.json", ".lock
 # beside the plots, as SPEC S10 has it: OUT/<start time>/<threshold>/*.csv
 SWEEP_METRIC_FOLDERS = (PLOTS, Path())
 
+MOST_THRESHOLDS, MOST_REPETITIONS = 1000, 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
@@ -43,8 +45,8 @@ class SweepPlan:
     settings: PlannerSettings
 
     def __post_init__(self) -> None:
-        if self.repetitions < 1:
-            raise InvalidValueError("repetitions", self.repetitions, "at least 1")
+        if not 1 <= self.repetitions <= MOST_REPETITIONS:
+            raise InvalidValueError("repetitions", self.repetitions, f"1 to {MOST_REPETITIONS:,}")
         require_seed(self.seed)
         require_seed(self.seed + self.repetitions - 1)  # a load of its own for every repetition
         if 0 not in self.thresholds:
@@ -70,10 +72,13 @@ def thresholds_up_to(largest: int | None, *, step: int = DEFAULT_STEP, chunk_siz
     if step < 1:
         raise InvalidValueError("step", step, "at least 1")
     if largest is None:
-        below = THRESHOLD_PERCENT * chunk_size
-        return tuple(threshold for threshold in range(0, chunk_size, step) if threshold * 100 < below)
+        largest = max(0, (THRESHOLD_PERCENT * chunk_size - 1) // 100)
     if largest < 0:
         raise InvalidValueError("largest threshold", largest, "at least 0")
+    if largest // step >= MOST_THRESHOLDS:
+        raise InvalidValueError(
+            "number of thresholds", largest // step + 1, f"at most {MOST_THRESHOLDS:,}: take a larger step"
+        )
     return tuple(range(0, largest + 1, step))
 
 

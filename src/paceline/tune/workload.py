@@ -10,6 +10,7 @@ from paceline.errors import InvalidValueError
 from paceline.records import require_seed
 from paceline.schedule.trace_request import TraceRequest
 
+MOST = 10_000_000  # requests of a load, tokens of a request
 Setting = str | int | float | bool | None
 
 
@@ -90,8 +91,8 @@ class SyntheticLoad:
 
     def __post_init__(self) -> None:
         for name in ("count", "prompt_median", "longest_prompt", "output_median", "longest_output"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(name, getattr(self, name), "at least 1")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise InvalidValueError(name, getattr(self, name), f"1 to {MOST:,}")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise InvalidValueError("rate", self.rate, "requests a second above 0")
         for name in ("prompt_sigma", "output_sigma"):

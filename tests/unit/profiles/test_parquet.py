@@ -73,7 +73,7 @@ def test_a_damaged_compaction_is_passed_over_for_the_journals(
         read_profile(tmp_path / "store")
 
 
-@pytest.mark.parametrize("name", ["[x]", "[/b]", "*", "a?", "{0,1}", "**"])
+@pytest.mark.parametrize("name", ["[x]", "[/b]", "*", "a?", "{0,1}", "**", "\udcff"])
 def test_a_path_is_no_pattern(tmp_path: Path, samples: pl.DataFrame, name: str) -> None:
     path = tmp_path / name / "samples.parquet"
     path.parent.mkdir(parents=True)

@@ -21,6 +21,7 @@ from paceline.evaluate.names import BOUND, TABLE
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.learned.artifact import CHOOSER_COLUMNS, ControllerSettings, train_controller
 from paceline.fit.learned.settings import DEFAULT_SEED
+from paceline.profiles.atomic import require_file_path
 from paceline.records import LATENCY_KINDS
 
 USUAL = Reward()
@@ -115,6 +116,9 @@ def evaluate(
 ) -> None:
     """Judge a learned controller on the samples held out from it, between table, bound and the best in hindsight."""
     asked_ms = split_numbers("budgets", budgets)
+    for path in (output, report):
+        if path is not None:
+            require_file_path(path)
     description, _ = read_chooser_description(controller / DESCRIPTION_FILE)
     kind, alpha = description.latency_kind, description.alpha
     learned = load_learned_candidates([controller], alpha=alpha, latency_kind=kind)

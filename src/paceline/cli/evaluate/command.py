@@ -21,6 +21,7 @@ from paceline.fit.estimator.rows import ESTIMATOR_COLUMNS
 from paceline.fit.estimator.training import train_estimator
 from paceline.fit.learned.artifact import CHOOSER_COLUMNS
 from paceline.profiles import Profile, split_samples
+from paceline.profiles.atomic import require_file_path
 from paceline.profiles.splits import DEFAULT_SEED
 from paceline.records import LATENCY_KINDS, LatencyKind
 
@@ -83,6 +84,9 @@ def evaluate_profile(
 ) -> None:
     """Judge tables, estimator, bound, learned controllers and oracle on held-out samples at every budget."""
     asked_ms = split_numbers("budgets", budgets)
+    for path in (output, report):
+        if path is not None:
+            require_file_path(path)
     if latency not in (None, *LATENCY_KINDS):
         raise UnknownChoiceError("latency kind", latency, LATENCY_KINDS)
     judged_too = _JudgedToo(estimator=estimator, controller=controller, seed=seed)

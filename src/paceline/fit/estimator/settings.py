@@ -12,6 +12,7 @@ from paceline.fit.estimator.rows import JOINED_MEANS
 from paceline.records import require_seed
 
 DEFAULT_SEED = 3407
+MOST = 1_000_000  # rows a batch, passes, rounds
 WARM_UP_SHARE = 0.2
 LAST_SHARE = 1e-3  # of the peak learning rate, at the end of one cycle
 
@@ -77,15 +78,18 @@ class EstimatorSettings:
 
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "batch_size": (lambda count: count >= 1, "a whole number of at least 1"),
-    "num_epochs": (lambda count: count >= 1, "a whole number of at least 1"),
+    "batch_size": (lambda count: 1 <= count <= MOST, f"a whole number from 1 to {MOST:,}"),
+    "num_epochs": (lambda count: 1 <= count <= MOST, f"a whole number from 1 to {MOST:,}"),
     "step_choices": (
         lambda counts: all(low < high for low, high in pairwise((0, *counts))),
         "whole numbers, ascending",
     ),
     "learning_rate": (lambda rate: 0 < rate < 1, "a number above 0 and below 1, such as 0.001"),
     "weight_decay": (lambda decay: 0 <= decay < math.inf, "a number of at least 0, such as 0.00001"),
-    "patience": (lambda rounds: rounds is None or rounds >= 1, "a whole number of at least 1, or None"),
+    "patience": (
+        lambda rounds: rounds is None or 1 <= rounds <= MOST,
+        f"a whole number from 1 to {MOST:,}, or None",
+    ),
     "validation_share": (lambda share: 0 < share < 1, "a share between 0 and 1"),
 }
 REFERENCE = EstimatorSettings()
