@@ -1,38 +1,42 @@
+import copy
 import json
 from functools import cache
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from tiny_models import save_tiny_model
+from tiny_models import MARKERS, TINY, save_tiny_model
 
-from paceline.models.families.declared import FAMILIES
-from paceline.models.loading import EMBEDDED, SETTINGS_FILE, load_model
+from paceline.measure.cache_check import cached_against_uncached
+from paceline.models.loading import SETTINGS_FILE, load_model
 
-CAPS = {"low": 9, "medium": 20, "high": 36}
+PROMPT = "Read the digits."
 
 
 @pytest.fixture(scope="session")
-def loaded(tmp_path_factory, digits):
-    """Return a loaded tiny model of a family by its name, built once a session, with caps as small as it is."""
+def tiny_folder(tmp_path_factory, digits):
+    """Return the folder of a tiny model by its name in TINY, built once a session, with caps as small as it is."""
+    tokenizer = copy.deepcopy(digits.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
 
     @cache
-    def load(family):
-        folder = save_tiny_model(
-            family,
-            tmp_path_factory.mktemp(family),
-            tokenizer=digits.tokenizer,
-            qwen_processor=str(EMBEDDED["digits"]),
-            embedded_config=digits.parts.model.config,
-        )
-        (folder / SETTINGS_FILE).write_text(json.dumps({"tier_token_caps": CAPS}))
-        return load_model(str(folder), device="cpu")
+    def build(name):
+        folder = save_tiny_model(name, tmp_path_factory.mktemp("tiny"), tokenizer=copy.deepcopy(tokenizer))
+        settings = {"tier_token_caps": TINY[name].caps, "block_ranking": [5, 4, 1]}
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings))
+        return folder
 
-    return load
+    return build
 
 
-@pytest.fixture(scope="session", params=sorted(FAMILIES))
-def family(request, loaded):
-    model = loaded(request.param)
+@pytest.fixture(scope="session", params=sorted(TINY))
+def family(request, tiny_folder):
+    """A tiny model, a request at its smallest tier, and what the model's own cache differs by while nothing is skipped."""
+    folder = tiny_folder(request.param)
+    model = load_model(str(folder), device="cpu")
     picture = Image.effect_noise((160, 120), 80).convert("RGB")
-    return SimpleNamespace(name=request.param, model=model, picture=picture, prompt="Read the digits.")
+    small = model.prepare(picture, PROMPT, model.tiers[0])
+    own = cached_against_uncached(model.parts, small, skipped=frozenset())
+    return SimpleNamespace(
+        name=request.param, folder=folder, model=model, picture=picture, prompt=PROMPT, request=small, own=own
+    )

@@ -1,84 +1,352 @@
-"""Tiny models of each family with random weights, built from its own config class and saved as a user's folder would be."""
+"""Tiny models of each family with random weights, built from its own config class and saved as a user's folder would be.
 
+Every text decoder has six blocks, every picture a handful of tokens. A family's entry says what differs: the parts of its
+configuration, its image processor, and what its chat template writes for a picture.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    GenerationConfig,
-    Glm4vImageProcessorPil,
-    Glm46VImageProcessorPil,
-    PreTrainedTokenizerBase,
-)
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
 HIDDEN, LAYERS = 64, 6
-GLM = {"glm4v": Glm4vImageProcessorPil, "glm46v": Glm46VImageProcessorPil}
+CAPS = {"low": 9, "medium": 20, "high": 36}
 ROTARY = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
-
-VISION = {
-    "depth": 2, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": HIDDEN, "patch_size": 8,
-    "spatial_merge_size": 2, "temporal_patch_size": 2,
-}  # fmt: skip
-OF_VISION = {
-    "qwen2_vl": {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2},
-    "qwen2_5_vl": {"hidden_size": 32, "window_size": 32, "fullatt_block_indexes": [1]},
-    "exaone4_5": {"hidden_size": 32, "window_size": 32, "fullatt_block_indexes": [1], "num_key_value_heads": 2},
-    "qwen3_vl": {"hidden_size": 32, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
-    "qwen3_5": {"hidden_size": 32, "num_position_embeddings": 64},
-    "glm4v": {"hidden_size": 32, "image_size": 64},
-}
-OF_VISION |= {
-    "qwen3_vl_moe": OF_VISION["qwen3_vl"],
-    "qwen3_5_moe": OF_VISION["qwen3_5"],
-    "glm46v": OF_VISION["glm4v"],
-}
+INTERLEAVED = {**ROTARY, "mrope_interleaved": True}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
 LINEAR = {
     "layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2,
     "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-    "rope_parameters": {**ROTARY, "mrope_interleaved": True, "partial_rotary_factor": 1.0},
+    "rope_parameters": {**INTERLEAVED, "partial_rotary_factor": 1.0},
 }  # fmt: skip
-OF_TEXT = {
-    "qwen3_vl": {"rope_parameters": {**ROTARY, "mrope_interleaved": True}},
-    "qwen3_vl_moe": {"rope_parameters": {**ROTARY, "mrope_interleaved": True}, **EXPERTS},
-    "qwen3_5": LINEAR,
-    "qwen3_5_moe": {**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32},
-    "exaone4_5": {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 4096},
+QWEN_VISION = {
+    "depth": 2, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": HIDDEN, "patch_size": 8,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "hidden_size": 32,
+}  # fmt: skip
+WINDOWS = {"window_size": 32, "fullatt_block_indexes": [1]}
+POSITIONS = {"num_position_embeddings": 64}
+PATCHES = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
+AREA_SIZE = {"shortest_edge": 16**2, "longest_edge": 64 * 16**2}
+FRAMES_SIZE = {"shortest_edge": 2 * 16**2, "longest_edge": 2 * 64 * 16**2}
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+CLIP, SIGLIP = {"model_type": "clip_vision_model", **TOWER}, {"model_type": "siglip_vision_model", **TOWER}
+TILE = {"height": 32, "width": 32}
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+MARKERS = (
+    "<image>", "<img>", "</img>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "TILE_GLOBAL",
+    *(f"TILE_{number}" for number in range(1, 13)), "[IMG_BREAK]", "[IMG_END]", "<fake_token_around_image>",
+    "<global-img>", *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
+    "<start_of_image>", "<end_of_image>", "<begin_of_image>", "<IMG_START>", "<IMG_GRID>", "<IMG_ROW>", "<IMG_COL>",
+    "<IMG_END>", "<image_id>", "</image_id>", "</image>", "<slice>", "</slice>",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """What a family's tiny model is built from; `config` are the parts beside the text decoder and the token ids."""
+
+    processor: str
+    processor_arguments: dict[str, Any]
+    text: dict[str, Any] = field(default_factory=lambda: {"model_type": "llama"})
+    vision: dict[str, Any] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    ids: Callable[[Callable[[str], int]], dict[str, Any]] = lambda token: {}
+    written: str | None = None
+    caps: dict[str, int] = field(default_factory=lambda: CAPS)
+    model_type: str | None = None
+
+
+def area(
+    text: dict[str, Any], vision: dict[str, Any], *, processor: str = "Qwen2VL", frames: bool = False, **rest: Any
+) -> Tiny:
+    arguments = {"size": FRAMES_SIZE if frames else AREA_SIZE, **PATCHES, **rest.pop("arguments", {})}
+    return Tiny(
+        processor=f"{processor}ImageProcessorPil", processor_arguments=arguments, text=text,
+        vision={**QWEN_VISION, **vision}, **rest,
+    )  # fmt: skip
+
+
+GLM_TEXT = {"rope_parameters": {**ROTARY, "partial_rotary_factor": 1.0}}
+TINY: dict[str, Tiny] = {
+    "qwen2_vl": area({}, {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}),
+    "qwen2_5_vl": area({}, WINDOWS),
+    "qwen3_vl": area({"rope_parameters": INTERLEAVED}, {**POSITIONS, "deepstack_visual_indexes": [0]}),
+    "qwen3_vl_moe": area({"rope_parameters": INTERLEAVED, **EXPERTS}, {**POSITIONS, "deepstack_visual_indexes": [0]}),
+    "qwen3_5": area(LINEAR, POSITIONS),
+    "qwen3_5_moe": area({**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32}, POSITIONS),
+    "exaone4_5": area(
+        {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 4096},
+        {**WINDOWS, "num_key_value_heads": 2},
+    ),
+    "glm4v": area({}, {"image_size": 64}, processor="Glm4v", frames=True),
+    "glm46v": area({}, {"image_size": 64}, processor="Glm46V", frames=True),
+    "glm4v_moe": area(
+        {
+            "n_routed_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 32, "n_shared_experts": 1,
+            "first_k_dense_replace": 1, **GLM_TEXT,
+        },
+        {"image_size": 64}, processor="Glm4v", frames=True,
+    ),
+    "glmga": area(GLM_TEXT | {"model_type": "glm4v_text"}, {"image_size": 64}, processor="Glmga", frames=True),
+    "glm_ocr": area(GLM_TEXT, {"image_size": 64}, processor="Glm46V", frames=True),
+    "ernie4_5_vl_moe": area(
+        {
+            "moe_intermediate_size": [32, 32], "moe_k": 4, "moe_num_experts": 8, "moe_num_shared_experts": 1,
+            "mlp_layer_types": ["dense", *["sparse"] * 5], "rope_parameters": {**ROTARY, "mrope_section": [3, 3, 2]},
+        },
+        {}, processor="Ernie4_5_VLMoe", arguments={"temporal_patch_size": 1},
+    ),
+    "hyperclovax_vision_v2": area({"model_type": "hyperclovax"}, {**WINDOWS, "model_type": "qwen2_5_vl_vision"}),
+    "paddleocr_vl": area(
+        {}, {**TOWER, "image_size": 64, "spatial_merge_size": 2}, processor="PaddleOCRVL",
+        arguments={"temporal_patch_size": 1},
+    ),
+    "video_llama_3": area(
+        {"model_type": "qwen2"}, {**TOWER, "model_type": "video_llama_3_vision"}, processor="VideoLlama3",
+        arguments={"temporal_patch_size": 1},
+    ),
+    "cosmos3_edge": area(
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}},
+        {**TOWER, "num_patches": 16}, processor="Cosmos3Edge", arguments={"temporal_patch_size": 1},
+        config={"projector_hidden_size": 64},
+    ),
+    "cohere_compass": area(
+        {
+            "rope_parameters": {
+                kind: {**ROTARY, "mrope_section": [3, 3, 2]} for kind in ("full_attention", "sliding_attention")
+            },
+            "sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"] * 3,
+        },
+        POSITIONS | {"deepstack_visual_indexes": [0]}, processor="CohereCompass",
+    ),
+    "llava": Tiny(processor="CLIPImageProcessorPil",
+        processor_arguments={"size": {"shortest_edge": 32}, "crop_size": TILE}, vision=CLIP),
+    "vipllava": Tiny(
+        processor="CLIPImageProcessorPil", processor_arguments={"size": {"shortest_edge": 32}, "crop_size": TILE},
+        vision=CLIP, config={"vision_feature_layers": [-1, -2]},
+    ),
+    "pixtral": Tiny(
+        processor="PixtralImageProcessorPil", processor_arguments={"size": {"longest_edge": 64}, "patch_size": 8},
+        vision={**TOWER, "model_type": "pixtral", "head_dim": 16, "image_size": 64}, model_type="llava",
+        config={"vision_feature_select_strategy": "full", "vision_feature_layer": -1},
+    ),
+    "mistral3": Tiny(
+        processor="PixtralImageProcessorPil", processor_arguments={"size": {"longest_edge": 128}, "patch_size": 8},
+        vision={**TOWER, "model_type": "pixtral", "head_dim": 16, "image_size": 128}, text={"model_type": "mistral"},
+    ),
+    "lighton_ocr": Tiny(
+        processor="PixtralImageProcessorPil", processor_arguments={"size": {"longest_edge": 128}, "patch_size": 8},
+        vision={**TOWER, "model_type": "pixtral", "head_dim": 16, "image_size": 128}, text={"model_type": "qwen3"},
+    ),
+    "llava_next": Tiny(
+        processor="LlavaNextImageProcessorPil",
+        processor_arguments={"size": {"shortest_edge": 32}, "crop_size": TILE, "image_grid_pinpoints": PINPOINTS},
+        vision=CLIP, config={"image_grid_pinpoints": PINPOINTS}, caps={"low": 64, "medium": 80, "high": 108},
+    ),
+    "llava_next_video": Tiny(
+        processor="LlavaNextImageProcessorPil",
+        processor_arguments={"size": {"shortest_edge": 32}, "crop_size": TILE, "image_grid_pinpoints": PINPOINTS},
+        vision=CLIP, config={"image_grid_pinpoints": PINPOINTS}, caps={"low": 64, "medium": 80, "high": 108},
+    ),
+    "llava_onevision": Tiny(
+        processor="LlavaOnevisionImageProcessorPil",
+        processor_arguments={"size": TILE, "image_grid_pinpoints": [[32 * a, 32 * b] for a in range(1, 4) for b in range(1, 4)]},
+        vision=SIGLIP, text={"model_type": "qwen2"},
+        config={
+            "image_grid_pinpoints": [[32 * a, 32 * b] for a in range(1, 4) for b in range(1, 4)],
+            "vision_aspect_ratio": "anyres_max_4",
+        },
+        caps={"low": 64, "medium": 80, "high": 108},
+    ),
+    "granite4_vision": Tiny(
+        processor="LlavaNextImageProcessorPil",
+        processor_arguments={"size": TILE, "crop_size": TILE, "do_center_crop": False, "image_grid_pinpoints": PINPOINTS},
+        text={}, vision=SIGLIP,
+        config={
+            "image_grid_pinpoints": PINPOINTS, "vision_feature_select_strategy": "full", "vision_feature_layer": -1,
+            "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_vision_layer": -1,
+            "spatial_target_layers": [1, 2, 3, 4],
+            "qformer_config": {
+                "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64,
+                "encoder_hidden_size": 32,
+            },
+        },
+        caps={"low": 20, "medium": 26, "high": 36},
+    ),
+    "internvl": Tiny(
+        processor="GotOcr2ImageProcessorPil", processor_arguments={"size": TILE, "max_patches": 12},
+        vision={**TOWER, "image_size": [32, 32], "patch_size": [8, 8]}, text={"model_type": "qwen2"},
+    ),
+    "qianfan_ocr": Tiny(
+        processor="GotOcr2ImageProcessorPil", processor_arguments={"size": TILE, "max_patches": 12},
+        vision={**TOWER, "image_size": [32, 32], "patch_size": [8, 8]}, text={"model_type": "qwen3"}, written="<image>",
+    ),
+    "aya_vision": Tiny(
+        processor="GotOcr2ImageProcessorPil", processor_arguments={"size": TILE, "max_patches": 12},
+        vision=SIGLIP, text={"model_type": "cohere2", "sliding_window": 4096}, written="<image>",
+    ),
+    "got_ocr2": Tiny(
+        processor="GotOcr2ImageProcessorPil", processor_arguments={"size": {"height": 64, "width": 64}, "max_patches": 12},
+        vision={
+            "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64,
+            "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 64,
+        },
+        text={"model_type": "qwen2"},
+    ),
+    "ovis2": Tiny(
+        processor="Ovis2ImageProcessorPil", processor_arguments={"size": TILE, "max_patches": 9},
+        vision={**TOWER, "vocab_size": 64, "hidden_stride": 2}, text={"model_type": "qwen2"}, written="<image>",
+        config={"hidden_size": HIDDEN},
+        ids=lambda token: {
+            "visual_indicator_token_ids": [
+                token(f"<IMG_{name}>") for name in ("START", "GRID", "COL", "ROW", "END")
+            ],
+        },
+    ),
+    "idefics2": Tiny(
+        processor="Idefics2ImageProcessorPil",
+        processor_arguments={"size": {"longest_edge": 32, "shortest_edge": 16}, "do_image_splitting": True},
+        vision={**TOWER}, text={"model_type": "mistral"},
+        config={"perceiver_config": {
+            "hidden_size": HIDDEN, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2,
+            "resampler_head_dim": 16, "num_key_value_heads": 1,
+        }},
+    ),
+    "idefics3": Tiny(
+        processor="Idefics3ImageProcessorPil",
+        processor_arguments={"size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 32}},
+        vision={**TOWER}, caps={"low": 9, "medium": 22, "high": 48},
+    ),
+    "smolvlm": Tiny(
+        processor="SmolVLMImageProcessorPil",
+        processor_arguments={"size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 32}},
+        vision={**TOWER}, caps={"low": 9, "medium": 22, "high": 48},
+    ),
+    "gemma3": Tiny(
+        processor="Gemma3ImageProcessorPil", processor_arguments={"size": TILE}, vision=SIGLIP,
+        text={"model_type": "gemma3_text", "sliding_window": 4096, "query_pre_attn_scalar": 16}, written="<start_of_image>",
+        config={"mm_tokens_per_image": 4}, caps={"low": 20, "medium": 70, "high": 90},
+        ids=lambda token: {"boi_token_index": token("<start_of_image>"), "eoi_token_index": token("<end_of_image>")},
+    ),
+    "gemma4": Tiny(
+        processor="Gemma4ImageProcessorPil",
+        processor_arguments={"patch_size": 8, "pooling_kernel_size": 2, "max_soft_tokens": 70},
+        vision={
+            **TOWER, "num_key_value_heads": 2, "head_dim": 16, "pooling_kernel_size": 2, "position_embedding_size": 512,
+            "patch_size": 8,
+        },
+        text={
+            "model_type": "gemma4_text", "sliding_window": 4096, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 3, "global_head_dim": 16,
+        },
+        ids=lambda token: {"boi_token_id": token("<start_of_image>"), "eoi_token_id": token("<end_of_image>")},
+        caps={"low": 72, "medium": 142, "high": 282},
+    ),
+    "gemma4 with experts": Tiny(
+        processor="Gemma4ImageProcessorPil",
+        processor_arguments={"patch_size": 8, "pooling_kernel_size": 2, "max_soft_tokens": 70},
+        vision={
+            **TOWER, "num_key_value_heads": 2, "head_dim": 16, "pooling_kernel_size": 2, "position_embedding_size": 512,
+            "patch_size": 8,
+        },
+        text={
+            "model_type": "gemma4_text", "sliding_window": 4096, "hidden_size_per_layer_input": 0, "enable_moe_block": True,
+            "num_experts": 8, "top_k_experts": 4, "moe_intermediate_size": 32,
+        },
+        ids=lambda token: {"boi_token_id": token("<start_of_image>"), "eoi_token_id": token("<end_of_image>")},
+        caps={"low": 72, "medium": 142, "high": 282}, model_type="gemma4",
+    ),
+    "paligemma": Tiny(
+        processor="SiglipImageProcessorPil", processor_arguments={"size": TILE, "image_seq_length": 16}, vision=SIGLIP,
+        text={"model_type": "gemma"}, config={"projection_dim": HIDDEN},
+    ),
+    "aria": Tiny(
+        processor="AriaImageProcessorPil", processor_arguments={"max_image_size": 980, "min_image_size": 336},
+        text={"moe_num_experts": 8, "moe_topk": 4, "moe_num_shared_experts": 1, "model_type": "aria_text"},
+        vision={**TOWER, "image_size": 980, "patch_size": 70},
+        config={"projector_patch_to_query_dict": {49: 4, 196: 8}}, caps={"low": 6, "medium": 20, "high": 36},
+    ),
+    "janus": Tiny(
+        processor="JanusImageProcessorPil", processor_arguments={"size": TILE},
+        vision={**TOWER, "projection_dim": HIDDEN, "num_image_tokens": 16},
+        config={"vq_config": {
+            "embed_dim": 4, "num_embeddings": 16, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1],
+            "num_res_blocks": 1, "num_patches": 4, "projection_dim": HIDDEN, "image_token_embed_dim": HIDDEN,
+        }},
+    ),
+    "deepseek_vl": Tiny(processor="DeepseekVLImageProcessorPil", processor_arguments={"size": TILE}, vision=SIGLIP),
+    "deepseek_vl_hybrid": Tiny(
+        processor="DeepseekVLHybridImageProcessorPil",
+        processor_arguments={"size": TILE, "high_res_size": {"height": 64, "width": 64}}, vision=SIGLIP,
+        config={"high_res_vision_config": {
+            "model_type": "sam_vision_model", "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1],
+            "mlp_dim": 64,
+        }},
+    ),
+    "minicpmv4_7": Tiny(
+        processor="MiniCPMV4_6ImageProcessorPil",
+        processor_arguments={"scale_resolution": 64, "patch_size": 8, "max_slice_nums": 9},
+        vision={**TOWER, "image_size": 64, "num_hidden_layers": 3}, text={"model_type": "qwen3_5_text", **LINEAR},
+        config={"insert_layer_id": 1, "image_size": 64}, caps={"low": 20, "medium": 40, "high": 64},
+    ),
+    "video_llava": Tiny(
+        processor="VideoLlavaImageProcessor",
+        processor_arguments={"size": {"shortest_edge": 32}, "crop_size": TILE}, vision=CLIP,
+    ),
+    "minicpmv4_6": Tiny(
+        processor="MiniCPMV4_6ImageProcessorPil",
+        processor_arguments={"scale_resolution": 64, "patch_size": 8, "max_slice_nums": 9},
+        vision={**TOWER, "image_size": 64, "num_hidden_layers": 3}, text={"model_type": "qwen3_5_text", **LINEAR},
+        config={"insert_layer_id": 1, "image_size": 64}, caps={"low": 20, "medium": 40, "high": 64},
+    ),
 }  # fmt: skip
 
 
-def save_tiny_model(
-    family: str, folder: Path, *, tokenizer: PreTrainedTokenizerBase, qwen_processor: object, embedded_config: object
-) -> Path:
-    """Save a model of this family with six blocks, the embedded model's tokenizer and an image processor for its patches."""
+def save_tiny_model(family: str, folder: Path, *, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Save a model of this family with six blocks, `tokenizer` with every family's markers, and an image processor."""
     torch.manual_seed(0)
-    text = {
-        "vocab_size": len(tokenizer) + 8, "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "rope_parameters": ROTARY,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
-        **OF_TEXT.get(family, {}),
-    }  # fmt: skip
-    ids = {
-        name: getattr(embedded_config, name)
-        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    }
-    ids |= {"image_start_token_id": ids["vision_start_token_id"], "image_end_token_id": ids["vision_end_token_id"]}
-    ids |= {"video_start_token_id": ids["video_token_id"], "video_end_token_id": ids["video_token_id"]}
-    config = AutoConfig.for_model(
-        family, text_config=text, vision_config={**VISION, **OF_VISION.get(family, {})}, **ids
-    )
+    tiny = TINY[family]
+    tokenizer.chat_template = _template(tiny.written or "<|vision_start|><|image_pad|><|vision_end|>")
+    token = tokenizer.convert_tokens_to_ids
+    config = _config(family, tiny, tokenizer, token)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    patches = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
-    if family in GLM:
-        processor = GLM[family](size={"shortest_edge": 2 * 16**2, "longest_edge": 2 * 64 * 16**2}, **patches)
-    else:
-        processor = AutoImageProcessor.from_pretrained(
-            qwen_processor, backend="pil", size={"shortest_edge": 16**2, "longest_edge": 64 * 16**2}, **patches
-        )
-    processor.save_pretrained(folder)
+    getattr(transformers, tiny.processor)(**tiny.processor_arguments).save_pretrained(folder)
     return folder
+
+
+def _config(family: str, tiny: Tiny, tokenizer: PreTrainedTokenizerBase, token: Callable[[str], int]) -> Any:
+    text = {
+        "vocab_size": len(tokenizer) + 8, "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+        **({} if "model_type" in tiny.text else {"rope_parameters": ROTARY}), **tiny.text,
+    }  # fmt: skip
+    image, video = token("<|image_pad|>"), token("<|video_pad|>")
+    start, end = token("<|vision_start|>"), token("<|vision_end|>")
+    known = {
+        "image_token_id": image, "image_token_index": image, "video_token_id": video, "video_token_index": video,
+        "vision_start_token_id": start, "vision_end_token_id": end, "image_start_token_id": start,
+        "image_end_token_id": end, "video_start_token_id": video, "video_end_token_id": video,
+    }  # fmt: skip
+    model_type = tiny.model_type or family
+    fields = type(AutoConfig.for_model(model_type)).__dataclass_fields__
+    ids = {name: value for name, value in known.items() if name in fields} | tiny.ids(token)
+    return AutoConfig.for_model(model_type, text_config=text, vision_config=dict(tiny.vision), **tiny.config, **ids)
+
+
+def _template(written: str) -> str:
+    return (
+        "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}{% if part['type'] == "
+        f"'image' %}}{written}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}\n{{% endfor %}}assistant: "
+    )

@@ -208,6 +208,7 @@ FLAGS = {
         "--out --datasets --samples --split --prompt-template --scorer --tiers --top-k --blocks --strategy --num-configs "
         "--seed --max-new-tokens --warmup --sentinel-every --per-step --device --dtype --revision --json"
     ),
+    "models": "--markdown --json",
     "verify": "--tiers --top-k --blocks --pairs --out -o --device --dtype --revision --json",
     "run": (
         "--image --prompt --budget --table --strict --warmup --max-new-tokens --per-step --device --dtype --revision --json"

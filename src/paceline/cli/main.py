@@ -24,6 +24,10 @@ COMMANDS = {  # name: (module, first line of its help)
         "verify",
         "Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails.",
     ),
+    "models": (
+        "models",
+        "List the families of models: how a tier acts, their limits, and those refused with the reason.",
+    ),
     "budgets": ("budgets", "Show percentiles, accuracy-latency fronts and recommended budgets of a profile."),
     "accuracy": (
         "accuracy",

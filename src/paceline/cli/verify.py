@@ -83,20 +83,22 @@ def _print_record(record: Verification) -> None:
         ("hooks' cost over plain generate(), median", f"{record.hook_overhead:+.2%}{shown}"),
     ]
     print_facts(f"Verification of {record.model}", rows)
-    knobs = [_knob_row(name, check) for name, check in record.knobs.items()]
+    knobs = [_knob_row(name, check, record.lacking.get(name)) for name, check in record.knobs.items()]
     print_table("Knobs, each turned down alone", ("knob", "works", "moves latency", "detail"), knobs)
     for name, check in record.knobs.items():
         if check is not None and not check.moves_latency:
             note(f"{name} does not move latency on this model here; leave it out of the grid", mark="caution")
+    for mode in record.unsupported_modes:
+        note(f"{mode} decoding differs with a cache and without on this model itself; it is not judged", mark="caution")
     for sentence in record.failures:
         note(sentence, mark="fails")
     if not record.failures:
         note("all checks hold")
 
 
-def _knob_row(name: str, check: KnobCheck | None) -> tuple[object, ...]:
+def _knob_row(name: str, check: KnobCheck | None, lacking: str | None) -> tuple[object, ...]:
     if check is None:
-        return name, None, None, "the model or the grid has one value"
+        return name, None, None, lacking or "the grid has one value"
     return name, check.works, check.moves_latency, check.detail
 
 

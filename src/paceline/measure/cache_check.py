@@ -99,7 +99,9 @@ def _in_pieces(
     decoder: Any = parts.decoder
     uncached_BLH = decoder(inputs_embeds=embeds_BLH, attention_mask=mask_BL, use_cache=False).last_hidden_state
     outputs: list[torch.Tensor] = []
-    past: Any = cache
+    past: Any = (
+        cache if cache is not None or _makes_a_cache(decoder, embeds_BLH) else DynamicCache(config=parts.text_config)
+    )
     at = 0
     for piece in pieces:
         mask = None if mask_BL is None else mask_BL[:, : at + piece]
@@ -111,6 +113,11 @@ def _in_pieces(
     seen_BL = torch.ones_like(uncached_BLH[..., 0], dtype=torch.bool) if mask_BL is None else mask_BL.bool()
     to_logits: Any = parts.model.get_output_embeddings()
     return _difference(to_logits(torch.cat(outputs, dim=1))[seen_BL], to_logits(uncached_BLH)[seen_BL])
+
+
+def _makes_a_cache(decoder: Any, embeds_BLH: torch.Tensor) -> bool:
+    """Tell whether a decoder that is given none makes a cache: some leave it to generate()."""
+    return decoder(inputs_embeds=embeds_BLH[:, :1], use_cache=True).past_key_values is not None
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:

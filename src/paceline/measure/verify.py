@@ -1,8 +1,8 @@
 """Is this model safe to steer and to measure? The invariants, checked on it, as one record."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, own_settings_aside
 from paceline.measure.one_pass import answer_measured, measure_generate
 from paceline.models.critical_section import held
-from paceline.models.knobs import applied, skipped_blocks
+from paceline.models.knobs import applied, lacking_knobs, skipped_blocks
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
 from paceline.records import KnobConfig, KnobGrid, StageTimes
 from paceline.slo import Interval, percentile, percentile_interval
@@ -23,6 +23,7 @@ CLOSURE_LIMIT = 0.01  # SPEC S2
 OTHER_LIMIT_SHORT, OTHER_LIMIT_LONG, LONG_MS = 0.15, 0.02, 1000.0
 OVERHEAD_LIMIT = 0.01
 GENERATED_TOKENS = 8
+WIDE_PICTURE = 1536, 512  # two or more crops of every family that cuts by shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,11 @@ class KnobCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The capability record of one model on one machine; shares are of 1, differences in logits."""
+    """The capability record of one model on one machine; shares are of 1, differences in logits.
+
+    `lacking` says of each knob that the model's family or the model does not have why not. `unsupported_modes` are ways of
+    decoding in which the model's own logits differ with a cache and without while every block runs: they are not judged.
+    """
 
     model: str
     knobs: dict[str, KnobCheck | None]
@@ -48,6 +53,8 @@ class Verification:
     hook_overhead: float
     hook_overhead_interval: Interval | None
     pairs: int
+    lacking: dict[str, str]
+    unsupported_modes: tuple[str, ...]
 
     @property
     def failures(self) -> list[str]:
@@ -98,7 +105,11 @@ def verify(
         knobs[name] = _check_knob(model, question, grid, ranking, name, full, pairs)
         on_progress(index + 1, steps)
     request = model.prepare(question.picture, question.prompt, full.tier)
-    cache_difference = _worst_cache_difference(model, request, grid, ranking)
+    own = cached_against_uncached(model.parts, request, skipped=frozenset())
+    unsupported = tuple(
+        sorted(mode for mode, difference in own.items() if difference >= CACHE_LIMIT and mode != "plain")
+    )
+    cache_difference = _worst_cache_difference(model, request, grid, ranking, unsupported)
     on_progress(steps - 3, steps)
     restore_difference = _restore_difference(model, request, grid, ranking)
     on_progress(steps - 2, steps)
@@ -117,6 +128,8 @@ def verify(
         hook_overhead=percentile(overhead, 50) - 1,
         hook_overhead_interval=_minus_one(percentile_interval(overhead, 50)),
         pairs=pairs,
+        lacking=lacking_knobs(model.parts),
+        unsupported_modes=unsupported,
     )
 
 
@@ -139,6 +152,7 @@ def _check_knob(
     lowest = min(
         (config for config in grid.configurations() if _differs_only(config, full, name)), key=lambda c: c.size
     )
+    question = _moved_by(model, question, lowest, full) if name == "tier" else question
     difference = _logit_difference(model, question, full, lowest, ranking)
     ratios = _prefill_ratios(model, question, lowest, full, ranking, pairs)
     interval = percentile_interval(ratios, 50)
@@ -150,6 +164,19 @@ def _check_knob(
         moves_latency=interval is not None and interval.high < 1,
         detail=f"{full_value} -> {low_value}: {saved:.1%} less prefill time{shown}, logits move by {difference:.2g}",
     )
+
+
+def _moved_by(
+    model: VisionLanguageModel, question: VisualQuestion, low: KnobConfig, full: KnobConfig
+) -> VisualQuestion:
+    """Return the question about a picture that the tier can move: its own, or a wide one of that for families that cut only
+    wide pictures."""
+    low_tokens, full_tokens = (
+        model.prepare(question.picture, question.prompt, config.tier).vision_tokens for config in (low, full)
+    )
+    if low_tokens != full_tokens:
+        return question
+    return replace(question, picture=question.picture.resize(WIDE_PICTURE))
 
 
 def _differs_only(config: KnobConfig, full: KnobConfig, name: str) -> bool:
@@ -200,13 +227,17 @@ def _prefill_ratios(
 
 
 def _worst_cache_difference(
-    model: VisionLanguageModel, request: PreparedRequest, grid: KnobGrid, ranking: Sequence[int]
+    model: VisionLanguageModel,
+    request: PreparedRequest,
+    grid: KnobGrid,
+    ranking: Sequence[int],
+    unsupported: Collection[str],
 ) -> float:
     worst = 0.0
     for count in grid.block_counts:
         skipped = skipped_blocks(len(model.parts.blocks), count, ranking)
         found = cached_against_uncached(model.parts, request, skipped=skipped)
-        worst = max(worst, *found.values())
+        worst = max(worst, *(each for mode, each in found.items() if mode not in unsupported))
     return worst
 
 

@@ -32,6 +32,15 @@ def check_config(parts: ModelParts, config: KnobConfig) -> None:
         )
 
 
+def lacking_knobs(parts: ModelParts) -> dict[str, str]:
+    """Return the knobs that this model does not have, each with the reason."""
+    reasons = {
+        "tier": None if parts.family.has_tiers else "every picture has the same number of image tokens in this family",
+        "top_k": None if parts.routers else "this model is dense: it has no experts",
+    }
+    return {knob: reason for knob, reason in reasons.items() if reason is not None}
+
+
 def skipped_blocks(num_blocks: int, num_active: int | None, ranking: Sequence[int]) -> frozenset[int]:
     """Return the blocks to pass through: the first of `ranking` (least important first; block 0 is never in it)."""
     skip = 0 if num_active is None else num_blocks - num_active

@@ -17,7 +17,7 @@ from paceline.models.features import project_tokens
 from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.probe import check_counts
 from paceline.models.prompts import Prompts
-from paceline.models.structure import ModelParts, find_parts, image_token_id
+from paceline.models.structure import ModelParts, find_parts
 from paceline.models.vision_language import PreparedRequest, VisionLanguageModel
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
@@ -43,7 +43,7 @@ def load_model(
     family = family_of(config, f"the model {name!r}")
     with _told(name):
         tokenizer, image_processor = _tokenizer(source, revision), _image_processor(source, revision)
-    prompts = Prompts(tokenizer=tokenizer, family=family, image_token_id=image_token_id(config), name=name)
+    prompts = Prompts(tokenizer=tokenizer, family=family, config=config, name=name)
     with _told(name), _quiet_bars() if folder else nullcontext():
         model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
     parts = find_parts(model.to(where).eval())

@@ -42,7 +42,9 @@ def encoder_features(model: VisionLanguageModel, request: PreparedRequest) -> in
     taken = inspect.signature(encode).parameters
     with held(model.parts.model, "plain passes"):
         found = encode(**{name: value for name, value in request.inputs.items() if name in taken})
-    return _count(getattr(found, "pooler_output", found))
+    # Granite 4 Vision hands its features to several blocks, the same number to each
+    to_blocks = getattr(found, "deepstack_features", None) if getattr(found, "pooler_output", None) is None else None
+    return _count(getattr(found, "pooler_output", found) if to_blocks is None else to_blocks[0][1])
 
 
 def _count(found: Any) -> int:

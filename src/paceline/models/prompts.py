@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from paceline.errors import InvalidValueError, ModelError
+from paceline.models.families.choosing import image_token_id
 from paceline.models.families.family import Family
 from paceline.models.families.plans import ImagePlan
 
@@ -11,9 +14,9 @@ from paceline.models.families.plans import ImagePlan
 class Prompts:
     """Writes the prompts of one model and counts their tokens, with its tokenizer and its family's layout."""
 
-    def __init__(self, *, tokenizer: Any, family: Family, image_token_id: int, name: str) -> None:
-        self.tokenizer, self.family = tokenizer, family
-        self.image_token: str = tokenizer.convert_ids_to_tokens(image_token_id)
+    def __init__(self, *, tokenizer: Any, family: Family, config: PreTrainedConfig, name: str) -> None:
+        self.tokenizer, self.family, self.config = tokenizer, family, config
+        self.image_token: str = tokenizer.convert_ids_to_tokens(image_token_id(config))
         self.placeholder = family.placeholder or self.image_token
         self._reserved = tuple(dict.fromkeys((*tokenizer.all_special_tokens, self.image_token, self.placeholder)))
         self._marker_tokens: dict[str, int] = {}
@@ -24,7 +27,7 @@ class Prompts:
 
         Raises InvalidValueError when the question is empty or holds one of the model's special tokens.
         """
-        parts = self.family.layout(plan)
+        parts = self._layout(plan)
         picture = "".join(part if isinstance(part, str) else self.image_token * part for part in parts)
         return self._tokenized(self._text(question).replace(self.placeholder, picture))
 
@@ -37,7 +40,7 @@ class Prompts:
 
         Each run of image tokens is written as one, and counted: a prompt takes no longer to look at than it is long.
         """
-        parts = self.family.layout(plan)
+        parts = self._layout(plan)
         if not any(isinstance(part, str) for part in parts):
             return plan.tokens
         shortened = "".join(part if isinstance(part, str) else self.image_token for part in parts)
@@ -47,7 +50,14 @@ class Prompts:
 
     def cost(self, plan: ImagePlan) -> int:
         """Return at most how many tokens a plan brings into a prompt; neighbouring markers may yet merge into fewer."""
-        return sum(part if isinstance(part, int) else self._tokens_of(part) for part in self.family.layout(plan))
+        return sum(part if isinstance(part, int) else self._tokens_of(part) for part in self._layout(plan))
+
+    def _layout(self, plan: ImagePlan) -> list[str | int]:
+        return [self._marker(part) if isinstance(part, str) else part for part in self.family.layout(plan)]
+
+    def _marker(self, marker: str) -> str:
+        """Return a marker's text; `@name` is the token whose id the configuration has under that name."""
+        return self.tokenizer.convert_ids_to_tokens(getattr(self.config, marker[1:])) if marker[0] == "@" else marker
 
     def _tokens_of(self, marker: str) -> int:
         if marker not in self._marker_tokens:

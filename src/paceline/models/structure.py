@@ -10,10 +10,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from paceline.errors import ModelError
-from paceline.models.families.choosing import family_of
+from paceline.models.families.choosing import family_of, image_token_id
 from paceline.models.families.family import Family
 
-IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
 # tokens that stand for pictures, sounds or their borders: a decoder that writes one by itself has nothing behind it
 MEDIA_TOKEN_NAME = re.compile(r".*(image|img|video|vision|audio|boi|eoi|media).*(_id|_index)")
 
@@ -77,16 +76,6 @@ class ModelParts:
         return {name: kinds[self.family.types if name != "mm_token_type_ids" else "image"].long() for name in names}
 
 
-def image_token_id(config: PreTrainedConfig) -> int:
-    """Return the id of the token that an image feature takes the place of; ModelError where the configuration has none."""
-    found = [value for name in IMAGE_TOKEN_NAMES if type(value := getattr(config, name, None)) is int]
-    if not found:
-        raise ModelError(
-            f"the configuration of {config.model_type!r} names no image token; expected one of {', '.join(IMAGE_TOKEN_NAMES)}"
-        )
-    return found[0]
-
-
 def _names_media_token(name: str, value: int) -> bool:
     return value >= 0 and (not name or MEDIA_TOKEN_NAME.fullmatch(name) is not None)
 
@@ -110,7 +99,7 @@ def find_parts(model: PreTrainedModel) -> ModelParts:
         image_encoder_owner=owner,
         decoder=decoder,
         blocks=tuple(blocks),
-        protected_blocks=frozenset(index for index, block in enumerate(blocks) if _fills_a_shared_cache(block)),
+        protected_blocks=_filling_a_shared_cache(blocks),
         routers=(config,) if by_config else routers,
         top_k_name="top_k_experts" if by_config else "top_k",
         num_experts=experts,
@@ -146,5 +135,12 @@ def _is_router(module: nn.Module) -> bool:
     return type(top_k) is int and type(getattr(module, "num_experts", None)) is int
 
 
-def _fills_a_shared_cache(block: nn.Module) -> bool:
-    return any(getattr(module, "store_full_length_kv", False) is True for module in block.modules())
+def _filling_a_shared_cache(blocks: nn.ModuleList) -> frozenset[int]:
+    """Return the blocks whose keys and values later blocks read; none where no block shares another's."""
+    if not any(_has(block, "is_kv_shared_layer") for block in blocks):
+        return frozenset()
+    return frozenset(index for index, block in enumerate(blocks) if _has(block, "store_full_length_kv"))
+
+
+def _has(block: nn.Module, name: str) -> bool:
+    return any(getattr(module, name, False) is True for module in block.modules())

@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import transformers
 from transformers import AutoConfig
 
 from paceline.errors import ModelError
 from paceline.models.families.choosing import family_of
 from paceline.models.families.declared import FAMILIES
 from paceline.models.families.family import Family
+from paceline.models.families.listing import TESTED_TRANSFORMERS, TIER_RULES, models_page
 from paceline.models.families.plans import ImagePlan, TierRule
 from paceline.models.families.refused import REFUSED
 from paceline.models.importance import rank_blocks
@@ -85,3 +88,16 @@ def test_a_folder_whose_tokenizer_has_no_chat_template_says_so(dense_folder, tmp
     with pytest.raises(ModelError, match=r"writes '<\|image_pad\|>' 0 times for one picture; expected once"):
         load_model(str(tmp_path), device="cpu")
     assert "chat_template" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
+
+
+def test_the_page_of_models_is_what_the_declarations_say(capsys):
+    """`paceline models --markdown > docs/models.md` writes it anew."""
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    assert page == models_page()
+    assert all(f"| `{name}` | {family.tiers.kind} |" in page for name, family in FAMILIES.items())
+    assert all(f"- `{name}`: {reason}." in page for name, reason in REFUSED.items())
+    assert {family.tiers.kind for family in FAMILIES.values()} == set(TIER_RULES)
+
+
+def test_the_version_that_the_tests_run_under_is_listed():
+    assert transformers.__version__ in TESTED_TRANSFORMERS

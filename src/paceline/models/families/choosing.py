@@ -7,6 +7,8 @@ from paceline.models.families.declared import FAMILIES
 from paceline.models.families.family import Family
 from paceline.models.families.refused import REFUSED
 
+IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
+
 
 def family_of(config: Any, name: str) -> Family:
     """Return the family of a model's configuration; `name` is what the sentence calls the model.
@@ -38,3 +40,13 @@ def family_name(config: Any) -> str:
     """
     vision_type = getattr(getattr(config, "vision_config", None), "model_type", None)
     return "pixtral" if config.model_type == "llava" and vision_type == "pixtral" else str(config.model_type)
+
+
+def image_token_id(config: Any) -> int:
+    """Return the id of the token that an image feature takes the place of; ModelError where the configuration has none."""
+    found = [value for name in IMAGE_TOKEN_NAMES if type(value := getattr(config, name, None)) is int]
+    if not found:
+        raise ModelError(
+            f"the configuration of {config.model_type!r} names no image token; expected one of {', '.join(IMAGE_TOKEN_NAMES)}"
+        )
+    return found[0]

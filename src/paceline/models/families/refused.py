@@ -21,6 +21,7 @@ REFUSED: dict[str, str] = {
     "florence2": ENCODER_DECODER,
     "gemma3n": NEEDS_TIMM,
     "gemma4_unified": NEEDS_TORCHVISION,
+    "hunyuan_vl": NEEDS_TORCHVISION,
     "idefics": CROSS_ATTENTION,
     "inkling_mm_model": NEEDS_TORCHVISION,
     "instructblip": QUERIES,

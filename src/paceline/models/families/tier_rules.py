@@ -6,7 +6,6 @@ itself (`get_number_of_image_patches`), that is asked; the rest is the arithmeti
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from paceline.errors import PictureError
 from paceline.models.families.plans import Cost, ImagePlan, TierRule, Vision
@@ -17,26 +16,21 @@ Number = Callable[[Vision], int]
 Size = tuple[int, int]
 
 
-def area(*, frames: bool = False, tokens: Callable[[Vision, Any], int] | None = None) -> TierRule:
+def area(*, frames: bool = False) -> TierRule:
     """Return the rule of processors that scale a picture to an area: `size`, whose edges are areas in pixels.
 
-    With `frames` the processor counts a picture's area once for each frame that a still is repeated to. `tokens(vision,
-    patches)` turns what `get_number_of_image_patches` returns into image tokens: by default a token is a square of merged
-    patches.
+    With `frames` the processor counts a picture's area once for each frame that a still is repeated to.
     """
-    count = tokens or _merged_patches
 
     def plan(vision: Vision, width: int, height: int, cap: int, _cost: Cost) -> ImagePlan:
         repeated = int(vision.processor.temporal_patch_size) if frames else 1
-        return _within_area(vision, width, height, cap, repeated, count)
+        return _within_area(vision, width, height, cap, repeated)
 
     kind = "area × frames" if frames else "area"
     return TierRule(kind=kind, argument="size", plan=plan, smallest_side=_token_side)
 
 
-def _within_area(
-    vision: Vision, width: int, height: int, cap: int, frames: int, count: Callable[[Vision, Any], int]
-) -> ImagePlan:
+def _within_area(vision: Vision, width: int, height: int, cap: int, frames: int) -> ImagePlan:
     processor = vision.processor
     largest = cap * _token_side(vision) ** 2 * frames
     for _attempt in range(LARGEST_AREA_ATTEMPTS):
@@ -44,16 +38,12 @@ def _within_area(
         size = {"shortest_edge": smallest, "longest_edge": largest}
         # some processors read the pixels, some the size, and each ignores the other
         limits = {"min_pixels": smallest, "max_pixels": largest, "size": size}
-        tokens = count(vision, processor.get_number_of_image_patches(height, width, limits))
+        tokens = int(processor.get_number_of_image_patches(height, width, limits)) // int(processor.merge_size) ** 2
         if tokens <= cap:
             return ImagePlan(pieces=(tokens,), arguments={"size": size})
         # a side is never less than a token, so a long strip exceeds the area; its tokens go with the root of it
         largest = max(1, int(largest * (cap / tokens) ** 2))
     raise _none_fits(width, height, cap)
-
-
-def _merged_patches(vision: Vision, patches: Any) -> int:
-    return int(patches) // int(vision.processor.merge_size) ** 2
 
 
 def _token_side(vision: Vision) -> int:
@@ -63,8 +53,8 @@ def _token_side(vision: Vision) -> int:
 def edge(token_side: Number) -> TierRule:
     """Return the rule of processors that keep a picture's shape and shorten its longest edge: `size["longest_edge"]`.
 
-    A smaller picture is not enlarged. `token_side` is the side in pixels of one image token. The edge never exceeds the
-    processor's own, which the encoder's positions end at.
+    A smaller picture is not enlarged, but to four tokens. `token_side` is the side in pixels of one image token. The edge never
+    exceeds the processor's own, which the encoder's positions end at.
     """
 
     def plan(vision: Vision, width: int, height: int, cap: int, cost: Cost) -> ImagePlan:
@@ -84,11 +74,18 @@ def _at_edge(width: int, height: int, longest_edge: int, side: int) -> ImagePlan
     if ratio > 1:  # rounded down, and up to whole tokens: as Pixtral's processor does
         width, height = math.floor(width / ratio), math.floor(height / ratio)
     rows, columns = max(0, (height - 1)) // side + 1, max(0, (width - 1)) // side + 1
+    # Mistral 3 mistakes the hidden size of a single token for tokens: the smallest pictures are enlarged to four
+    single = rows * columns == 1
+    rows, columns = (2, 2) if single else (rows, columns)
     return ImagePlan(
         pieces=(rows * columns,),
-        arguments={"size": {"longest_edge": longest_edge}, "patch_size": {"height": side, "width": side}},
+        arguments={
+            "size": {"longest_edge": max(longest_edge, 2 * side)},
+            "patch_size": {"height": side, "width": side},
+        },
         rows=rows,
         columns=columns,
+        scaled_to=(2 * side, 2 * side) if single else None,
     )
 
 
@@ -146,13 +143,13 @@ def enumerated(argument: str, plans: Callable[[Vision, int, int], Iterable[Image
     return TierRule(kind="enumerated", argument=argument, plan=plan, smallest_side=_one_pixel)
 
 
-def fixed(tokens: Number) -> TierRule:
+def fixed(tokens: Number, *, smallest_side: int = 1) -> TierRule:
     """Return the rule of families whose every picture has the same number of tokens: there is nothing for a tier to move."""
 
     def plan(vision: Vision, _width: int, _height: int, _cap: int, _cost: Cost) -> ImagePlan:
         return ImagePlan(pieces=(tokens(vision),))
 
-    return TierRule(kind="fixed", argument=None, plan=plan, smallest_side=_one_pixel)
+    return TierRule(kind="fixed", argument=None, plan=plan, smallest_side=lambda _vision: smallest_side)
 
 
 def _first_within(plans: Iterable[ImagePlan], width: int, height: int, cap: int, cost: Cost) -> ImagePlan:

@@ -1,0 +1,91 @@
+"""The families as rows and as a page: what is declared, and nothing else."""
+
+from dataclasses import dataclass
+
+from paceline.models.families.declared import FAMILIES
+from paceline.models.families.family import Family
+from paceline.models.families.refused import REFUSED
+from paceline.records import TIERS
+
+TESTED_TRANSFORMERS = ("5.19.0",)
+
+TIER_RULES = {
+    "area": "The picture is scaled to an area in pixels.",
+    "area × frames": "As area, where the processor counts the area once for each frame that a still is repeated to.",
+    "edge": "The picture keeps its shape and its longest edge is shortened; a marker ends each row of tokens.",
+    "tile count": "The picture is cut into tiles of one size, and the whole picture is shown beside them.",
+    "pinpoints": "The picture is scaled until the processor and the model pick a smaller one of their resolutions.",
+    "enumerated": "The processor has a few settings only.",
+    "fixed": "Every picture has the same number of image tokens: there is no tier.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyRow:
+    """One family as the table shows it; `caps` are image tokens by tier, None where a tier moves nothing."""
+
+    family: str
+    knobs: tuple[str, ...]
+    tier_rule: str
+    argument: str | None
+    caps: dict[str, int] | None
+    limits: str
+
+
+def family_rows() -> list[FamilyRow]:
+    """Return every supported family, by name."""
+    return [_row(name, family) for name, family in sorted(FAMILIES.items())]
+
+
+def refused_rows() -> list[tuple[str, str]]:
+    """Return every family that cannot work here with the reason, by name."""
+    return sorted(REFUSED.items())
+
+
+def models_page() -> str:
+    """Return docs/models.md: the page is written by `paceline models --markdown`."""
+    lines = [
+        "# Models",
+        "",
+        f"{len(FAMILIES)} families of vision-language models, each tested as a tiny random model (`tests/families`) under "
+        f"transformers {' and '.join(TESTED_TRANSFORMERS)}. A family is an entry in `paceline/models/families/declared.py`; this "
+        "page is made from it by `paceline models --markdown`.",
+        "",
+        "Every family has the knob `num_active_blocks`. `top_k` is there where the checkpoint has experts, `tier` where the "
+        "tokens of a picture can be moved. Caps are the tokens that a picture brings into the prompt at most, the family's own "
+        "markers included; a `paceline.json` beside the model with `tier_token_caps` sets others.",
+        "",
+        "## How a tier acts",
+        "",
+        *(f"- **{kind}**: {sentence}" for kind, sentence in TIER_RULES.items()),
+        "",
+        "## Families",
+        "",
+        "| family | tier rule | what it moves | caps (low, medium, high) | limits |",
+        "|---|---|---|---|---|",
+        *(_markdown(row) for row in family_rows()),
+        "",
+        "## Refused, with the reason",
+        "",
+        *(f"- `{name}`: {reason}." for name, reason in refused_rows()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, family: Family) -> FamilyRow:
+    has_tiers = family.has_tiers
+    return FamilyRow(
+        family=name,
+        knobs=(*(("tier",) if has_tiers else ()), "top_k", "num_active_blocks"),
+        tier_rule=family.tiers.kind,
+        argument=family.tiers.argument,
+        caps={tier: family.caps[tier] for tier in TIERS} if has_tiers else None,
+        limits=family.limits,
+    )
+
+
+def _markdown(row: FamilyRow) -> str:
+    caps = "" if row.caps is None else ", ".join(f"{tokens:,}" for tokens in row.caps.values())
+    moved = "" if row.argument is None else f"`{row.argument}`"
+    return f"| `{row.family}` | {row.tier_rule} | {moved} | {caps} | {row.limits} |"
