@@ -23,7 +23,7 @@ CLOSURE_LIMIT = 0.01  # SPEC S2
 OTHER_LIMIT_SHORT, OTHER_LIMIT_LONG, LONG_MS = 0.15, 0.02, 1000.0
 OVERHEAD_LIMIT = 0.01
 GENERATED_TOKENS = 8
-WIDE_PICTURE = 1536, 512  # two or more crops of every family that cuts by shape
+OTHER_SHAPES = (1536, 512), (1024, 1024)  # in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +169,15 @@ def _check_knob(
 def _moved_by(
     model: VisionLanguageModel, question: VisualQuestion, low: KnobConfig, full: KnobConfig
 ) -> VisualQuestion:
-    """Return the question about a picture that the tier can move: its own, or a wide one of that for families that cut only
-    wide pictures."""
-    low_tokens, full_tokens = (
-        model.prepare(question.picture, question.prompt, config.tier).vision_tokens for config in (low, full)
-    )
-    if low_tokens != full_tokens:
-        return question
-    return replace(question, picture=question.picture.resize(WIDE_PICTURE))
+    """Return the question with a picture that the tier can move: its own, or that in another shape, for some families cut
+    pictures by their shape and a few shapes come out alike."""
+
+    def tokens(asked: VisualQuestion, config: KnobConfig) -> int:
+        return model.prepare(asked.picture, asked.prompt, config.tier).vision_tokens
+
+    others = (replace(question, picture=question.picture.resize(size)) for size in OTHER_SHAPES)
+    moved = (asked for asked in (question, *others) if tokens(asked, low) != tokens(asked, full))
+    return next(moved, question)
 
 
 def _differs_only(config: KnobConfig, full: KnobConfig, name: str) -> bool:
