@@ -30,7 +30,7 @@ def test_a_damaged_controller_is_a_sentence(paceline, tmp_path, picture_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     code, out, err = paceline(*run_arguments(path, picture_path))
     assert (code, out) == (2, "") and "Traceback" not in err
-    assert "truncated" in err and "paceline controller train" in err
+    assert "cut short" in err and "paceline controller train" in err
 
 
 def test_a_controller_of_another_model_is_refused(paceline, tmp_path, picture_path):

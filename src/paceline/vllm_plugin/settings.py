@@ -24,7 +24,8 @@ PLANNER_KEYS = (
     "max_chunk_tokens",
 )
 LOG_KEYS = ("step_log", "request_log")
-KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS)
+KNOB_KEYS = ("block_ranking",)  # the worker's
+KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS, *KNOB_KEYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

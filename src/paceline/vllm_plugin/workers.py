@@ -1,0 +1,95 @@
+"""`--worker-cls paceline.vllm_plugin.worker`: vLLM's own worker, in which every request has its own experts and blocks.
+
+A worker sees every step that is scheduled and owns the model, on each tensor-parallel rank alike.
+"""
+
+from typing import Any
+
+from paceline.errors import InvalidValueError
+from paceline.records import block_ranking
+from paceline.vllm_plugin.relied_on_model import (
+    NO_GRAPH,
+    EngineWorker,
+    forward_context,
+    only_builder,
+    refuse_engine,
+    require_runner,
+)
+from paceline.vllm_plugin.settings import section
+from paceline.vllm_plugin.steering import Steering, decoder_layers
+
+
+class KnobWorker(EngineWorker):
+    """vLLM's worker of this platform with knobs on the model that it loads.
+
+    Raises EngineError at start for an engine or a model whose requests cannot have knobs of their own, and
+    InvalidValueError for a `block_ranking` in Paceline's additional config that is none of this model's.
+    """
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load the model and put the knobs on it."""
+        refuse_engine(self.vllm_config)
+        super().load_model(*args, **kwargs)
+        runner = self.model_runner
+        model = runner.get_model()
+        self.steering = Steering(model, _ranking(self.vllm_config.additional_config, len(decoder_layers(model))))
+        if require_runner(runner, eager=self.vllm_config.model_config.enforce_eager):
+            self._follow_first_runner(runner)
+        else:
+            self._follow_second_runner(runner)
+
+    def initialize_from_config(self, *args: Any, **kwargs: Any) -> None:
+        """Make the key-value cache, and follow the builder of attention metadata that comes with it."""
+        super().initialize_from_config(*args, **kwargs)
+        self.steering.follow_builder(only_builder(self.model_runner))
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """Run a step, each request's rows under its own knobs."""
+        self.steering.note(scheduler_output)
+        try:
+            return super().execute_model(scheduler_output)
+        finally:
+            self.steering.end()
+
+    def paceline_steps(self) -> dict[str, int]:
+        """Return how many steps were native, of one other configuration, and mixed; for `collective_rpc`."""
+        return dict(self.steering.steps)
+
+    def _follow_first_runner(self, runner: Any) -> None:
+        prepare, forward = runner._prepare_inputs, runner._model_forward
+
+        def prepare_inputs(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            prepared = prepare(scheduler_output, *args, **kwargs)
+            names = runner.input_batch.req_ids  # in their final order by now
+            self.steering.begin(names, [scheduler_output.num_scheduled_tokens[each] for each in names])
+            return prepared
+
+        def model_forward(*args: Any, **kwargs: Any) -> Any:
+            if not self.steering.native_step:
+                context = forward_context()
+                context.skip_compiled, context.cudagraph_runtime_mode = True, NO_GRAPH
+            return forward(*args, **kwargs)
+
+        runner._prepare_inputs, runner._model_forward = prepare_inputs, model_forward
+
+    def _follow_second_runner(self, runner: Any) -> None:
+        prepare = runner.prepare_inputs
+
+        def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+            batch = prepare(*args, **kwargs)
+            self.steering.begin(batch.req_ids, batch.num_scheduled_tokens.tolist())
+            return batch
+
+        runner.prepare_inputs = prepare_inputs
+
+
+worker = KnobWorker  # as --worker-cls names it
+
+
+def _ranking(additional_config: object, num_blocks: int) -> tuple[int, ...]:
+    """Return the blocks of the settings, least important first; none without a setting, so that all stay active."""
+    given = section(additional_config).get("block_ranking")
+    try:
+        return () if given is None else block_ranking(given, num_blocks=num_blocks)
+    except InvalidValueError as error:
+        raise InvalidValueError('additional_config["paceline"]["block_ranking"]', given, error.expected) from error
