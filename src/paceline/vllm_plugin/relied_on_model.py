@@ -16,6 +16,7 @@ else:
     from vllm.v1.worker.gpu_worker import Worker as BaseWorker
 
 EngineWorker: Any = BaseWorker
+set_forward_context: Any = vllm.forward_context.set_forward_context
 NO_GRAPH: Any = vllm.config.CUDAGraphMode.NONE
 FIRST_RUNNER, SECOND_RUNNER = ("_prepare_inputs", "_model_forward", "input_batch", "attn_groups"), ("prepare_inputs",)
 

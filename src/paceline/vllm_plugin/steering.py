@@ -23,7 +23,7 @@ from paceline.vllm_plugin.request_knobs import KnobLimits, RequestKnobs, asked_k
 from paceline.vllm_plugin.step_knobs import KnobModel, RequestSubset, StepKnobs, weights_of_fewer
 
 # rows of a step up to which masked weights beat a run for each number of experts (benchmarks/knob_steps.py)
-MASKED_ROWS = 32
+MASKED_ROWS = 96
 LAYER_INPUTS = ("positions", "hidden_states", "residual")
 PER_REQUEST = ("seq_lens", "block_table_tensor", "is_prefilling", "seq_lens_cpu_upper_bound")
 
