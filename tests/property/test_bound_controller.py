@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
@@ -18,6 +19,7 @@ from paceline.records import Decision
 ACCURACIES = st.lists(st.sampled_from([0.2, 0.5, 0.5000001, 0.9]), min_size=4, max_size=4)
 RATES = st.lists(st.sampled_from([0.05, 0.1]) | st.floats(0.01, 1), min_size=4, max_size=4)
 SCORES = st.lists(st.sampled_from([0.0, 0.1]) | st.floats(-1, 1), min_size=4, max_size=4)
+EXPECTED = st.lists(st.sampled_from([1.0, 2.0]) | st.floats(0.5, 3), min_size=4, max_size=4)
 BUDGETS = st.sampled_from([10.0, 20.0]) | st.floats(1e-3, 500)
 
 
@@ -31,17 +33,19 @@ def bounds_with(scores: list[float], accuracies: list[float]) -> LatencyBounds:
     return bounds_of([[score] * 45 for score in scores], accuracies=accuracies)
 
 
-@given(RATES, SCORES, ACCURACIES, BUDGETS)
+@given(RATES, SCORES, EXPECTED, ACCURACIES, BUDGETS)
 def test_a_decision_is_what_the_definition_says(
-    rates: list[float], scores: list[float], accuracies: list[float], budget_ms: float
+    rates: list[float], scores: list[float], expected: list[float], accuracies: list[float], budget_ms: float
 ) -> None:
     model = TokenLinear(dict(zip(GRID, rates, strict=True)))
-    decision = decided(BoundController(model=model, bounds=bounds_with(scores, accuracies)), budget_ms)
+    bounds = replace(bounds_with(scores, accuracies), expected={"prefill": np.array(expected)})
+    decision = decided(BoundController(model=model, bounds=bounds), budget_ms)
     latencies = model.estimate(request()).prefill_ms_C.tolist()
     limits = [latency * float(np.exp(score)) for latency, score in zip(latencies, scores, strict=True)]
-    rows = list(zip(accuracies, latencies, limits, GRID, strict=True))
-    # predicted fastest first, of equals the more accurate and then the smaller: up to the first whose bound does not fit
-    sequence = sorted(rows, key=lambda row: (row[1], -row[0], row[3].size))
+    foreseen = [latency * factor for latency, factor in zip(latencies, expected, strict=True)]
+    rows = list(zip(accuracies, latencies, limits, GRID, foreseen, strict=True))
+    # smallest expected bound first, of equals the more accurate and then the smaller: up to the first that does not fit
+    sequence = sorted(rows, key=lambda row: (row[4], -row[0], row[3].size))
     fitting = list(takewhile(lambda row: row[2] <= budget_ms, sequence))
     assert decision.within_budget == bool(fitting)
     if fitting:

@@ -23,8 +23,9 @@ Places = NDArray[np.intp]
 class RankedTimes:
     """What every configuration is predicted to take for one request, and its bound; None from what promises no bound.
 
-    `sequence_C` is the order in which bounds are tested: predicted fastest first, the preferred of equals, by the latency
-    model alone; nothing of the calibration enters it. `outside` names the features of the request beyond the model's training.
+    `sequence_C` is the order in which bounds are tested: the smallest *expected* bound first, the preferred of equals, by the
+    latency model and the samples it was fitted on; nothing of the calibration enters it. `outside` names the features of the
+    request beyond the model's training.
     """
 
     latencies_C: Floats
@@ -60,9 +61,9 @@ class RankedConfigs:
     def fitting(self, budget_ms: float, times: RankedTimes) -> Places:
         """Return the places of what fits the budget, the preferred first; empty where nothing does.
 
-        With bounds a configuration fits if its own does *and* those of all that are predicted to be faster do: a fixed
-        sequence of tests, fastest first, that ends at the first failure. Then the confidence over the calibration holds for
-        whichever is taken, not for each by itself (Angelopoulos et al., Learn then Test, 2021, fixed-sequence testing).
+        With bounds a configuration fits if its own does *and* those of all whose bounds are expected to be smaller do: a
+        fixed sequence of tests that ends at the first failure. Then the confidence over the calibration holds for whichever
+        is taken, not for each by itself (Angelopoulos et al., Learn then Test, 2021, fixed-sequence testing).
         """
         fits_C = times.limits() <= budget_ms
         if times.bounds_C is not None and not fits_C.all():
@@ -134,6 +135,7 @@ class RankedGrid:
         self._of_model_C = np.array(ranks)
         self._of_known_C = np.array([places[config] for config in self.ranked.configs])
         self._ratios_C = bounds.ratios(latency_kind)[self._of_known_C]
+        self._expected_C = bounds.expected_factors(latency_kind)[self._of_known_C]
         self._output_tokens_C = np.array([each.expected_output_tokens for each in covered])
 
     def in_rank(self, values_C: Floats) -> Floats:
@@ -151,7 +153,7 @@ class RankedGrid:
         return RankedTimes(
             latencies_C=predicted_C * self._ratios_C,
             bounds_C=bounds_C,
-            sequence_C=np.argsort(predicted_C, kind="stable"),
+            sequence_C=np.argsort(predicted_C * self._expected_C, kind="stable"),
             outside=estimates.outside,
         )
 

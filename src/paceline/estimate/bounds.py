@@ -22,7 +22,7 @@ Legend of array suffixes: C configurations, N scores.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,11 +129,14 @@ class ConformalScores:
 class LatencyBounds:
     """Scores of every configuration and latency kind; gives bounds at any α when they are asked for.
 
-    `provenance` holds one JSON document a profiling run.
+    `expected` says by kind what the fitted samples made expect of each configuration's bound, as a multiple of its
+    prediction; the order in which bounds are tested comes of it, so nothing of the calibration may. `provenance` holds one
+    JSON document a profiling run.
     """
 
     configs: tuple[CalibratedConfig, ...]
     scores: Mapping[LatencyKind, ConformalScores]
+    expected: Mapping[LatencyKind, NDArray[np.float64]] = field(default_factory=dict[LatencyKind, NDArray[np.float64]])
     provenance: tuple[dict[str, object], ...] = ()
 
     def __post_init__(self) -> None:
@@ -145,6 +148,10 @@ class LatencyBounds:
                 raise InvalidValueError(
                     f"{kind} counts", len(scores.counts_C), f"one for each of {len(keys)} configurations"
                 )
+        for kind, expected_C in self.expected.items():
+            if expected_C.shape != (len(keys),) or not (np.isfinite(expected_C) & (expected_C > 0)).all():
+                expected = f"a number above 0 for each of {len(keys)} configurations"
+                raise InvalidValueError(f"expected bounds of {kind}", expected_C.tolist(), expected)
 
     def require_kind(self, kind: str) -> ConformalScores:
         """Return the scores of a latency kind; raises UnknownChoiceError when none were calibrated for it."""
@@ -184,6 +191,10 @@ class LatencyBounds:
         if kind != "ttft":
             return np.ones(len(self.configs))
         return np.exp(self.require_kind(kind).medians())
+
+    def expected_factors(self, kind: LatencyKind) -> NDArray[np.float64]:
+        """Return the multiple of its prediction at which each configuration's bound is expected; ones where nothing says."""
+        return self.expected.get(kind, np.ones(len(self.configs)))
 
     @property
     def expected_output_tokens(self) -> NDArray[np.float64]:

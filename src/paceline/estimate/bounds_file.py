@@ -44,6 +44,7 @@ CONFIG_FIELDS = {
     "expected_output_tokens": "a number",
 }
 ARRAYS = {"scores_N": np.float64, "requests_N": np.int32, "counts_C": np.int64}
+EXPECTED = "expected_C"  # files of older versions lack it: their bounds are tested in the order of predictions
 
 
 def bounds_files(bounds: LatencyBounds, *, estimator_sha256: str) -> dict[str, bytes]:
@@ -54,6 +55,7 @@ def bounds_files(bounds: LatencyBounds, *, estimator_sha256: str) -> dict[str, b
             for kind, each in bounds.scores.items()
             for name, dtype in ARRAYS.items()
         }
+        | {f"{kind}.{EXPECTED}": expected_C for kind, expected_C in bounds.expected.items()}
     )
     document = {
         "format": FORMAT,
@@ -76,10 +78,12 @@ def load_bounds(directory: Path | str) -> LatencyBounds:
     document = FILES.read(path)
     scores = FILES.content(directory / SCORES, document["scores_sha256"], of="these bounds")
     FILES.content(directory / WEIGHTS_FILE, document["estimator_sha256"], of="the estimator that these bounds are of")
+    arrays, kinds = FILES.tensors(directory / SCORES, scores), _kinds(document["latency_kinds"], directory / SCORES)
     try:
         found = LatencyBounds(
             configs=tuple(_config(cells, f"configs[{index}]") for index, cells in enumerate(document["configs"])),
-            scores=_scores(scores, document["latency_kinds"], directory / SCORES),
+            scores={kind: _kind_scores(arrays, kind, directory / SCORES) for kind in kinds},
+            expected=_expected(arrays, kinds, directory / SCORES),
             provenance=tuple(
                 typed(run, "an object", f"provenance[{index}]") for index, run in enumerate(document["provenance"])
             ),
@@ -102,21 +106,28 @@ def file_sha256(path: Path) -> str:
         raise FILES.unfit(path, f"cannot be read ({error.strerror})", "a file of an estimator with bounds") from error
 
 
-def _scores(content: bytes, kinds: list[object], path: Path) -> dict[LatencyKind, ConformalScores]:
+def _kinds(kinds: list[object], path: Path) -> list[LatencyKind]:
     unknown = [kind for kind in kinds if kind not in LATENCY_KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
         raise FILES.unfit(path, f"latency_kinds is {kinds!r:.60}", "some of ttft, prefill and total")
-    arrays = FILES.tensors(path, content)
-    return {cast(LatencyKind, kind): _kind_scores(arrays, str(kind), path) for kind in kinds}
+    return cast("list[LatencyKind]", kinds)
 
 
 def _kind_scores(arrays: Mapping[str, Any], kind: str, path: Path) -> ConformalScores:
-    for name, dtype in ARRAYS.items():
-        found = arrays.get(f"{kind}.{name}")
-        if found is None or found.dtype != dtype:
-            held = "missing" if found is None else f"of {found.dtype}"
-            raise FILES.unfit(path, f"{kind}.{name} is {held}", f"an array of {np.dtype(dtype)}")
-    return ConformalScores(**{name: arrays[f"{kind}.{name}"] for name in ARRAYS})
+    return ConformalScores(**{name: _array(arrays, f"{kind}.{name}", dtype, path) for name, dtype in ARRAYS.items()})
+
+
+def _expected(arrays: Mapping[str, Any], kinds: list[LatencyKind], path: Path) -> dict[LatencyKind, Any]:
+    told: list[LatencyKind] = [kind for kind in kinds if f"{kind}.{EXPECTED}" in arrays]
+    return {kind: _array(arrays, f"{kind}.{EXPECTED}", np.float64, path) for kind in told}
+
+
+def _array(arrays: Mapping[str, Any], name: str, dtype: type, path: Path) -> Any:
+    found = arrays.get(name)
+    if found is None or found.dtype != dtype:
+        held = "missing" if found is None else f"of {found.dtype}"
+        raise FILES.unfit(path, f"{name} is {held}", f"an array of {np.dtype(dtype)}")
+    return found
 
 
 def _config(cells: object, place: str) -> CalibratedConfig:

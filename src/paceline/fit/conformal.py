@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from paceline.analyze import latency_of
+from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.errors import EstimatorError, PacelineWarning
 from paceline.estimate.bounds import (
     SMALLEST_MS,
@@ -40,6 +41,7 @@ from paceline.profiles.requests import MeasuredRequests, measured_requests
 from paceline.profiles.splits import DEFAULT_SEED
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind, Provenance, RequestFeatures
 
+MOST_EXPECTED_OF = 2000
 SPARE = 1.3
 LARGEST_CALIBRATION_SHARE = 0.45
 RETRAIN = "train the estimator on this profile"
@@ -50,17 +52,34 @@ def calibrate_bounds(
 ) -> LatencyBounds:
     """Return the bounds of a model that was fitted on `parts.fit`, calibrated on `parts.calibration`.
 
-    Accuracies come from both parts, answer lengths from the fitted one; `parts.test` is not looked at.
+    Accuracies come from both parts, answer lengths and what is expected of bounds from the fitted one; `parts.test` is not
+    looked at.
     """
     configs = calibrated_configs(model.configs, parts)
     lengths_C = np.array([each.expected_output_tokens for each in configs])
     scores: dict[LatencyKind, ConformalScores] = {}
+    expected: dict[LatencyKind, NDArray[np.float64]] = {}
+    some_fitted = _some_requests(parts.fit)
     for kind in _told_kinds(parts.calibration):
-        requests = measured_requests(parts.calibration, latency_of(kind))
-        predicted_RC = predicted_matrix(model, requests.features, kind, lengths_C)
-        scores[kind] = conformal_scores(_in_order_of(model.configs, requests), predicted_RC)
+        scores[kind] = _scores_of(model, parts.calibration, kind, lengths_C)
+        expected[kind] = expected_factors(_scores_of(model, some_fitted, kind, lengths_C))
     runs = tuple(json.loads(msgspec.json.encode(run)) for run in provenance)
-    return LatencyBounds(configs=configs, scores=scores, provenance=runs)
+    return LatencyBounds(configs=configs, scores=scores, expected=expected, provenance=runs)
+
+
+def _scores_of(
+    model: LatencyModel, samples: pl.DataFrame, kind: LatencyKind, lengths_C: NDArray[np.float64]
+) -> ConformalScores:
+    requests = measured_requests(samples, latency_of(kind))
+    predicted_RC = predicted_matrix(model, requests.features, kind, lengths_C)
+    return conformal_scores(_in_order_of(model.configs, requests), predicted_RC)
+
+
+def _some_requests(samples: pl.DataFrame) -> pl.DataFrame:
+    """Return the samples of at most 2,000 requests, any of them alike: an order of configurations takes no more."""
+    names = samples.select("dataset", "sample_id").unique(maintain_order=True)
+    some = names.sample(min(MOST_EXPECTED_OF, names.height), seed=DEFAULT_SEED)
+    return samples.join(some, on=["dataset", "sample_id"], how="semi", maintain_order="left")
 
 
 def _told_kinds(samples: pl.DataFrame) -> tuple[LatencyKind, ...]:
@@ -142,6 +161,16 @@ def conformal_scores(measured_ms_RC: NDArray[np.float64], predicted_ms_RC: NDArr
         requests_N=np.unique(requests_N, return_inverse=True)[1].astype(np.int32),
         counts_C=known_CR.sum(axis=1),
     )
+
+
+def expected_factors(scores: ConformalScores) -> NDArray[np.float64]:
+    """Return exp of the 95th percentile of every configuration's scores, that of all scores where it has none.
+
+    Of samples that a model was fitted on it says where bounds are to be expected before anything is calibrated.
+    """
+    starts = np.cumsum(scores.counts_C) - scores.counts_C
+    own = [scores.scores_N[start : start + count] for start, count in zip(starts, scores.counts_C, strict=True)]
+    return np.exp([np.quantile(each if len(each) else scores.scores_N, 1 - DEFAULT_ALPHA) for each in own])
 
 
 def predicted_matrix(

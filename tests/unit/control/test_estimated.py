@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from latency_models import GRID, TokenLinear, bounds_of, request, scores_of, steady_bounds, token_linear
 
@@ -7,7 +8,14 @@ from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.dataset_tables import DatasetTables
 from paceline.control.estimated import BoundController, PointController
 from paceline.control.fixed import FixedConfiguration
-from paceline.errors import EstimatorError, InvalidValueError, PacelineWarning, TableError, UnknownChoiceError
+from paceline.errors import (
+    BudgetTooSmallError,
+    EstimatorError,
+    InvalidValueError,
+    PacelineWarning,
+    TableError,
+    UnknownChoiceError,
+)
 from paceline.estimate.bounds import LatencyBounds
 from paceline.records import KnobConfig, LatencyKind
 
@@ -42,11 +50,29 @@ def test_each_request_is_judged_by_its_own_features() -> None:
 def test_a_configuration_with_wider_misses_needs_more_room() -> None:
     scores = [[math.log(1.1)] * 99, [math.log(3.0)] * 99, [math.log(1.1)] * 99, [math.log(1.1)] * 99]
     controller = BoundController(model=token_linear(), bounds=bounds_of(scores))
-    # low/16 and high/8 are predicted equally fast, but the bound of low/16 is 48: what comes after it in the sequence of tests,
-    # fastest first, cannot be promised either, or the confidence would hold for each alone and not for the one taken
+    # low/16 and high/8 are predicted equally fast, but the bound of low/16 is 48: what comes after it in the sequence of tests
+    # cannot be promised either, or the confidence would hold for each alone and not for the one taken
     assert controller.predict(20.0, features=request()).config == LOW_8
     assert controller.predict(50.0, features=request()).config == HIGH_16
-    assert controller.predict(50.0, features=request()).config == HIGH_16
+
+
+def test_a_fast_configuration_that_is_known_to_miss_widely_holds_back_none_that_does_not() -> None:
+    scores = [
+        [math.log(5.0)] * 99,
+        [math.log(1.1)] * 99,
+        [math.log(1.1)] * 99,
+        [math.log(1.1)] * 99,
+    ]  # bounds 40, 17.6, 17.6, 35
+    unaware = BoundController(model=token_linear(), bounds=bounds_of(scores))
+    aware = BoundController(
+        model=token_linear(), bounds=bounds_of(scores, expected={"prefill": np.array([4.8, 1.1, 1.1, 1.1])})
+    )
+    with pytest.warns(PacelineWarning, match="no configuration"):
+        assert not unaware.predict(36.0, features=request()).within_budget
+    decision = aware.predict(36.0, features=request())
+    assert (decision.config, decision.within_budget) == (HIGH_16, True)
+    with pytest.raises(BudgetTooSmallError, match=r"17\.6"):
+        aware.predict(17.0, features=request(), strict=True)
 
 
 def test_of_equal_accuracies_the_faster_is_taken_then_the_smaller() -> None:

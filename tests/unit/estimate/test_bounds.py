@@ -151,6 +151,21 @@ def test_bounds_read_back_are_the_same(artifact: Path) -> None:
             assert np.array_equal(getattr(found.scores[kind], name), getattr(held.scores[kind], name))
 
 
+def test_what_is_expected_of_bounds_is_read_back_and_files_of_older_versions_have_none(artifact: Path) -> None:
+    assert load_bounds(artifact).expected == {}
+    assert load_bounds(artifact).expected_factors("prefill").tolist() == [1, 1, 1, 1]
+    told = np.array([1.5, 1.0, 2.0, 1.1])
+    write(artifact, bounds_of([[0.1], [], [0.5], [0.2]], expected={"prefill": told}))
+    assert load_bounds(artifact).expected_factors("prefill").tolist() == told.tolist()
+    assert load_bounds(artifact).expected_factors("total").tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("told", [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], [1.0, math.nan, 1.0, 1.0]])
+def test_expected_bounds_that_cannot_be_are_refused(told: list[float]) -> None:
+    with pytest.raises(InvalidValueError, match="expected bounds of total .* a number above 0 for each of 4"):
+        bounds_of([[0.1], [], [0.5], [0.2]], expected={"total": np.array(told)})
+
+
 def edit(artifact: Path, change: Any) -> None:
     document = json.loads((artifact / DESCRIPTION).read_text())
     change(document)

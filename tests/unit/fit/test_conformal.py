@@ -14,7 +14,7 @@ from paceline.estimate.bounds import SMALLEST_MS, CalibratedConfig
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.fit.candidates import estimator_candidates, table_candidates
-from paceline.fit.conformal import calibrate_bounds, conformal_scores, save_bounds, split_for
+from paceline.fit.conformal import calibrate_bounds, conformal_scores, expected_factors, save_bounds, split_for
 from paceline.profiles import Profile, SampleParts, Split, split_samples
 
 
@@ -84,6 +84,27 @@ def test_requests_measured_under_some_configurations_calibrate_those() -> None:
 def test_times_of_zero_give_finite_scores() -> None:
     scores = conformal_scores(np.array([[0.0], [2.0]]), np.array([[1.0], [1.0]]))
     assert scores.scores_N.tolist() == [math.log(SMALLEST_MS), math.log(2.0)]
+
+
+def test_where_bounds_are_expected_is_told_by_the_fitted_samples_alone() -> None:
+    noise = dict(zip(GRID, (0.4, 0.05, 0.1, 0.1), strict=True))
+    parts = parts_of(synthetic_samples(400, noise_of=noise))
+    slower = replace(parts, calibration=parts.calibration.with_columns(pl.col("T_vision_total") * 9), test=parts.fit)
+    one, other = calibrate_bounds(token_linear(), parts), calibrate_bounds(token_linear(), slower)
+    assert list(one.expected) == ["ttft", "prefill", "total"]
+    for kind in one.expected:
+        assert np.array_equal(one.expected_factors(kind), other.expected_factors(kind))
+    assert one.expected_factors("prefill") == pytest.approx(
+        np.exp([1.645 * spread for spread in noise.values()]), rel=0.2
+    )
+    refitted = replace(parts, fit=parts.fit.with_columns(pl.col("T_vision_total", "T_LLM_prefill") * 2))
+    twice = calibrate_bounds(token_linear(), refitted).expected_factors("prefill")
+    assert twice == pytest.approx(2 * one.expected_factors("prefill"))
+
+
+def test_a_configuration_without_scores_is_expected_where_all_are() -> None:
+    scores = conformal_scores(np.array([[2.0, np.nan], [4.0, np.nan]]), np.ones((2, 2)))
+    assert expected_factors(scores)[0] == expected_factors(scores)[1] == pytest.approx(2 * 2**0.95)
 
 
 def test_a_model_of_other_configurations_is_refused() -> None:
