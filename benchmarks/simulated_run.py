@@ -36,7 +36,7 @@ from paceline.vllm_plugin.replay import OfflineVllm
 from paceline.vllm_plugin.virtual_replay import VirtualVllm
 
 RESULTS = Path(__file__).parent / "results" / "simulated_run.json"
-CHUNK, CAP, BLOCKS, BLOCK_TOKENS, SEED = 256, 16, 2_000, 16, 3407
+CHUNK, CAP, BLOCKS, BLOCK_TOKENS, SEED = 256, 16, 1_000, 32, 3407
 ARGUMENTS = {
     "dtype": "float32",
     "enforce_eager": True,

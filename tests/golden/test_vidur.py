@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paceline.schedule import PlannerSettings
-from paceline.simulate import RequestColumns, SimulatedEngine, VidurTables, simulate
+from paceline.simulate import RequestColumns, SimulatedEngine, VidurTables, simulate, simulate_replicas
 
 ENGINES = ("fast", "reference")
 
@@ -110,3 +110,32 @@ def test_vllms_recorded_steps_are_equal(golden_arrays, computed_by, rules):
     assert np.array_equal(run.first_token_seconds - arrived, expected["prefill_e2e_time"])
     assert np.array_equal(run.completion_seconds - arrived, expected["request_e2e_time"])
     assert np.array_equal(run.first_scheduled_seconds - arrived, expected["request_scheduling_delay"])
+
+
+@pytest.mark.parametrize("router", ["round_robin", "least_outstanding"])
+def test_vidurs_replicas_serve_the_same_requests(golden_arrays, router):
+    expected = golden_arrays(f"{router}_expected")
+    info = json.loads(str(expected["info"]))
+    engine = SimulatedEngine(
+        rules="vidur",
+        planner=PlannerSettings(chunk_size=info["chunk_size"]),
+        max_num_seqs=info["batch_size_cap"],
+        num_blocks=info["num_blocks"],
+        block_size=info["block_size"],
+    )
+    runs = simulate_replicas(
+        _load(expected),
+        engine,
+        VidurTables.load(golden_arrays.path("tables_8b")),
+        replicas=info["replicas"],
+        router=router,
+        computed_by="reference",
+    )
+    completed = np.empty(info["requests"])
+    restarts = np.empty(info["requests"], dtype=np.int64)
+    for replica in runs:
+        completed[replica.requests] = replica.run.completion_seconds
+        restarts[replica.requests] = replica.run.preemptions
+    assert restarts.sum() == info["restarts"] > 0
+    assert np.array_equal(completed, expected["completed_at"])
+    assert np.array_equal(restarts, expected["request_num_restarts"])
