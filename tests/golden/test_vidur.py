@@ -112,8 +112,9 @@ def test_vllms_recorded_steps_are_equal(golden_arrays, computed_by, rules):
     assert np.array_equal(run.first_scheduled_seconds - arrived, expected["request_scheduling_delay"])
 
 
+@pytest.mark.parametrize("computed_by", ENGINES)
 @pytest.mark.parametrize("router", ["round_robin", "least_outstanding"])
-def test_vidurs_replicas_serve_the_same_requests(golden_arrays, router):
+def test_vidurs_replicas_serve_the_same_requests(golden_arrays, router, computed_by):
     expected = golden_arrays(f"{router}_expected")
     info = json.loads(str(expected["info"]))
     engine = SimulatedEngine(
@@ -129,7 +130,7 @@ def test_vidurs_replicas_serve_the_same_requests(golden_arrays, router):
         VidurTables.load(golden_arrays.path("tables_8b")),
         replicas=info["replicas"],
         router=router,
-        computed_by="reference",
+        computed_by=computed_by,
     )
     completed = np.empty(info["requests"])
     restarts = np.empty(info["requests"], dtype=np.int64)

@@ -8,9 +8,8 @@ import numpy as np
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.simulate.engine_settings import SimulatedEngine
 from paceline.simulate.load import Integers, RequestColumns
-from paceline.simulate.reference import Simulation
 from paceline.simulate.result import SimulatedRun
-from paceline.simulate.simulation import FAST, REFERENCE, simulate
+from paceline.simulate.simulation import FAST, PausableRun, opened_simulation, simulate
 from paceline.simulate.step_work import StepCost
 
 ROUND_ROBIN, LEAST_OUTSTANDING = "round_robin", "least_outstanding"
@@ -37,29 +36,31 @@ def simulate_replicas(
     """Serve a load by so many equal engines; one that gets no request is left out.
 
     `round_robin` takes turns. `least_outstanding` chooses the engine with the fewest requests in its waiting queue, the
-    first among equals, as Vidur does; it looks at all engines at every arrival, which the reference engine alone can.
+    first among equals, as Vidur does.
     Raises what `simulate` raises, and UnknownChoiceError for a router that does not exist.
     """
     if replicas < 1:
         raise InvalidValueError("replicas", replicas, "at least 1")
     if router not in ROUTERS:
         raise UnknownChoiceError("router", router, tuple(ROUTERS))
-    if router == LEAST_OUTSTANDING and computed_by != REFERENCE:
-        raise InvalidValueError("engine", computed_by, f"{REFERENCE!r} with router {router!r}, or another router")
 
     def served(part: RequestColumns) -> SimulatedRun:
         return simulate(part, engine, cost, computed_by=computed_by, with_steps=with_steps)
 
     if replicas == 1:
         return [ReplicaRun(requests=np.arange(len(load)), run=served(load))]
-    return ROUTERS[router](load, replicas, served, lambda: Simulation(engine, cost))
+
+    def opened() -> PausableRun:
+        return opened_simulation(engine, cost, size=len(load), computed_by=computed_by, with_steps=with_steps)
+
+    return ROUTERS[router](load, replicas, served, opened)
 
 
 def _round_robin(
     load: RequestColumns,
     replicas: int,
     served: Callable[[RequestColumns], SimulatedRun],
-    _opened: Callable[[], Simulation],
+    _opened: Callable[[], PausableRun],
 ) -> list[ReplicaRun]:
     parts = [np.arange(first, len(load), replicas) for first in range(min(replicas, len(load)))]
     return [ReplicaRun(requests=part, run=served(load.part(part))) for part in parts]
@@ -69,7 +70,7 @@ def _least_outstanding(
     load: RequestColumns,
     replicas: int,
     _served: Callable[[RequestColumns], SimulatedRun],
-    opened: Callable[[], Simulation],
+    opened: Callable[[], PausableRun],
 ) -> list[ReplicaRun]:
     simulations = [opened() for _ in range(replicas)]
     parts: list[list[int]] = [[] for _ in range(replicas)]

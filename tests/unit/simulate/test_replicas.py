@@ -1,7 +1,7 @@
 """Routers: who serves which request."""
 
 import numpy as np
-from simulated_loads import STEP_TIME, differences
+from simulated_loads import STEP_TIME, differences, random_case
 
 from paceline.schedule import PlannerSettings
 from paceline.simulate import LinearCost, RequestColumns, SimulatedEngine, simulate, simulate_replicas
@@ -52,6 +52,20 @@ def test_the_shortest_queue_is_chosen_at_every_arrival():
                 for run in runs
             ]
             assert replica_of[index] == waiting.index(min(waiting)), f"seed {seed}, request {index}"
+
+
+def test_both_engines_route_alike():
+    for seed in range(12):
+        case = random_case(seed, rules=(("vidur", "vllm", "paceline")[seed % 3],))
+        for router in ("round_robin", "least_outstanding"):
+            fast, reference = (
+                simulate_replicas(case.load, case.engine, case.cost, replicas=3, router=router, computed_by=engine)
+                for engine in ("fast", "reference")
+            )
+            assert len(fast) == len(reference)
+            for one, other in zip(fast, reference, strict=True):
+                assert np.array_equal(one.requests, other.requests)
+                assert differences(one.run, other.run) == [], f"seed {seed}, {router}"
 
 
 def test_one_engine_serves_all():

@@ -1,5 +1,6 @@
 """The boundary of the fast engine: settings and models into numbers, arrays into a run, faults into sentences."""
 
+import math
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from paceline.schedule.policies import POLICIES
 from paceline.schedule.step_time import LinearStepTime
 from paceline.simulate.engine_settings import PACELINE, RULES, SimulatedEngine
 from paceline.simulate.fast import state as at
-from paceline.simulate.fast.loop import run_until_done
+from paceline.simulate.fast.loop import run_until
 from paceline.simulate.fast.rows import column
 from paceline.simulate.load import Floats, Integers, RequestColumns
 from paceline.simulate.never import never_admitted
@@ -24,22 +25,59 @@ NO_TABLE: Floats = np.zeros((0, 0))
 
 def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost, *, with_steps: bool) -> SimulatedRun:
     """Serve a load to its end; raises as the reference does, and InvalidValueError for a step-time model of another kind."""
-    state = at.new_state(
-        load,
-        usable_blocks=engine.usable_blocks,
-        max_num_seqs=engine.max_num_seqs,
-        block_size=engine.block_size,
-    )
-    entries = LONGEST_RECORD + 2 * len(state.partials)
-    records = at.new_records(wanted=with_steps, steps=FIRST_STEPS, entries=entries)
-    rules, numbers = _rules(engine), _cost(cost)
-    fault = run_until_done(state, rules, numbers, records)
-    while fault == at.RECORDS_FULL:
-        records = at.grown(records, state)
-        fault = run_until_done(state, rules, numbers, records)
-    if fault != at.FINISHED:
-        raise _error(fault, state, engine, cost)
-    return _run(load, state, records)
+    simulation = FastSimulation(engine, cost, size=len(load), with_steps=with_steps)
+    at.receive(simulation.state, load)
+    return simulation.finish()
+
+
+class FastSimulation:
+    """A run that can be paused, as `Simulation` of the reference engine is; for at most `size` requests."""
+
+    def __init__(self, engine: SimulatedEngine, cost: StepCost, *, size: int, with_steps: bool) -> None:
+        self._engine, self._cost = engine, cost
+        self.state = at.new_state(
+            size,
+            usable_blocks=engine.usable_blocks,
+            max_num_seqs=engine.max_num_seqs,
+            block_size=engine.block_size,
+        )
+        entries = LONGEST_RECORD + 2 * len(self.state.partials)
+        self._records = at.new_records(wanted=with_steps, steps=FIRST_STEPS, entries=entries)
+        self._rules, self._numbers = _rules(engine), _cost(cost)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were received and are not admitted yet."""
+        return _count(self.state, "received") - _count(self.state, "arrived") + _count(self.state, "waiting")
+
+    def receive(self, arrival_seconds: float, prompt_tokens: int, output_tokens: int) -> None:
+        """Take note of a request that arrives then."""
+        one = RequestColumns(
+            arrival_seconds=np.array([arrival_seconds]),
+            prompt_tokens=np.array([prompt_tokens]),
+            output_tokens=np.array([output_tokens]),
+        )
+        at.receive(self.state, one, first=_count(self.state, "received"))
+
+    def advance_before(self, seconds: float) -> None:
+        """Form and execute every step that starts before this time."""
+        fault = self._run_until(seconds)
+        if fault not in (at.FINISHED, at.NEVER_ADMITTED):  # who is not admitted yet may be told so at the end
+            raise _error(fault, self.state, self._engine, self._cost)
+
+    def finish(self) -> SimulatedRun:
+        """Serve all that was received and return the run."""
+        fault = self._run_until(math.inf)
+        if fault != at.FINISHED:
+            raise _error(fault, self.state, self._engine, self._cost)
+        return _run(self.state, self._records)
+
+    def _run_until(self, seconds: float) -> int:
+        fault = run_until(self.state, self._rules, self._numbers, self._records, seconds)
+        while fault == at.RECORDS_FULL:
+            self._records = at.grown(self._records, self.state)
+            fault = run_until(self.state, self._rules, self._numbers, self._records, seconds)
+        return fault
 
 
 def _rules(engine: SimulatedEngine) -> at.Rules:
@@ -130,15 +168,20 @@ def _error(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCost)
     return StepTimeError(log_too_short(row))
 
 
-def _run(load: RequestColumns, state: at.State, records: at.Records) -> SimulatedRun:
+def _run(state: at.State, records: at.Records) -> SimulatedRun:
+    received = _count(state, "received")
+
     def floats(name: str) -> Floats:
-        return column(state.requests, name).astype(np.float64)
+        return column(state.requests, name, received).astype(np.float64)
 
     def integers(name: str) -> Integers:
-        return column(state.requests, name).astype(np.int64)
+        return column(state.requests, name, received).astype(np.int64)
 
+    prompts = integers("prompt")
     return SimulatedRun(
-        load=load,
+        load=RequestColumns(
+            arrival_seconds=floats("arrival"), prompt_tokens=prompts, output_tokens=integers("total") - prompts
+        ),
         first_scheduled_seconds=floats("first_scheduled"),
         first_token_seconds=floats("first_token"),
         completion_seconds=floats("completion"),

@@ -1,7 +1,5 @@
 """The loop of a run: arrivals, then a run of decodes where nothing else can happen, else a step in full."""
 
-from math import inf
-
 from paceline.simulate.fast.compiling import compiled, compiled_once
 from paceline.simulate.fast.memory import decodes_fit
 from paceline.simulate.fast.queues import push, set_key
@@ -22,14 +20,22 @@ from paceline.simulate.fast.work import decode_seconds, decode_step, start_no_ea
 
 
 @compiled_once
-def run_until_done(s: State, rules: Rules, cost: Cost, records: Records) -> int:
-    """Serve everything; return FINISHED, a fault, or RECORDS_FULL: give it longer records and it goes on."""
-    while s.now[0].unfinished:
+def run_until(s: State, rules: Rules, cost: Cost, records: Records, until: float) -> int:
+    """Take every step that starts before `until`; return FINISHED when there is none left, a fault, or RECORDS_FULL.
+
+    With longer records, or with more requests, it goes on where it was.
+    """
+    now = s.now[0]
+    while now.unfinished:
         if records.wanted and _is_full(s, records):
             return RECORDS_FULL
+        if now.decodes == 0 and now.partials == 0 and now.waiting == 0:
+            now.clock = max(now.clock, s.requests[now.arrived].arrival)
+        if now.clock >= until:
+            return FINISHED
         start_no_earlier(s, cost)
         _arrive(s, rules)
-        fault, served = _decode_run(s, rules, cost, records)
+        fault, served = _decode_run(s, rules, cost, records, until)
         if fault == FINISHED and not served:
             fault, served = full_step(s, rules, cost, records)
         if fault == FINISHED and not served:
@@ -40,7 +46,7 @@ def run_until_done(s: State, rules: Rules, cost: Cost, records: Records) -> int:
 
 
 @compiled
-def _decode_run(s: State, rules: Rules, cost: Cost, records: Records) -> tuple[int, bool]:
+def _decode_run(s: State, rules: Rules, cost: Cost, records: Records, until: float) -> tuple[int, bool]:
     """Take steps that only decode, as long as nobody can be admitted, nobody completes and blocks last."""
     now = s.now[0]
     now.chunks = 0
@@ -48,8 +54,10 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records) -> tuple[i
     if now.decodes == 0 or now.partials or now.leave:
         return FINISHED, False
     while _admits_nobody(s, rules) and decodes_fit(s, rules) and not (records.wanted and _is_full(s, records)):
-        if cost.kind != REPLAYED and _plain_ticks(s, rules, cost, records):
+        if cost.kind != REPLAYED and _plain_ticks(s, rules, cost, records, until):
             is_served = True
+            if now.clock >= until:
+                break
             _arrive(s, rules)
             continue
         fault, seconds = decode_step(s, cost)
@@ -61,7 +69,7 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records) -> tuple[i
         unfinished = now.unfinished
         end_decode_tick(s, rules, seconds, records)
         is_served = True
-        if now.unfinished < unfinished:
+        if now.unfinished < unfinished or now.clock >= until:
             break
         start_no_earlier(s, cost)
         _arrive(s, rules)
@@ -69,10 +77,10 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records) -> tuple[i
 
 
 @compiled
-def _plain_ticks(s: State, rules: Rules, cost: Cost, records: Records) -> int:
+def _plain_ticks(s: State, rules: Rules, cost: Cost, records: Records, until: float) -> int:
     """Take the steps before the next completion or arrival, and return how many; what a step changes is four sums."""
     now, phase, log = s.now[0], s.phase, records.steps
-    arrival = s.requests[now.arrived].arrival if now.arrived < len(s.requests) else inf
+    arrival = min(until, s.requests[now.arrived].arrival) if now.arrived < now.received else until
     most = s.ends[0].tick - now.tick - 1
     if records.wanted:
         most = min(most, len(log) - now.step - 1)
@@ -110,7 +118,7 @@ def _admits_nobody(s: State, rules: Rules) -> bool:
 def _arrive(s: State, rules: Rules) -> None:
     """Queue whoever has arrived by now."""
     now = s.now[0]
-    while now.arrived < len(s.requests) and s.requests[now.arrived].arrival <= s.now[0].clock:
+    while now.arrived < now.received and s.requests[now.arrived].arrival <= s.now[0].clock:
         request = now.arrived
         s.requests[request].queue_number, s.requests[request].queued_seconds = request, s.now[0].clock
         if rules.rules == PACELINE:
@@ -129,7 +137,7 @@ def _wait(s: State) -> int:
     now = s.now[0]
     if now.preempted or now.leave:
         return FINISHED
-    if now.arrived == len(s.requests):
+    if now.arrived == now.received:
         return NEVER_ADMITTED
     s.now[0].clock = s.requests[now.arrived].arrival
     return FINISHED

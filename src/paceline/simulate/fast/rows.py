@@ -52,8 +52,9 @@ class NowRow:
     ordered: int
     ends: int
     waiting: int
-    arrived: int
-    unfinished: int
+    received: int  # requests that are known of
+    arrived: int  # of these, those that have been queued
+    unfinished: int  # of those received
     serial: int  # of preemptions
     leave: int  # the next step is left to vLLM
     blocked: int  # nobody can be admitted until somebody completes or another head of the queue arrives

@@ -95,13 +95,13 @@ class Records(NamedTuple):
     spans: list[SpanRow]
 
 
-def new_state(load: RequestColumns, *, usable_blocks: int, max_num_seqs: int, block_size: int) -> State:
-    """Return the state before the first arrival."""
-    most = min(max_num_seqs, len(load))
+def new_state(size: int, *, usable_blocks: int, max_num_seqs: int, block_size: int) -> State:
+    """Return the state before the first arrival, with room for so many requests; none is received yet."""
+    most = min(max_num_seqs, size)
     state = State(
         now=rows(NowRow, 1),
-        requests=rows(RequestRow, len(load)),
-        heap=np.zeros(len(load), dtype=np.int64),
+        requests=rows(RequestRow, size),
+        heap=np.zeros(size, dtype=np.int64),
         phase=np.zeros(block_size, dtype=np.int64),
         order=np.zeros(2 * most + 2, dtype=np.int64),
         ends=rows(EndRow, 2 * most + 2),
@@ -109,16 +109,22 @@ def new_state(load: RequestColumns, *, usable_blocks: int, max_num_seqs: int, bl
         chunks=rows(ChunkRow, most + 1),
         candidates=np.zeros(most + 1, dtype=np.int64),
     )
-    for name in ("prompt", "tokens", "restart_tokens"):
-        set_column(state.requests, name, load.prompt_tokens)
-    set_column(state.requests, "total", load.prompt_tokens + load.output_tokens)
-    set_column(state.requests, "arrival", load.arrival_seconds)
     for name in ("first_scheduled", "first_token", "completion"):
         set_column(state.requests, name, np.nan)
     set_column(state.now, "free", usable_blocks)
-    set_column(state.now, "unfinished", len(load))
-    set_column(state.now, "clock", float(load.arrival_seconds[0]))
     return state
+
+
+def receive(state: State, load: RequestColumns, *, first: int = 0) -> None:
+    """Add requests, in the order of arrival, as those from number `first` on."""
+    part = state.requests[first : first + len(load)]
+    for name in ("prompt", "tokens", "restart_tokens"):
+        set_column(part, name, load.prompt_tokens)
+    set_column(part, "total", load.prompt_tokens + load.output_tokens)
+    set_column(part, "arrival", load.arrival_seconds)
+    unfinished = int(column(state.now, "unfinished")[0])
+    set_column(state.now, "received", first + len(load))
+    set_column(state.now, "unfinished", unfinished + len(load))
 
 
 def new_records(*, wanted: bool, steps: int, entries: int) -> Records:
