@@ -151,7 +151,7 @@ def random_settings(number: int, step_tokens: int) -> dict[str, object]:
         {"min_chunk_tokens": step_tokens // 3},
         {"max_chunk_tokens": max(1, step_tokens // 3)},
         {"max_partial_prefills": random.randint(1, 2)},
-        {"target_time_ms": 12.0, "step_time": STEP_TIME.document()},
+        {"target_time_ms": 12.0, "target_base_share": 0.5, "step_time": STEP_TIME.document()},
     ]
     return chosen | (random.choice(own) if random.random() < 0.5 else {})
 

@@ -13,22 +13,21 @@ repetition: geometric means, with t intervals of their logarithms over repetitio
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from statistics import fmean, stdev
 from typing import Any
 
-import scipy.stats
+from paired import mean_with_interval, paired
 from tiny_llm import write_tiny_llm
 
 from paceline.fit.step_time import StepTimeFit, fit_step_time
 from paceline.schedule import LinearStepTime, PlannerSettings, RequestTimes, StepLoad, StepRecord, read_step_log
 from paceline.schedule.policies import PolicyWeights
+from paceline.schedule.step_time import with_chunk
 from paceline.slo import percentile
 from paceline.tune.aging import aging_weights
 from paceline.tune.environment import machine, package_versions
@@ -58,9 +57,15 @@ class Calibration:
     step_time: StepTimeFit
 
     def target_time_ms(self, chunk_size: int, running: int) -> float:
-        """Return the predicted time of a step with half a chunk of prefill beside half of the running requests."""
+        """Return the predicted time of a step with half a chunk of prefill beside half of the running requests.
+
+        Never less than a useful chunk alone takes: a smaller target is refused.
+        """
+        model = self.step_time.model
         half = StepLoad(decode_tokens=running // 2, decode_context_tokens=0, prefill_tokens=chunk_size // 2)
-        return self.step_time.model.predict_ms(half)
+        useful = PlannerSettings(chunk_size=chunk_size).useful_chunk(model)
+        alone = with_chunk(StepLoad(), chunk_tokens=useful, context_tokens=0)
+        return max(model.predict_ms(half), model.predict_ms(alone))
 
 
 def settings_to_compare(chunk_size: int, running: int, calibration: Calibration) -> dict[str, PlannerSettings | None]:
@@ -94,32 +99,6 @@ FIGURES: Mapping[str, Callable[[RunSummary], float | None]] = {
     "goodput_per_second": lambda run: run.goodput_per_second,
     "adherence": lambda run: None if run.adherence is None else run.adherence.share,
 }
-
-
-def mean_with_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean with Student's 95 % interval over repetitions; no interval for a single one."""
-    if len(values) < 2:
-        return {"mean": fmean(values), "ci": None, "n": len(values)}
-    reach = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return {"mean": fmean(values), "ci": [fmean(values) - reach, fmean(values) + reach], "n": len(values)}
-
-
-def paired(own: Sequence[float | None], stock: Sequence[float | None]) -> dict[str, object] | None:
-    """Return the change against the stock run of the same repetition, as the geometric mean of ratios minus 1.
-
-    Ratios are skewed, their logarithms are not: the interval is Student's on logarithms. A pair with a 0 has no ratio and
-    is left out; `n` counts the others. None where no pair is left.
-    """
-    logs = [math.log(one / other) for one, other in zip(own, stock, strict=True) if one and other]
-    if not logs:
-        return None
-    found = mean_with_interval(logs)
-    ends = found["ci"]
-    return {
-        "mean": math.expm1(fmean(logs)),
-        "ci": None if ends is None else [math.expm1(end) for end in ends],
-        "n": len(logs),
-    }
 
 
 def chunk_figures(steps: Sequence[StepRecord], requests: Sequence[RequestTimes], least: int) -> dict[str, object]:

@@ -148,7 +148,7 @@ def settings(stock: SimulatedRun, model: LinearStepTime) -> list[Setting]:
     alternative = PolicyWeights(time_weight=SHORT_REQUEST_FACTOR / seconds_a_token, prompt_weight=-1.0)
     half = StepLoad(decode_tokens=CAP // 2, decode_context_tokens=CAP // 2 * 1300, prefill_tokens=CHUNK // 2)
     target_ms = model.predict_ms(half)
-    fcfs, tenth = PlannerSettings(chunk_size=CHUNK), CHUNK // 10
+    fcfs, tenth = PlannerSettings(chunk_size=CHUNK, target_base_share=0.5), CHUNK // 10  # 0.5: the default then
     srtf, aging = replace(fcfs, policy="srtf"), replace(fcfs, policy="aging", weights=weights)
     ours: dict[str, PlannerSettings] = {
         "fcfs": fcfs,

@@ -252,9 +252,9 @@ def test_a_run_with_room_feeds_step_time(paceline, opened, model, roomy_trace, t
     text = done(paceline("tune", "step-time", run))
     assert "held-out error" in text and "of decode only steps" in text
 
-    timed = ["--trace", roomy_trace, "--out", tmp_path / "timed", "--chunk-size", "64", "--target-time-ms", "5"]
+    timed = ["--trace", roomy_trace, "--out", tmp_path / "timed", "--chunk-size", "64", "--target-time-ms", "6"]
     done(paceline("tune", "replay", model, *timed, "--step-time", run / "step_time.json"))
-    refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "5"), "step-time")
+    refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "6"), "step-time")
 
 
 @pytest.mark.parametrize("command", [("replay",), ("threshold", "sweep")])
@@ -364,7 +364,7 @@ WRONG = {
     "beyond the context": (["--trace", "TRACE", "--length-scale", "3"], "at most 512 tokens"),
     "asked context": (["--trace", "TRACE", "--max-model-len", "100"], "at most 100 tokens"),
     "unknown policy": (["--trace", "TRACE", "--policy", "sptf"], "policy 'sptf' is unknown"),
-    "target alone": (["--trace", "TRACE", "--target-time-ms", "5"], "step-time"),
+    "target alone": (["--trace", "TRACE", "--target-time-ms", "6"], "step-time"),
     "speed and rate": (["--trace", "TRACE", "--speed", "2", "--rate", "2"], "both set the arrivals"),
     "engine arguments": (["--trace", "TRACE", "--engine-args", "[1]"], "a JSON object"),
 }

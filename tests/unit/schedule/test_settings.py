@@ -69,15 +69,15 @@ def test_a_target_needs_a_model_that_can_keep_it() -> None:
         per_prefill_attention_token_ms=0.0,
     )
     PlannerSettings(chunk_size=100).require_model(None)
-    settings = PlannerSettings(chunk_size=100, target_time_ms=10.0)
+    settings = PlannerSettings(chunk_size=100, target_time_ms=12.5)
     settings.require_model(model)
     with pytest.raises(InvalidValueError, match="without a step-time model; fit one with"):
         settings.require_model(None)
-    # a step with 10 tokens alone takes 10 ms, half of which is its base; with one token 5.5 ms
+    # a step with 15 tokens alone takes 12.5 ms, 0.4 of which is its base; with one token 5.5 ms
     with pytest.raises(
-        InvalidValueError, match="at least 10 ms, .* one useful chunk, of 10 tokens; a larger target_base"
+        InvalidValueError, match="at least 12.5 ms, .* one useful chunk, of 15 tokens; a larger target_base"
     ):
-        PlannerSettings(chunk_size=100, target_time_ms=9.9).require_model(model)
+        PlannerSettings(chunk_size=100, target_time_ms=12.4).require_model(model)
     PlannerSettings(chunk_size=100, target_time_ms=5.5, target_base_share=1.0).require_model(model)
     PlannerSettings(chunk_size=100, target_time_ms=15.0, min_chunk_tokens=20).require_model(model)
     with pytest.raises(InvalidValueError, match="one useful chunk, of 21 tokens"):

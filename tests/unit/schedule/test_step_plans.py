@@ -121,13 +121,14 @@ def test_the_target_cuts_the_chunk_and_nothing_smaller_slips_in() -> None:
 
 
 def test_the_target_is_never_below_the_decodes_and_one_useful_chunk() -> None:
-    # 40 decodes alone take 12 ms; a step with 4 tokens alone takes 4 ms, half of which is its base
+    # 40 decodes alone take 12 ms; a step with 6 tokens alone takes 5 ms, 0.4 of which is its base
     crowded = plan(request("a", 80), decodes=40, target_time_ms=5.0)
-    assert (crowded.chunks, crowded.predicted_ms) == ({"a": 4}, 14.0)
+    assert (crowded.chunks, crowded.predicted_ms) == ({"a": 6}, 15.0)
+    assert plan(request("a", 80), decodes=40, target_time_ms=5.0, target_base_share=0.5).chunks == {"a": 4}
     assert plan(request("a", 80), decodes=40, target_time_ms=5.0, target_base_share=0.1).chunks == {"a": 36}
     assert plan(request("a", 80), decodes=40, target_time_ms=5.0, target_base_share=1.0).chunks == {"a": 1}
     # the useful chunk is the step's: who needs less of it leaves it to the next
-    assert plan(request("a", 3), request("b", 80), decodes=40, target_time_ms=5.0).chunks == {"a": 3, "b": 1}
+    assert plan(request("a", 3), request("b", 80), decodes=40, target_time_ms=5.0).chunks == {"a": 3, "b": 3}
 
 
 def test_where_nothing_decodes_the_target_cuts_nothing() -> None:
