@@ -9,8 +9,10 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from paceline.errors import ModelError, UnknownChoiceError
+from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families.choosing import family_of
 from paceline.models.features import project_tokens
@@ -41,8 +43,7 @@ def load_model(
     with _told(name):
         config = AutoConfig.from_pretrained(source, revision=revision)
     family = family_of(config, f"the model {name!r}")
-    with _told(name):
-        tokenizer, image_processor = _tokenizer(source, revision), _image_processor(source, revision)
+    tokenizer, image_processor = _tokenizer(name, source, revision), _image_processor(name, source, revision)
     prompts = Prompts(tokenizer=tokenizer, family=family, config=config, name=name)
     with _told(name), _quiet_bars() if folder else nullcontext():
         model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
@@ -76,13 +77,47 @@ def _told(name: str) -> Generator[None]:
         ) from error
 
 
-def _tokenizer(source: str, revision: str | None) -> Any:
-    return AutoTokenizer.from_pretrained(source, revision=revision)
+def _tokenizer(name: str, source: str, revision: str | None) -> Any:
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+    except Exception as error:  # a tokenizer's file may be wrong in any way, and its backend may be missing
+        raise ModelError(
+            f"the model {name!r} has no tokenizer that can be loaded ({_first_line(error)}); expected tokenizer.json and "
+            "tokenizer_config.json beside its weights: copy them from the checkpoint that it was made from"
+        ) from error
+    if not tokenizer.chat_template:
+        with _told(name):
+            tokenizer.chat_template = _template_beside(source, revision)
+    return tokenizer
 
 
-def _image_processor(source: str, revision: str | None) -> Any:
-    # the PIL backend: the default one needs torchvision, which has no CPU build
-    return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+def _template_beside(source: str, revision: str | None) -> str | None:
+    """Return the chat template that older checkpoints keep with their processor and not with their tokenizer."""
+    for file in ("chat_template.json", "processor_config.json"):
+        path = cached_file(source, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        kept: Any = parsed_json(Path(path).read_text()) if path is not None else None
+        template: Any = kept.get("chat_template") if isinstance(kept, dict) else None  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _image_processor(name: str, source: str, revision: str | None) -> Any:
+    try:
+        # the PIL backend: the default one needs torchvision, which has no CPU build
+        found: Any = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+    except Exception as error:
+        raise ModelError(
+            f"the model {name!r} has no image processor that can be loaded ({_first_line(error)}); expected "
+            "preprocessor_config.json beside its weights, naming one that reads pictures with Pillow: copy it from the "
+            "checkpoint that it was made from"
+        ) from error
+    if getattr(found, "backend", "pil") != "pil":
+        raise ModelError(
+            f"the model {name!r} has an image processor, {type(found).__name__}, that needs torchvision; expected one that reads "
+            "pictures with Pillow: name its `Pil` class as image_processor_type in preprocessor_config.json"
+        )
+    return found
 
 
 @contextmanager

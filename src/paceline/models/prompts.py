@@ -16,7 +16,7 @@ class Prompts:
 
     def __init__(self, *, tokenizer: Any, family: Family, config: PreTrainedConfig, name: str) -> None:
         self.tokenizer, self.family, self.config = tokenizer, family, config
-        self.image_token: str = tokenizer.convert_ids_to_tokens(image_token_id(config))
+        self.image_token = self._token(image_token_id(config), name)
         self.placeholder = family.placeholder or self.image_token
         self._reserved = tuple(dict.fromkeys((*tokenizer.all_special_tokens, self.image_token, self.placeholder)))
         self._marker_tokens: dict[str, int] = {}
@@ -84,6 +84,15 @@ class Prompts:
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
+
+    def _token(self, token_id: int, name: str) -> str:
+        token: str | None = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            raise ModelError(
+                f"the tokenizer of {name!r} has no token {token_id}, which stands for a picture in the model's configuration; "
+                "expected tokenizer.json and tokenizer_config.json of the same checkpoint beside its weights"
+            )
+        return token
 
     def _check_template(self, name: str) -> None:
         if self.family.prompt is None and not self.tokenizer.chat_template:

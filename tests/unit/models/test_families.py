@@ -101,3 +101,51 @@ def test_the_page_of_models_is_what_the_declarations_say(capsys):
 
 def test_the_version_that_the_tests_run_under_is_listed():
     assert transformers.__version__ in TESTED_TRANSFORMERS
+
+
+@pytest.fixture
+def without_weights(dense_folder, tmp_path):
+    """A model's folder but for its weights: what is said of the rest must be said before they are read."""
+
+    def copied(*left_out):
+        for path in dense_folder.iterdir():
+            if path.name not in ("model.safetensors", *left_out):
+                (tmp_path / path.name).write_bytes(path.read_bytes())
+        return str(tmp_path)
+
+    return copied
+
+
+def test_a_folder_without_a_tokenizer_says_so(without_weights):
+    with pytest.raises(ModelError, match=r"has no token \d+, which stands for a picture .*; expected tokenizer.json"):
+        load_model(without_weights("tokenizer.json", "tokenizer_config.json"), device="cpu")
+
+
+def test_a_damaged_tokenizer_is_one_sentence(without_weights, tmp_path):
+    folder = without_weights()
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="no tokenizer that can be loaded"):
+        load_model(folder, device="cpu")
+
+
+def test_a_folder_without_an_image_processor_says_so(without_weights):
+    with pytest.raises(ModelError, match=r"no image processor that can be loaded .*preprocessor_config.json"):
+        load_model(without_weights("preprocessor_config.json"), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["Lfm2VlImageProcessor", "Llama4ImageProcessor"])
+def test_an_image_processor_that_needs_torchvision_is_named(without_weights, tmp_path, kind):
+    folder = without_weights()
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": kind}))
+    with pytest.raises(ModelError, match="image processor.*orchvision.*Pillow"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("file", ["chat_template.json", "processor_config.json"])
+def test_a_chat_template_that_is_kept_with_the_processor_is_found(dense_folder, tmp_path, file):
+    for path in dense_folder.iterdir():
+        if path.name != "chat_template.jinja":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    template = (dense_folder / "chat_template.jinja").read_text()
+    (tmp_path / file).write_text(json.dumps({"chat_template": template}))
+    assert load_model(str(tmp_path), device="cpu").tokenizer.chat_template == template
