@@ -224,7 +224,7 @@ def quick(monkeypatch, tmp_path, digits, questions):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut is expected here
     monkeypatch.setattr(paceline.cli.demo, "run_demo", partial(demonstrated, questions))
     monkeypatch.setattr(paceline.cli.verify, "verify_model", verified)
-    monkeypatch.setattr(EngineFlags, "opener", lambda self, scheduler: instant_host)
+    monkeypatch.setattr(EngineFlags, "opener", lambda *_, **__: instant_host)
     monkeypatch.setattr(learned_artifact, "SupervisedSettings", partial(SupervisedSettings, **SHORT))
     monkeypatch.setattr(main, "app_for", lambda arguments: command_of(arguments[0]))
     below = tmp_path / "a" / "b"

@@ -11,6 +11,7 @@ from learned_controllers import chooser_looking_at, chooser_of_scores, synthetic
 from PIL import Image
 from transformers import StoppingCriteria
 
+from paceline import runtime
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.estimated import BoundController
 from paceline.control.learned.controller import LearnedController
@@ -216,17 +217,46 @@ def test_a_ttft_is_what_a_clock_at_the_caller_shows(digits, picture_path, monkey
     assert max(ratios) > 0.97  # what lies between is choosing the token
 
 
-def test_what_the_caller_waits_is_in_the_ttft_exactly(digits, questions, monkeypatch):
-    """A clock that only moves when told: opening, looking, deciding and waiting all count, each once."""
-    model = ttft_model(digits)
-    slept = {"features": 0.25, "prepare": 0.5}
-    features, prepare = type(digits).token_features, type(digits).prepare
-    model._features = lambda *request: (time.sleep(slept["features"]), features(digits, *request))[1]
-    monkeypatch.setattr(type(digits), "prepare", lambda *request: (time.sleep(slept["prepare"]), prepare(*request))[1])
-    answer = model.generate(questions[0].picture, questions[0].prompt, latency_budget_ms=2000)
-    first_pass_ms = answer.times.ttft_ms - answer.times.ahead_ms
-    assert answer.measured_ms >= 750 + first_pass_ms
-    assert answer.times.preprocess_ms >= 500 > answer.times.prefill_ms
+class ToldClock:
+    """Stands for the module `time`: moves when it is told to, and never by itself."""
+
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def perf_counter(self):
+        return self.seconds
+
+    def perf_counter_ns(self):
+        return int(self.seconds * 10**9)
+
+    def before(self, seconds, function):
+        def later(*arguments, **options):
+            self.seconds += seconds
+            return function(*arguments, **options)
+
+        return later
+
+
+def test_what_the_caller_waits_is_in_the_ttft_exactly(digits, picture_path, monkeypatch):
+    """Opening, looking, deciding, preparing, waiting and the first pass all count, each once, and nothing else does."""
+    model, clock = ttft_model(digits), ToldClock()
+    for module in ("paceline.runtime", "paceline.measure.one_pass", "paceline.measure.clock"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    monkeypatch.setattr("paceline.runtime.open_picture", clock.before(0.125, runtime.open_picture))
+    model._features = clock.before(0.25, model._features)
+    monkeypatch.setattr(LookupTable, "predict", clock.before(0.0625, LookupTable.predict))
+    monkeypatch.setattr(type(digits), "prepare", clock.before(0.5, type(digits).prepare))
+    monkeypatch.setattr("paceline.measure.one_pass.applied", clock.before(1.0, applied))
+    block = digits.parts.blocks[0].register_forward_hook(clock.before(0.03125, lambda *_: None))
+    try:
+        answer = model.generate(picture_path, "Read the digits.", latency_budget_ms=2000)
+    finally:
+        block.remove()
+    times = answer.times
+    assert (times.preprocess_ms, answer.waited_ms, times.prefill_ms) == (500.0, 1000.0, 31.25)
+    assert times.ahead_ms == 125 + 250 + 62.5 + 500 + 1000
+    assert answer.measured_ms == times.ttft_ms == times.ahead_ms + 31.25
+    assert times.total_ms == 31.25 * times.output_tokens and answer.within_budget
 
 
 def test_waiting_for_another_thread_counts_for_the_caller_and_not_for_the_machine(digits, questions):

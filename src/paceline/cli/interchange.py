@@ -7,7 +7,7 @@ import polars as pl
 import typer
 
 from paceline.cli.flags.lists import ListFlagCommand, split_list
-from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag
+from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag, note_drift_in
 from paceline.cli.printing import JsonFlag, note, print_json, print_table, say
 from paceline.profiles import CONFIGURATION, LeftOut, import_profile, merge_profiles, read_profile, write_core_exp
 
@@ -50,6 +50,8 @@ def merge_command(
     json_output: JsonFlag = False,
 ) -> None:
     """Join the parts of several ranks or machines into one store; conflicting samples are refused."""
+    for part in parts:
+        note_drift_in(part)
     merged = merge_profiles(parts, out, allow_mixed=allow_mixed, skip_bad=skip_bad)
     summary = {**_summary(out, merged.samples, merged.left_out), "parts": len(parts), "joined": merged.joined}
     _print(f"Merged {len(parts)} parts into {out}", summary, json_output)

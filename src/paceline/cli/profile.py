@@ -17,6 +17,7 @@ from paceline.cli.flags.model import (
     names,
     whole_numbers,
 )
+from paceline.cli.flags.profiles import note_drifts
 from paceline.cli.flags.questions import PLACES, SplitFlag, TemplateHelp
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json, progress_bar
 from paceline.datasets import DIGIT_SETS
@@ -88,6 +89,7 @@ def profile(
         run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, on_progress=move)
     if as_json:
         print_json(_document(run))
+        note_drifts(run.drifts)
     else:
         _print_run(run)
 
@@ -101,6 +103,7 @@ def _document(run: ProfileRun) -> dict[str, object]:
         "samples_total": run.samples_total,
         "torn_bytes": run.torn_bytes,
         "datasets": {each.name: _set_document(each) for each in run.sets},
+        "drift": [{**asdict(each), "share": each.share, "moved": each.moved} for each in run.drifts],
         "parquet": None if run.parquet is None else str(run.parquet),
     }
 
@@ -137,6 +140,8 @@ def _print_run(run: ProfileRun) -> None:
         ("least important blocks first", str(list(run.block_ranking))),
     ]
     print_facts(f"Profile in {run.out}", rows)
+    for each in run.drifts:
+        note(each.warning if each.moved else str(each), mark="caution" if each.moved else "")
     note(f"next: paceline budgets {run.out}    paceline table build --results-dir {run.out} --output-file table.json")
 
 

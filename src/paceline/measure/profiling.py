@@ -16,6 +16,7 @@ from paceline.models.importance import block_influence, rank_blocks
 from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import ProfileStore
 from paceline.profiles.questions import AskedQuestion
+from paceline.profiles.sentinels import MachineDrift, read_drifts
 from paceline.records import KnobConfig, KnobGrid, require_seed
 
 CALIBRATION_QUESTIONS = 24
@@ -65,7 +66,7 @@ class ProfilePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileRun:
-    """What a run did: new and total samples of this rank, and where they are."""
+    """What a run did: new and total samples of this rank, where they are, and how the machine's speed moved meanwhile."""
 
     out: Path
     grid: KnobGrid
@@ -76,6 +77,7 @@ class ProfileRun:
     torn_bytes: int
     parquet: Path | None
     sets: tuple[QuestionSet, ...]
+    drifts: tuple[MachineDrift, ...]
 
 
 def run_profile(
@@ -123,6 +125,7 @@ def run_profile(
             torn_bytes=store.torn_bytes,
             parquet=parquet,
             sets=sets,
+            drifts=read_drifts(out),
         )
 
 

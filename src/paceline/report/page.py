@@ -10,6 +10,7 @@ from paceline.analyze import BudgetAnalysis, LatencyPercentiles, analyze_budgets
 from paceline.control import LookupTable
 from paceline.fit import build_dataset_tables, build_lookup_table
 from paceline.profiles import CONFIGURATION, Profile, read_profile
+from paceline.profiles.sentinels import read_drifts
 from paceline.records import LatencyKind
 from paceline.report import figures
 from paceline.report.charts import TIER_COLOURS, chart_specifications
@@ -118,6 +119,9 @@ def _summary(profile: Profile, analysis: BudgetAnalysis) -> str:
         f"median {analysis.latency_kind} latency": f"{analysis.percentiles.median:.1f} ms",
         "recommended budgets": f"{low} to {high} ms",
     }
+    drifts = read_drifts(profile.source)
+    if drifts:
+        facts["speed during the run"] = "; ".join(map(str, drifts))
     return facts_list(profile, facts)
 
 

@@ -8,8 +8,9 @@ import typer
 
 from paceline.cli.flags.lists import split_list
 from paceline.cli.printing import note
-from paceline.errors import InvalidValueError
+from paceline.errors import InvalidValueError, ProfileDataError
 from paceline.profiles import Profile, read_profile
+from paceline.profiles.sentinels import MachineDrift, read_drifts
 
 ProfileArgument = Annotated[
     Path, typer.Argument(metavar="PROFILE", help="A native store, a core-exp directory or a Parquet file of samples.")
@@ -29,7 +30,25 @@ def read_listing_left_out(
     profile = read_profile(path, datasets=split_list(datasets), columns=columns, skip_bad=skip_bad)
     for each in profile.left_out:
         note(each.reason, mark="left out")
+    note_drift_in(profile.source)
     return profile
+
+
+def note_drift_in(store: Path) -> None:
+    """Warn on standard error where the machine's speed moved while a profile was measured, as far as its sentinels tell."""
+    try:
+        drifts = read_drifts(store)
+    except ProfileDataError as error:  # the samples are read all the same
+        note(str(error), mark="caution")
+        return
+    note_drifts(drifts)
+
+
+def note_drifts(drifts: Sequence[MachineDrift]) -> None:
+    """Warn on standard error of every rank whose machine's speed moved."""
+    for each in drifts:
+        if each.moved:
+            note(each.warning, mark="caution")
 
 
 def read_with_pictures(
