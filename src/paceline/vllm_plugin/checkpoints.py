@@ -1,0 +1,60 @@
+"""Checkpoints as vLLM reads them: fused experts of Qwen3-VL-MoE as they were published, stored transposed by transformers 5."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.torch import load_file, save_file
+
+from paceline.errors import ModelError, OutputPathError
+from paceline.json_document import parsed_json
+
+FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
+TRANSPOSED_BY_TRANSFORMERS = "qwen3_vl_moe"
+
+
+def write_for_vllm(source: Path | str, folder: Path | str) -> Path:
+    """Write a Qwen3-VL-MoE checkpoint that transformers 5 saved as vLLM 0.32 loads it, and return the new folder.
+
+    Fused experts are [expert, out, in] in the source and [expert, in, out] in the copy, weights float32; everything else stays.
+    Raises ModelError for another kind of model or one without weights, OutputPathError where `folder` holds anything.
+    """
+    source, folder = Path(source), Path(folder)
+    config = _config(source)
+    if folder.exists() and any(folder.iterdir()):
+        raise OutputPathError(folder, "it exists already and is never overwritten; delete it first")
+    weights = sorted(source.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{source} holds no .safetensors file; expected the folder of a whole model")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_file() and path not in weights:
+            shutil.copy(path, folder)
+    for path in weights:
+        tensors = {
+            name: (tensor.transpose(1, 2) if name.endswith(FUSED_EXPERTS) else tensor).float().contiguous()
+            for name, tensor in load_file(path).items()
+        }
+        save_file(tensors, folder / path.name, metadata={"format": "pt"})
+    config["dtype"] = "float32"
+    # vLLM takes a missing field for False, transformers' models of this family for True
+    config["text_config"].setdefault("norm_topk_prob", True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def _config(source: Path) -> dict[str, Any]:
+    path = source / "config.json"
+    try:
+        config = parsed_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); expected the folder of a whole model") from error
+    fields = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+    kind = fields.get("model_type")
+    if kind != TRANSPOSED_BY_TRANSFORMERS:
+        raise ModelError(
+            f"{source} holds a model of kind {kind!r}; expected {TRANSPOSED_BY_TRANSFORMERS}: vLLM loads others as "
+            "they are"
+        )
+    return fields

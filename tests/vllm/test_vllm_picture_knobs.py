@@ -1,0 +1,44 @@
+"""Pictures: tier, experts and blocks of every request in one engine, beside transformers under the same knobs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paceline.errors import ModelError, OutputPathError
+from paceline.models.loading import EMBEDDED
+from paceline.vllm_plugin.checkpoints import write_for_vllm
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def digits_for_vllm(tmp_path_factory):
+    return write_for_vllm(EMBEDDED["digits"], tmp_path_factory.mktemp("digits") / "for_vllm")
+
+
+def test_every_request_has_its_own_tier_experts_and_blocks(digits_for_vllm):
+    paths = [HERE / "torchvision_standin", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "picture_knobs.py"), str(digits_for_vllm)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["requests"]) == 54 and found["steps"]["mixed"] > 0
+    assert all(each["prompt"] and each["tokens"] for each in found["requests"])
+    assert max(each["off"] for each in found["requests"]) < 1e-4
+    assert sum(each["cached"] for each in found["requests"]) > 0
+
+
+def test_a_checkpoint_is_converted_once_and_only_of_its_kind(digits_for_vllm, tmp_path):
+    assert json.loads((digits_for_vllm / "config.json").read_text())["text_config"]["norm_topk_prob"] is True
+    with pytest.raises(OutputPathError, match="never overwritten"):
+        write_for_vllm(EMBEDDED["digits"], digits_for_vllm)
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ModelError, match="'llava'; expected qwen3_vl_moe"):
+        write_for_vllm(tmp_path, tmp_path / "out")
+    with pytest.raises(ModelError, match="cannot be read"):
+        write_for_vllm(tmp_path / "nothing", tmp_path / "out")
