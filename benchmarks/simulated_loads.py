@@ -132,8 +132,10 @@ def _cost(random: Random) -> StepCost:
         return LinearCost(STEP_TIME)
     numbers = np.random.default_rng(random.getrandbits(32))
     if kind == "log":
+        started = np.cumsum(numbers.exponential(random.choice([0.003, 0.01, 0.012]), LOGGED_STEPS))
         return ReplayedCost(
-            started_seconds=np.cumsum(numbers.exponential(random.choice([0.003, 0.01, 0.012]), LOGGED_STEPS)),
+            closed_seconds=started - numbers.exponential(0.002, LOGGED_STEPS),
+            started_seconds=started,
             execute_seconds=numbers.exponential(0.01, LOGGED_STEPS),
         )
     return random_tables(numbers)

@@ -81,10 +81,12 @@ class Simulation:
 
     def _advance(self) -> bool:
         """Form and execute one step, or go on to the next arrival when none can be formed; False when there is none."""
-        self._now = self._cost.start_seconds(len(self._log.started), self._next_start())
-        while self._arrived < len(self._arrivals) and self._arrivals[self._arrived] <= self._now:
-            self._rules.queue(self._requests[self._arrived], self._now)
+        number = len(self._log.started)
+        closes = self._cost.queue_closes_seconds(number, self._next_start())
+        while self._arrived < len(self._arrivals) and self._arrivals[self._arrived] <= closes:
+            self._rules.queue(self._requests[self._arrived], closes)
             self._arrived += 1
+        self._now = self._cost.start_seconds(number, closes)
         step = self._rules.step()
         if step.decoding or step.chunks:
             self._execute(step)

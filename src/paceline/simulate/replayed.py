@@ -15,15 +15,17 @@ from paceline.simulate.step_work import StepWork
 class ReplayedCost:
     """The k-th step takes the seconds of the log's k-th, and starts no earlier than that did.
 
-    `started_seconds` count from the arrival of the run's first request.
+    `closed_seconds` says when its scheduling began: who arrived later was not in it. These and `started_seconds` count
+    from the arrival of the run's first request.
     """
 
+    closed_seconds: Floats
     started_seconds: Floats
     execute_seconds: Floats
 
     def __post_init__(self) -> None:
-        sizes = (len(self.started_seconds), len(self.execute_seconds))
-        if sizes[0] != sizes[1]:
+        sizes = (len(self.started_seconds), len(self.execute_seconds), len(self.closed_seconds))
+        if len(set(sizes)) > 1:
             raise InvalidValueError("columns of a step log", sizes, "as many starts as times")
 
     @staticmethod
@@ -38,6 +40,7 @@ class ReplayedCost:
             raise StepLogError(f"the log holds steps of {len(writers)} engines or runs; expected one: split it first")
         origin = steps[0].started_seconds if origin_seconds is None else origin_seconds
         return ReplayedCost(
+            closed_seconds=np.array([step.started_seconds - step.schedule_us / 1e6 - origin for step in steps]),
             started_seconds=np.array([step.started_seconds - origin for step in steps]),
             execute_seconds=np.array([step.execute_ms / 1e3 for step in steps]),
         )
@@ -47,6 +50,12 @@ class ReplayedCost:
         if step >= len(self.execute_seconds):
             raise StepTimeError(log_too_short(len(self.execute_seconds)))
         return float(self.execute_seconds[step])
+
+    def queue_closes_seconds(self, step: int, now_seconds: float) -> float:
+        """Return when the recorded step began to be scheduled, or now where that is later."""
+        if step >= len(self.closed_seconds):
+            return now_seconds
+        return max(now_seconds, float(self.closed_seconds[step]))
 
     def start_seconds(self, step: int, now_seconds: float) -> float:
         """Return the recorded start, or now where that is later."""

@@ -29,6 +29,10 @@ class StepCost(Protocol):
         """Return how long the step takes; raises StepTimeError for work that the model knows no time for."""
         ...
 
+    def queue_closes_seconds(self, step: int, now_seconds: float) -> float:
+        """Return until when requests are queued for a step that could start now."""
+        ...
+
     def start_seconds(self, step: int, now_seconds: float) -> float:
         """Return when a step starts that could start now: later where the engine is known to have been late."""
         ...
@@ -47,5 +51,9 @@ class LinearCost:
         return self.model.predict_ms(load) / 1e3
 
     def start_seconds(self, step: int, now_seconds: float) -> float:  # noqa: ARG002
+        """Return now."""
+        return now_seconds
+
+    def queue_closes_seconds(self, step: int, now_seconds: float) -> float:  # noqa: ARG002
         """Return now."""
         return now_seconds

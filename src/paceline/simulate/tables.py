@@ -100,6 +100,10 @@ class VidurTables:
         """Return now."""
         return now_seconds
 
+    def queue_closes_seconds(self, step: int, now_seconds: float) -> float:  # noqa: ARG002
+        """Return now."""
+        return now_seconds
+
     def _entry(self, name: str, table: Floats, row: int, column: int) -> float:
         if row >= table.shape[0] or column >= table.shape[1]:
             raise StepTimeError(table_too_small(self.path, name, (row, column), table.shape))

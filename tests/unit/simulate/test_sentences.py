@@ -63,7 +63,7 @@ def test_a_request_that_outgrows_the_cache_alone_is_named(rules):
 
 
 def test_a_log_that_is_too_short_is_named():
-    log = ReplayedCost(started_seconds=np.zeros(3), execute_seconds=np.ones(3))
+    log = ReplayedCost(closed_seconds=np.zeros(3), started_seconds=np.zeros(3), execute_seconds=np.ones(3))
     with pytest.raises(StepTimeError, match="ends after 3 steps"):
         simulate(columns((0.0, 100, 50)), ENGINE, log)
 
@@ -124,3 +124,15 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
     np.savez(path, meta="{}")
     with pytest.raises(StepTimeError, match=r"meta\.layers_per_stage is None"):
         VidurTables.load(path)
+
+
+def test_who_arrives_while_a_logged_step_is_scheduled_is_in_the_next():
+    log = ReplayedCost(
+        closed_seconds=np.array([0.0, 1.0, 2.0]),
+        started_seconds=np.array([0.2, 1.2, 2.2]),
+        execute_seconds=np.full(3, 0.5),
+    )
+    for engine in ("fast", "reference"):
+        run = simulate(columns((0.0, 5, 2), (1.1, 5, 1)), ENGINE, log, computed_by=engine)
+        assert run.first_scheduled_seconds.tolist() == [0.2, 2.2]
+        assert run.first_token_seconds.tolist() == [0.7, 2.7]

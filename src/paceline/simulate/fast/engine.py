@@ -120,7 +120,9 @@ def _cost(cost: StepCost) -> at.Cost:
     if isinstance(cost, LinearCost):
         return numbers._replace(linear=_coefficients(cost.model))
     if isinstance(cost, ReplayedCost):
-        return numbers._replace(kind=at.REPLAYED, replayed=np.stack([cost.started_seconds, cost.execute_seconds]))
+        return numbers._replace(
+            kind=at.REPLAYED, replayed=np.stack([cost.closed_seconds, cost.started_seconds, cost.execute_seconds])
+        )
     if isinstance(cost, VidurTables):
         return numbers._replace(
             kind=at.TABLES,

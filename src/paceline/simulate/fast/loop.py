@@ -4,11 +4,13 @@ from paceline.simulate.fast.compiling import compiled, compiled_once
 from paceline.simulate.fast.memory import decodes_fit
 from paceline.simulate.fast.queues import push, set_key
 from paceline.simulate.fast.state import (
+    CLOSED,
     FINISHED,
     NEVER_ADMITTED,
     PACELINE,
     RECORDS_FULL,
     REPLAYED,
+    STARTED,
     VIDUR,
     Cost,
     Records,
@@ -16,7 +18,7 @@ from paceline.simulate.fast.state import (
     State,
 )
 from paceline.simulate.fast.steps import end_decode_tick, full_step, record_step
-from paceline.simulate.fast.work import decode_seconds, decode_step, start_no_earlier
+from paceline.simulate.fast.work import decode_seconds, decode_step, no_earlier
 
 
 @compiled_once
@@ -33,8 +35,7 @@ def run_until(s: State, rules: Rules, cost: Cost, records: Records, until: float
             now.clock = max(now.clock, s.requests[now.arrived].arrival)
         if now.clock >= until:
             return FINISHED
-        start_no_earlier(s, cost)
-        _arrive(s, rules)
+        _begin(s, rules, cost)
         fault, served = _decode_run(s, rules, cost, records, until)
         if fault == FINISHED and not served:
             fault, served = full_step(s, rules, cost, records)
@@ -71,8 +72,7 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records, until: flo
         is_served = True
         if now.unfinished < unfinished or now.clock >= until:
             break
-        start_no_earlier(s, cost)
-        _arrive(s, rules)
+        _begin(s, rules, cost)
     return FINISHED, is_served
 
 
@@ -115,6 +115,19 @@ def _admits_nobody(s: State, rules: Rules) -> bool:
 
 
 @compiled
+def _begin(s: State, rules: Rules, cost: Cost) -> None:
+    """Queue who arrived by the time that a step closes its queue, and let it start; once a step."""
+    now = s.now[0]
+    if cost.kind != REPLAYED:
+        _arrive(s, rules)
+    elif now.begun <= now.step:
+        no_earlier(s, cost, CLOSED)
+        _arrive(s, rules)
+        no_earlier(s, cost, STARTED)
+        now.begun = now.step + 1
+
+
+@compiled
 def _arrive(s: State, rules: Rules) -> None:
     """Queue whoever has arrived by now."""
     now = s.now[0]
@@ -135,6 +148,7 @@ def _arrive(s: State, rules: Rules) -> None:
 def _wait(s: State) -> int:
     """Go on after a step that served nobody: at once where the next one may, else at the next arrival."""
     now = s.now[0]
+    s.now[0].begun = 0
     if now.preempted or now.leave:
         return FINISHED
     if now.arrived == now.received:

@@ -45,6 +45,7 @@ class NowRow:
     busy: float  # the sum of all steps
     tick: int
     step: int
+    begun: int  # the steps whose queue is closed, this one included
     free: int  # blocks
     decodes: int
     context: int  # of all decodes

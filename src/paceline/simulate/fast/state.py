@@ -29,7 +29,7 @@ VIDUR, VLLM, PACELINE = range(3)  # Rules.rules
 FCFS, SPF, SRTF, AGING = range(4)  # Rules.policy
 LINEAR, TABLES, REPLAYED = range(3)  # Cost.kind
 BEFORE_ATTENTION, COMMUNICATION, LAYERNORM, MLP, ADD = range(5)  # rows of Cost.by_tokens
-STARTED, EXECUTE = range(2)  # rows of Cost.replayed
+CLOSED, STARTED, EXECUTE = range(3)  # rows of Cost.replayed
 
 # what a run ends with
 FINISHED, RECORDS_FULL, NEVER_ADMITTED, DECODE_TABLE, PREFILL_TABLE, TOKEN_TABLE, LOG_ENDS = range(7)
@@ -82,7 +82,7 @@ class Cost(NamedTuple):
     decode_factor: float
     prefill_factor: float
     layers: float
-    replayed: Floats  # [STARTED or EXECUTE, step]
+    replayed: Floats  # [CLOSED, STARTED or EXECUTE, step]
 
 
 class Records(NamedTuple):

@@ -19,7 +19,6 @@ from paceline.simulate.fast.state import (
     MLP,
     PREFILL_TABLE,
     REPLAYED,
-    STARTED,
     TOKEN_TABLE,
     VIDUR,
     Cost,
@@ -31,10 +30,10 @@ CONTEXT_STEP = 64
 
 
 @compiled
-def start_no_earlier(s: State, cost: Cost) -> None:
-    """Let the clock go on to when the step is known to have started."""
-    if cost.kind == REPLAYED and s.now[0].step < cost.replayed.shape[1]:
-        s.now[0].clock = max(s.now[0].clock, cost.replayed[STARTED, s.now[0].step])
+def no_earlier(s: State, cost: Cost, row: int) -> None:
+    """Let the clock go on to when the step is known to have closed its queue, or to have started."""
+    if s.now[0].step < cost.replayed.shape[1]:
+        s.now[0].clock = max(s.now[0].clock, cost.replayed[row, s.now[0].step])
 
 
 @compiled
