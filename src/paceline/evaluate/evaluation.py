@@ -1,6 +1,6 @@
 """Controllers judged on held-out samples of a profile: what they scored, and how often they kept the budget."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,7 +85,7 @@ def evaluate(
     _require_kind(controllers, latency_kind)
     budgets = tuple(LatencyBudget(ms=float(budget_ms), kind=latency_kind).ms for budget_ms in budgets_ms)
     require_latency(test, latency_kind)
-    every = measured_requests(test, latency_of(latency_kind))
+    every = _with_pictures(measured_requests(test, latency_of(latency_kind)), test)
     requests = (every if vectors is None else _with_vectors(every, vectors)).only(every.complete)
     if not budgets or not requests.names:
         raise InvalidValueError(
@@ -94,10 +94,7 @@ def evaluate(
             "at least one budget, and one request that was: profile with the full grid for each sample",
         )
     played = _played(controllers, requests, budgets, on_progress)
-    pictures = pictures_of(told_questions(test), list(requests.names)) if "metadata" in test.columns else None
-    return _evaluation(
-        played, controllers.get(TABLE), requests, pictures, len(every.names), budgets, latency_kind, alpha
-    )
+    return _evaluation(played, controllers.get(TABLE), requests, len(every.names), budgets, latency_kind, alpha)
 
 
 def _played(
@@ -122,7 +119,6 @@ def _evaluation(
     played: dict[str, Choices],
     table: Controller | None,
     requests: MeasuredRequests,
-    pictures: Sequence[Hashable] | None,
     count: int,
     budgets_ms: tuple[float, ...],
     latency_kind: LatencyKind,
@@ -144,12 +140,14 @@ def _evaluation(
         num_requests=len(requests.names),
         incomplete=count - len(requests.names),
         best_fixed_adherence=tuple(best_B),
-        controllers=_figures(played, outcomes, requests, budgets_ms, pictures),
+        controllers=_figures(played, outcomes, requests, budgets_ms),
         pooled={name: pooled_figures(choices, outcomes[name]) for name, choices in played.items()},
         decision_times={name: times for name, each in played.items() if (times := decision_times(each)) is not None},
         scaled_table=scaled.get(BOUND),
         learned={
-            name: learned_figures(name, outcomes, scaled.get(name), possible) for name in played if is_learned(name)
+            name: learned_figures(name, outcomes, scaled.get(name), possible, requests.pictures)
+            for name in played
+            if is_learned(name)
         },
     )
 
@@ -175,12 +173,14 @@ def _figures(
     outcomes: Mapping[str, Outcomes],
     requests: MeasuredRequests,
     budgets_ms: Sequence[float],
-    pictures: Sequence[Hashable] | None,
 ) -> dict[str, tuple[BudgetFigures, ...]]:
-    return {
-        name: budget_figures(choices, outcomes[name], requests, budgets_ms, pictures)
-        for name, choices in played.items()
-    }
+    return {name: budget_figures(choices, outcomes[name], requests, budgets_ms) for name, choices in played.items()}
+
+
+def _with_pictures(requests: MeasuredRequests, test: pl.DataFrame) -> MeasuredRequests:
+    if "metadata" not in test.columns:
+        return requests
+    return replace(requests, pictures=tuple(pictures_of(told_questions(test), list(requests.names))))
 
 
 def _with_vectors(requests: MeasuredRequests, vectors: RequestVectors) -> MeasuredRequests:

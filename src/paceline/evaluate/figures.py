@@ -77,10 +77,9 @@ def budget_figures(
     outcomes: Outcomes,
     requests: MeasuredRequests,
     budgets_ms: Sequence[float],
-    pictures: Sequence[Hashable] | None = None,
 ) -> tuple[BudgetFigures, ...]:
-    """Return the figures of one controller, a row a budget; requests of one of `pictures` are not independent."""
-    shared = requests.names if pictures is None else pictures
+    """Return the figures of one controller, a row a budget; requests that share a picture are not independent."""
+    shared = requests.names if requests.pictures is None else requests.pictures
     dataset_R = np.array([dataset for dataset, _ in requests.names])
     groups = {str(dataset): dataset_R == dataset for dataset in np.unique(dataset_R)}
     return tuple(

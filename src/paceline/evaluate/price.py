@@ -60,9 +60,9 @@ def scaled_table(
             for budget_ms, (entry, _) in zip(budgets_ms, found, strict=True)
         ),
         reached=tuple(reached for _, reached in found),
-        prices=tuple(paired_difference(difference_R) for difference_R in difference_BR),
+        prices=tuple(paired_difference(difference_R, requests.pictures) for difference_R in difference_BR),
         counted=tuple(within_possible),
-        overall=paired_difference(difference_BR[counted].mean(axis=0)) if counted.any() else None,
+        overall=(paired_difference(difference_BR[counted].mean(axis=0), requests.pictures) if counted.any() else None),
     )
 
 

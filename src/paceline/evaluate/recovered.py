@@ -7,7 +7,7 @@ No learner can be expected to reach 1: the best knows which answers turned out r
 Legend of array suffixes: B budgets, R requests, S resamples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +66,19 @@ class LearnedFigures:
 
 
 def learned_figures(
-    name: str, outcomes: Mapping[str, Outcomes], scaled: ScaledTable | None, within_possible: Sequence[bool]
+    name: str,
+    outcomes: Mapping[str, Outcomes],
+    scaled: ScaledTable | None,
+    within_possible: Sequence[bool],
+    pictures: Sequence[Hashable] | None = None,
 ) -> LearnedFigures:
-    """Judge one learned controller against the others in `outcomes`; distances with an end missing are left out."""
+    """Judge one learned controller against the others in `outcomes`; distances with an end missing are left out.
+
+    Intervals resample `pictures`, one a request, where they are told.
+    """
     distances = ((scaled_table_for(name), ORACLE), (BOUND, ORACLE_WITHIN_BOUND), (TABLE, ORACLE))
     recovered = [
-        recovered_of(base, best, outcomes[name], outcomes, within_possible)
+        recovered_of(base, best, outcomes[name], outcomes, within_possible, pictures)
         for base, best in distances
         if base in outcomes and best in outcomes
     ]
@@ -80,12 +87,19 @@ def learned_figures(
     return LearnedFigures(
         recovered=tuple(recovered),
         scaled_table=scaled,
-        adherence_minus_bound=None if more_kept_BR is None else paired_difference(more_kept_BR.mean(axis=0)),
+        adherence_minus_bound=(
+            None if more_kept_BR is None else paired_difference(more_kept_BR.mean(axis=0), pictures)
+        ),
     )
 
 
 def recovered_of(
-    base: str, best: str, learned: Outcomes, outcomes: Mapping[str, Outcomes], within_possible: Sequence[bool]
+    base: str,
+    best: str,
+    learned: Outcomes,
+    outcomes: Mapping[str, Outcomes],
+    within_possible: Sequence[bool],
+    pictures: Sequence[Hashable] | None = None,
 ) -> Recovered:
     """Return what a learned controller recovers of the distance from `base` to `best`."""
     gain_BR = learned.accuracy_BR - outcomes[base].accuracy_BR
@@ -95,7 +109,7 @@ def recovered_of(
     if counted_B.any():  # one row more: the mean over the counted budgets
         gain_BR = np.vstack([gain_BR, gain_BR[counted_B].mean(axis=0)])
         distance_BR = np.vstack([distance_BR, distance_BR[counted_B].mean(axis=0)])
-    found = _recoveries(gain_BR, distance_BR)
+    found = _recoveries(gain_BR, distance_BR, pictures)
     counted: list[bool] = counted_B.tolist()
     return Recovered(
         base=base,
@@ -107,9 +121,11 @@ def recovered_of(
     )
 
 
-def _recoveries(gain_BR: NDArray[np.float64], distance_BR: NDArray[np.float64]) -> tuple[Recovery, ...]:
+def _recoveries(
+    gain_BR: NDArray[np.float64], distance_BR: NDArray[np.float64], pictures: Sequence[Hashable] | None
+) -> tuple[Recovery, ...]:
     count = len(gain_BR)
-    means_S = resampled_means(np.vstack([gain_BR, distance_BR]).T)
+    means_S = resampled_means(np.vstack([gain_BR, distance_BR]).T, pictures)
     return tuple(
         _recovery(gain_BR[row], distance_BR[row], means_S[:, row], means_S[:, count + row]) for row in range(count)
     )

@@ -3,7 +3,7 @@
 Legend of array suffixes: R requests, C configurations. NaN stands where a request was not measured under a configuration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,17 @@ REQUEST_COLUMNS = (*NAME, *CONFIGURATION, "actual_vision_tokens", "actual_text_t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredRequests:
-    """What every request turned out to take and to score under each configuration, with what was known before it ran."""
+    """What every request turned out to take and to score under each configuration, with what was known before it ran.
+
+    `pictures` tells which requests share one, None where nothing does.
+    """
 
     names: tuple[tuple[str, str], ...]
     configs: tuple[KnobConfig, ...]
     features: tuple[RequestFeatures, ...]
     latency_ms_RC: NDArray[np.float64]
     accuracy_RC: NDArray[np.float64]
+    pictures: tuple[Hashable, ...] | None = None
 
     @property
     def complete(self) -> NDArray[np.bool_]:
@@ -42,6 +46,7 @@ class MeasuredRequests:
             features=tuple(self.features[row] for row in rows),
             latency_ms_RC=self.latency_ms_RC[rows],
             accuracy_RC=self.accuracy_RC[rows],
+            pictures=None if self.pictures is None else tuple(self.pictures[row] for row in rows),
         )
 
 

@@ -336,3 +336,15 @@ def test_questions_are_scored_by_the_golden_rules(folders, golden, name, inputs)
 def golden(request):
     data = request.config.rootpath / "tests" / "golden" / "data" / "metrics"
     return {path.stem: json.loads(path.read_text())["cases"] for path in data.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_tells_what_each_set_is(request, name):
+    page = (request.config.rootpath / "docs" / "datasets.md").read_text()
+    public = PUBLIC_SETS[name]
+    line, columns = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    assert public.hub_ids[0] in line and all(f"`{scorer}`" in line for scorer in public.scorers)
+    for split, rows in public.splits.items():
+        assert split + (f" {rows:,}" if rows is not None else "") in line
+    for column in (*public.columns, *public.nested_columns):
+        assert column.split("|")[0] in columns, column

@@ -135,3 +135,12 @@ def test_the_difference_in_adherence_is_over_all_budgets():
 def test_learned_controllers_go_by_the_first_word_of_their_names():
     assert all(map(is_learned, ("grpo", "supervised", "grpo_second", "supervised_second_one")))
     assert not any(map(is_learned, (TABLE, BOUND, ORACLE, scaled_table_for("grpo"), "fixed_low_4_8", "point")))
+
+
+def test_pictures_are_resampled_with_all_of_their_requests():
+    values_G = np.random.default_rng(5).normal(size=40)
+    pictures = [picture for picture in range(40) for _ in range(6)]
+    shared, alone = paired_difference(np.repeat(values_G, 6), pictures), paired_difference(values_G)
+    assert (shared.interval.low, shared.interval.high) == pytest.approx((alone.interval.low, alone.interval.high))
+    plain = paired_difference(np.repeat(values_G, 6))
+    assert shared.interval.high - shared.interval.low > 2 * (plain.interval.high - plain.interval.low)
