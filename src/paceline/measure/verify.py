@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from paceline.datasets import VisualQuestion
+from paceline.datasets.picture_source import DrawnPicture
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, own_settings_aside
@@ -175,7 +176,8 @@ def _moved_by(
     def tokens(asked: VisualQuestion, config: KnobConfig) -> int:
         return model.prepare(asked.picture, asked.prompt, config.tier).vision_tokens
 
-    others = (replace(question, picture=question.picture.resize(size)) for size in OTHER_SHAPES)
+    reshaped = (DrawnPicture(image=question.picture.resize(size)) for size in OTHER_SHAPES)
+    others = (replace(question, pictures=(picture,)) for picture in reshaped)
     moved = (asked for asked in (question, *others) if tokens(asked, low) != tokens(asked, full))
     return next(moved, question)
 

@@ -71,8 +71,9 @@ def edge(token_side: Number) -> TierRule:
 
 def _at_edge(width: int, height: int, longest_edge: int, side: int) -> ImagePlan:
     ratio = max(height / longest_edge, width / longest_edge)
+    vanishing = min(width, height) < ratio  # the processor would round a thin strip's side down to nothing
     if ratio > 1:  # rounded down, and up to whole tokens: as Pixtral's processor does
-        width, height = math.floor(width / ratio), math.floor(height / ratio)
+        width, height = max(1, math.floor(width / ratio)), max(1, math.floor(height / ratio))
     rows, columns = max(0, (height - 1)) // side + 1, max(0, (width - 1)) // side + 1
     # Mistral 3 mistakes the hidden size of a single token for tokens: the smallest pictures are enlarged to four
     single = rows * columns == 1
@@ -85,7 +86,7 @@ def _at_edge(width: int, height: int, longest_edge: int, side: int) -> ImagePlan
         },
         rows=rows,
         columns=columns,
-        scaled_to=(2 * side, 2 * side) if single else None,
+        scaled_to=(2 * side, 2 * side) if single else (width, height) if vanishing else None,
     )
 
 
