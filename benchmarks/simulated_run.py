@@ -11,7 +11,6 @@ which leaves the scheduling alone to differ. Writes benchmarks/results/simulated
 import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -22,6 +21,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is import
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
+from command_line import command_line
 from tiny_llm import write_tiny_llm
 
 from paceline.fit.step_time import fit_step_time
@@ -131,7 +131,7 @@ def main() -> None:
         for name in noise
     }
     document: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/simulated_run.py", *sys.argv[1:]]),
+        "command": command_line("simulated_run.py"),
         "load": workload.document(),
         "step_time": fit.document(),
         "columns": columns,

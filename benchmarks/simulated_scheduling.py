@@ -17,7 +17,6 @@ first stretch at 80 % under the stock rules, as `paceline tune` does.
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
+from command_line import command_line
 from simulator import CAP, CHUNK, LONGEST, TABLES, conversation
 
 from paceline.fit.step_time import StepTimeFit, fit_step_time
@@ -211,7 +211,7 @@ def main() -> None:
     stock = simulate(stretched(parts[0], 0.8 * served_at), engine_of(plain, blocks=BLOCKS, model=fit.model), cost)
     made = settings(stock, fit.model)
     document: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/simulated_scheduling.py", *sys.argv[1:]]),
+        "command": command_line("simulated_scheduling.py"),
         "simulated": True,
         "synthetic": arguments.trace is None,
         "assumed": "linear step times fitted on Vidur's predictions for Llama 3 8B on an A100; not measured",

@@ -52,6 +52,7 @@ OVERLOAD = 1.2  # of what the engine serves
 ONE_EXPERIMENT = """
 import sys
 import numpy as np
+from command_line import command_line
 from paceline.schedule import LinearStepTime, PlannerSettings
 from paceline.simulate import LinearCost, RequestColumns, SimulatedEngine, simulate
 count, numbers = int(sys.argv[1]), np.random.default_rng(1)
@@ -256,7 +257,7 @@ def main() -> None:
     arguments = parser.parse_args()
     made = workloads(arguments.trace)
     document: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/simulator.py", *sys.argv[1:]]),
+        "command": command_line("simulator.py"),
         "device": {"processor": platform.processor() or platform.machine(), "python": platform.python_version()},
         "synthetic": arguments.trace is None,
         "speeds": speeds(made, arguments.rounds),
