@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import command_line
 from simulated_loads import STEP_TIME, differences, random_case
 
 from paceline.schedule import PlannerSettings
@@ -52,7 +53,6 @@ OVERLOAD = 1.2  # of what the engine serves
 ONE_EXPERIMENT = """
 import sys
 import numpy as np
-from command_line import command_line
 from paceline.schedule import LinearStepTime, PlannerSettings
 from paceline.simulate import LinearCost, RequestColumns, SimulatedEngine, simulate
 count, numbers = int(sys.argv[1]), np.random.default_rng(1)
