@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,7 @@ def speeds(made: Sequence[Workload], rounds: int) -> list[dict[str, Any]]:
                 "preemptions": int(run.preemptions.sum()),
                 "mixed_steps": mixed_share(workload),
                 "ms": [1e3 * min(times), 1e3 * max(times)],
+                "median_ms": 1e3 * median(times),
                 "steps_per_second": [run.step_count / max(times), run.step_count / min(times)],
                 "requests_per_second": [len(workload.load) / max(times), len(workload.load) / min(times)],
                 "reference_steps_per_second": run.step_count / slow,
@@ -243,6 +245,7 @@ def beside_vidur(workload: Workload, row: dict[str, Any]) -> dict[str, Any]:
         "vidur_seconds": printed["seconds"],
         "vidur_steps_per_second": per_second,
         "times_as_fast": [low / per_second, high / per_second],
+        "times_as_fast_median": 1e3 * printed["seconds"] / row["median_ms"],
         "largest_difference_seconds": float(np.abs(np.array(printed["completed"]) - completion).max()),
     }
 
