@@ -1,5 +1,6 @@
 """Captions in the store: an accuracy exists when the whole set is answered, and it is that set's."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -119,3 +120,18 @@ def test_one_id_is_one_question(profiled, tmp_path, synthetic_run):
     (path / "questions.jsonl").write_text('{"dataset": 1}\n')
     with pytest.raises(ProfileDataError, match="questions.jsonl: cannot be read"):
         read_questions(path)
+
+
+def test_a_profile_older_than_its_manifest_is_read_and_gone_on_with(tmp_path, synthetic_run, synthetic_sample):
+    path = tmp_path / "store"
+    with ProfileStore.open_or_create(path, synthetic_run(), fsync=False) as store:
+        store.append(synthetic_sample())
+    description = json.loads((path / "profile.json").read_text())
+    for run in description["provenance"]:
+        del run["sources"]
+    (path / "profile.json").write_text(json.dumps(description))
+    assert read_profile(path).provenance[0].sources == {} and read_questions(path) == {}
+    question = asked("1", dataset="text_vqa", sample_id="s0", scorer="text_vqa/1")
+    with ProfileStore.open_or_create(path, synthetic_run(), questions=[question], fsync=False) as store:
+        assert len(store.done()) == 1
+    assert read_questions(path) == {("text_vqa", "s0"): question}
