@@ -20,7 +20,7 @@ def models(markdown: MarkdownFlag = False, as_json: JsonFlag = False) -> None:
     """List the families of models: how a tier acts, their limits, and those refused with the reason."""
     rows, refused = family_rows(), refused_rows()
     if markdown:
-        typer.echo(models_page(), nl=False)
+        say(models_page().removesuffix("\n"))
     elif as_json:
         document = {
             "transformers": TESTED_TRANSFORMERS,

@@ -46,7 +46,8 @@ def require_file_path(path: Path) -> None:
             raise OutputPathError(path, "it is a directory, and a file is to be written")
         path.exists()  # an over-long name is an error here
         if not path.parent.is_dir():
-            raise OutputPathError(path, f"there is no directory {path.parent}")
+            missing = f"there is no directory {path.parent}"
+            raise OutputPathError(path, os.strerror(errno.ENOTDIR) if path.parent.exists() else missing)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
     if not os.access(path.parent, os.W_OK):

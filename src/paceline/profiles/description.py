@@ -13,6 +13,11 @@ FILE_NAME = "profile.json"
 IDENTITY = ("model", "revision", "dtype", "device", "settings", "seed", "block_ranking", "datasets")
 
 
+def encodable(text: str) -> str:
+    """Return text that UTF-8 can hold: a path may be of other bytes, and stands for them as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreDescription:
     """Where a store's numbers come from: one provenance a run, or the foreign directory they were imported from."""

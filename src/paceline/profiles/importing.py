@@ -5,7 +5,7 @@ from pathlib import Path
 
 from paceline.errors import ProfileConflictError
 from paceline.profiles.atomic import refuse_occupied
-from paceline.profiles.description import StoreDescription
+from paceline.profiles.description import StoreDescription, encodable
 from paceline.profiles.native import is_native
 from paceline.profiles.reading import Profile, read_profile
 from paceline.profiles.store import write_store
@@ -24,7 +24,7 @@ def import_profile(
     if is_native(source):
         raise ProfileConflictError(f"{source} is a native store already; every command reads it as it is")
     profile = read_profile(source, datasets=datasets, skip_bad=skip_bad)
-    notes = tuple(note.reason for note in profile.left_out)
-    description = StoreDescription(provenance=profile.provenance, imported_from=str(source), left_out=notes)
+    notes = tuple(encodable(note.reason) for note in profile.left_out)
+    description = StoreDescription(provenance=profile.provenance, imported_from=encodable(str(source)), left_out=notes)
     write_store(out, profile.samples, description)
     return profile

@@ -8,7 +8,7 @@ import polars as pl
 
 from paceline.errors import InvalidValueError, ProfileConflictError
 from paceline.profiles.atomic import refuse_occupied
-from paceline.profiles.description import StoreDescription
+from paceline.profiles.description import StoreDescription, encodable
 from paceline.profiles.fields import FIELDS, KEY, LeftOut
 from paceline.profiles.questions import AskedQuestion, Key, joined_questions, read_questions
 from paceline.profiles.reading import Profile, read_unjudged
@@ -52,9 +52,9 @@ def merge_profiles(
     _refuse_conflicts(rows, parts)
     samples = rows.filter(pl.struct(KEY).is_first_distinct()).drop(PART)
     provenance = tuple(_distinct([run for each in profiles for run in each.provenance]))
-    imported_from = None if provenance else ", ".join(str(part) for part in parts)
+    imported_from = None if provenance else encodable(", ".join(str(part) for part in parts))
     omitted = tuple(note for each in profiles for note in each.left_out)
-    notes = tuple(note.reason for note in omitted)
+    notes = tuple(encodable(note.reason) for note in omitted)
     description = StoreDescription(provenance=provenance, imported_from=imported_from, left_out=notes)
     write_store(out, samples, description, questions)
     samples = read_unjudged(out).samples

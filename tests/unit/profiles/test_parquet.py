@@ -77,7 +77,8 @@ def test_a_damaged_compaction_is_passed_over_for_the_journals(
 def test_a_path_is_no_pattern(tmp_path: Path, samples: pl.DataFrame, name: str) -> None:
     path = tmp_path / name / "samples.parquet"
     path.parent.mkdir(parents=True)
-    samples.write_parquet(path)
+    with path.open("wb") as file:
+        samples.write_parquet(file)
     assert read_profile(path).samples.equals(samples)
     assert import_profile(path, tmp_path / name / "store").samples.height == 3
     assert read_profile(tmp_path / name / "store").samples.equals(samples)
