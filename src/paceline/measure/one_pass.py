@@ -109,7 +109,8 @@ def measure_generate(
         clock.settle()
         total_ms = (time.perf_counter() - host_start) * 1e3
     ids_S = sequence_BL[0, inputs["input_ids"].shape[1] :]
-    _check_stages(marks, int(ids_S.shape[0]))
+    pictures = bool((inputs["input_ids"] == parts.image_token_id).any())
+    _check_stages(marks, int(ids_S.shape[0]), pictures=pictures)
     times = _stage_times(marks, start, end, total_ms, clock, per_step)
     ahead_ms = None if called_at is None else (host_start - called_at) * 1e3
     return ids_S, replace(times, preprocess_ms=preprocess_ms, waited_ms=waited_ms, ahead_ms=ahead_ms)
@@ -157,11 +158,11 @@ def _generate(model: Any, inputs: Mapping[str, torch.Tensor], generation: Genera
     return model.generate(**inputs, generation_config=generation)
 
 
-def _check_stages(marks: _Marks, output_tokens: int) -> None:
-    if len(marks.vision_ends) != 1:
+def _check_stages(marks: _Marks, output_tokens: int, *, pictures: bool) -> None:
+    if len(marks.vision_ends) != int(pictures):
         raise ModelError(
-            f"the image encoder ran {len(marks.vision_ends)} times in one generate(); expected once: a request must hold "
-            "exactly one picture"
+            f"the image encoder ran {len(marks.vision_ends)} times in one generate(); expected once for a request with "
+            "a picture, and never for one without"
         )
     if marks.first_block_start is None or len(marks.forward_ends) != output_tokens:
         raise ModelError(
@@ -175,11 +176,13 @@ def _stage_times(marks: _Marks, start: Any, end: Any, total_ms: float, clock: Cl
     decode_starts = marks.forward_starts[1:]
     step_edges = [*decode_starts, last_token]
     steps = [clock.between_ms(a, b) for a, b in pairwise(step_edges)] if per_step else []
+    # without a picture there is no vision stage: all that precedes the first block stands before it
+    seen = (marks.vision_starts[0], marks.vision_ends[0]) if marks.vision_ends else (marks.first_block_start,) * 2
     return StageTimes(
         preprocess_ms=0.0,
-        before_vision_ms=clock.between_ms(start, marks.vision_starts[0]),
-        vision_ms=clock.between_ms(marks.vision_starts[0], marks.vision_ends[0]),
-        vision_to_decoder_ms=clock.between_ms(marks.vision_ends[0], marks.first_block_start),
+        before_vision_ms=clock.between_ms(start, seen[0]),
+        vision_ms=clock.between_ms(*seen),
+        vision_to_decoder_ms=clock.between_ms(seen[1], marks.first_block_start),
         llm_prefill_ms=clock.between_ms(marks.first_block_start, first_token),
         first_token_to_decode_ms=clock.between_ms(first_token, decode_starts[0]) if decode_starts else 0.0,
         decode_ms=clock.between_ms(decode_starts[0], last_token) if decode_starts else 0.0,

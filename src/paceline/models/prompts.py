@@ -1,6 +1,6 @@
 """From a question to token ids: the chat template, and each picture's placeholder grown to its plan's tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -9,6 +9,25 @@ from paceline.errors import InvalidValueError, ModelError
 from paceline.models.families.choosing import image_token_id
 from paceline.models.families.family import Family
 from paceline.models.families.plans import ImagePlan
+
+Message = Mapping[
+    str, Any
+]  # a role and its content: text, or parts of the types `text` and `image`, as transformers has them
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """Return every text of a chat."""
+    for message in messages:
+        content = message["content"]
+        yield from (
+            [content] if isinstance(content, str) else (part["text"] for part in content if part["type"] == "text")
+        )
+
+
+def pictures_of(messages: Sequence[Message]) -> list[Any]:
+    """Return every picture of a chat: what stands under `image` in its parts of that type."""
+    contents = (message["content"] for message in messages if not isinstance(message["content"], str))
+    return [part["image"] for content in contents for part in content if part["type"] == "image"]
 
 
 class Prompts:
@@ -27,9 +46,39 @@ class Prompts:
 
         Raises InvalidValueError when the question is empty or holds one of the model's special tokens.
         """
-        parts = self._layout(plan)
-        picture = "".join(part if isinstance(part, str) else self.image_token * part for part in parts)
-        return self._tokenized(self._text(question).replace(self.placeholder, picture))
+        return self._tokenized(self._text(question).replace(self.placeholder, self._picture(plan)))
+
+    def chat_ids(
+        self, messages: Sequence[Message], plan: ImagePlan | None, arguments: Mapping[str, object]
+    ) -> tuple[list[int], int]:
+        """Return the token ids of a chat and how many of them are text; `plan` is that of its picture, None without one.
+
+        Raises InvalidValueError for a text that holds one of the model's special tokens, and ModelError for a family that has
+        no chat template or one that writes other than one placeholder a picture.
+        """
+        if self.family.prompt is not None:
+            raise ModelError(
+                "this family has no chat template: it answers one question about one picture; ask it by prompt"
+            )
+        for text in texts_of(messages):
+            self._check_text(text)
+        written: str = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False, **arguments
+        )
+        found, expected = written.count(self.placeholder), int(plan is not None)
+        if found != expected:
+            raise ModelError(
+                f"the chat template writes {self.placeholder!r} {found} times for a chat with {expected} pictures; expected as "
+                "many: take the chat template that belongs to the model's image processor"
+            )
+        if plan is None:
+            ids = self._tokenized(written)
+            return ids, len(ids)
+        ids = self._tokenized(written.replace(self.placeholder, self._picture(plan)))
+        return ids, len(self._tokenized(written.replace(self.placeholder, self.image_token))) - 1
+
+    def _picture(self, plan: ImagePlan) -> str:
+        return "".join(part if isinstance(part, str) else self.image_token * part for part in self._layout(plan))
 
     def text_tokens(self, question: str) -> int:
         """Return the tokens of a question and its template, its picture left out."""
@@ -70,12 +119,13 @@ class Prompts:
     def _text(self, question: str) -> str:
         if not question.strip():
             raise InvalidValueError("prompt", question, "a question about the picture")
-        if any("\ud800" <= letter <= "\udfff" for letter in question):
-            raise InvalidValueError("prompt", question, "text that UTF-8 can hold")
-        special = [token for token in self._reserved if token in question]
-        if special:
-            raise InvalidValueError("prompt", question, f"text without the model's special token {special[0]!r}")
+        self._check_text(question)
         return self._written(question)
+
+    def _check_text(self, text: str) -> None:
+        special = [token for token in self._reserved if token in text]
+        if special:
+            raise InvalidValueError("prompt", text, f"text without the model's special token {special[0]!r}")
 
     def _written(self, question: str) -> str:
         if self.family.prompt is not None:

@@ -1,6 +1,7 @@
 """A loaded model with all that it takes to turn a picture and a question into its inputs."""
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from paceline.errors import ModelError, UnknownChoiceError
+from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.models.families.family import encoded
 from paceline.models.families.plans import ImagePlan, Vision
 from paceline.models.features import picture_features, prompt_embedding
 from paceline.models.pictures import check_pixels, check_smallest, upright_rgb, upright_size
-from paceline.models.prompts import Prompts
+from paceline.models.prompts import Message, Prompts, pictures_of
 from paceline.models.structure import ModelParts
 from paceline.records import TIERS, RequestFeatures
 
@@ -78,27 +79,31 @@ class VisionLanguageModel:
         Raises PictureError when the picture is too small, too large or too long, InvalidValueError when the prompt is empty
         or holds one of the model's special tokens, and ModelError for a tier of a model that has none.
         """
-        cap = self._cap(tier)
-        check_pixels(picture.width, picture.height)
-        picture = upright_rgb(picture)
-        plan = self._plan(picture.width, picture.height, cap)
-        tensors = encoded(self._vision, picture, plan)
+        plan, tensors, cap = self._seen(picture, tier)
         with self.tokenizer_lock:
-            ids_BL = torch.tensor([self.prompts.ids(prompt, plan)])
-            text_tokens = self.prompts.text_tokens(prompt)
-        inputs = {
-            "input_ids": ids_BL,
-            "attention_mask": torch.ones_like(ids_BL),
-            **{name: value for name, value in tensors.items() if name in self.parts.accepted_inputs},
-            **self.parts.token_type_ids(ids_BL, prompt_tokens=ids_BL.shape[1]),
-        }
-        return PreparedRequest(
-            inputs={name: self._placed(value) for name, value in inputs.items()},
-            target_vision_tokens=cap,
-            vision_tokens=ids_BL.shape[1] - text_tokens,
-            image_tokens=plan.tokens,
-            text_tokens=text_tokens,
-        )
+            ids, text_tokens = self.prompts.ids(prompt, plan), self.prompts.text_tokens(prompt)
+        return self._prepared(ids, text_tokens, tensors, image_tokens=plan.tokens, cap=cap)
+
+    def prepare_chat(
+        self,
+        messages: Sequence[Message],
+        tier: str | None,
+        *,
+        template_arguments: Mapping[str, object] | None = None,
+    ) -> PreparedRequest:
+        """Encode a chat into model inputs of batch 1: messages of roles and contents, as transformers' chat templates take
+        them, with one picture (a `PIL.Image`) in a part of type `image` or with none.
+
+        Without a picture the tier moves nothing and no image encoder runs. `template_arguments` go to the chat template, for
+        example `enable_thinking`. Raises as `prepare` does, InvalidValueError for more than one picture too.
+        """
+        pictures = pictures_of(messages)
+        if len(pictures) > 1:
+            raise InvalidValueError("messages", f"{len(pictures)} pictures", "a chat with one picture or none")
+        plan, tensors, cap = self._seen(pictures[0], tier) if pictures else (None, {}, None)
+        with self.tokenizer_lock:
+            ids, text_tokens = self.prompts.chat_ids(messages, plan, template_arguments or {})
+        return self._prepared(ids, text_tokens, tensors, image_tokens=plan.tokens if plan else 0, cap=cap)
 
     def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
         """Return all that a controller may know of a request before the vision encoder runs: its token counts, a glance at
@@ -135,6 +140,37 @@ class VisionLanguageModel:
         """Turn output token ids (sequence) into text, special tokens left out."""
         with self.tokenizer_lock:
             return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _seen(self, picture: Image.Image, tier: str | None) -> tuple[ImagePlan, dict[str, torch.Tensor], int | None]:
+        cap = self._cap(tier)
+        check_pixels(picture.width, picture.height)
+        picture = upright_rgb(picture)
+        plan = self._plan(picture.width, picture.height, cap)
+        return plan, encoded(self._vision, picture, plan), cap
+
+    def _prepared(
+        self,
+        ids: list[int],
+        text_tokens: int,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        image_tokens: int,
+        cap: int | None,
+    ) -> PreparedRequest:
+        ids_BL = torch.tensor([ids])
+        inputs = {
+            "input_ids": ids_BL,
+            "attention_mask": torch.ones_like(ids_BL),
+            **{name: value for name, value in tensors.items() if name in self.parts.accepted_inputs},
+            **self.parts.token_type_ids(ids_BL, prompt_tokens=ids_BL.shape[1]),
+        }
+        return PreparedRequest(
+            inputs={name: self._placed(value) for name, value in inputs.items()},
+            target_vision_tokens=cap,
+            vision_tokens=len(ids) - text_tokens,
+            image_tokens=image_tokens,
+            text_tokens=text_tokens,
+        )
 
     @property
     def _vision(self) -> Vision:

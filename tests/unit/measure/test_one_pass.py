@@ -89,9 +89,15 @@ def test_the_vision_encoder_runs_once_and_is_left_as_it_was(digits, questions):
     assert not digits.parts.model._forward_hooks and not digits.parts.blocks[0]._forward_pre_hooks
 
 
-def test_a_request_without_a_picture_is_no_request_to_measure(digits, request_high):
+def test_a_request_without_a_picture_has_no_vision_stage_and_one_that_lost_its_picture_is_refused(digits, request_high):
     inputs = {"input_ids": torch.tensor([[10, 11, 12]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    with pytest.raises(ModelError, match="exactly one picture"):
-        measure_generate(digits.parts, inputs, generation=greedy(digits.parts.model, 2), clock=HostClock())
+    generation = greedy(digits.parts.model, 2)
+    _ids, times = measure_generate(digits.parts, inputs, generation=generation, clock=HostClock())
+    assert (
+        times.vision_ms == times.vision_to_decoder_ms == 0 and times.before_vision_ms > 0 and times.llm_prefill_ms > 0
+    )
+    lost = {name: request_high.inputs[name] for name in inputs}
+    with pytest.raises(ModelError, match="ran 0 times in one generate.*expected once for a request with a picture"):
+        measure_generate(digits.parts, lost, generation=generation, clock=HostClock())
     with pytest.raises(InvalidValueError, match="max_new_tokens"):
         greedy(digits.parts.model, 0)
