@@ -123,6 +123,10 @@ class Prompts:
         return self._written(question)
 
     def _check_text(self, text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair: what a shell hands on of bytes that are no text
+            raise InvalidValueError("prompt", text, "text that UTF-8 can hold") from error
         special = [token for token in self._reserved if token in text]
         if special:
             raise InvalidValueError("prompt", text, f"text without the model's special token {special[0]!r}")

@@ -48,6 +48,7 @@ def record(**changes):
         "hook_overhead_interval": Interval(low=-0.002, high=0.004),
         "pairs": 60,
     }
+    good |= {"lacking": {}, "unsupported_modes": ()}
     return Verification(**{**good, **changes})
 
 
