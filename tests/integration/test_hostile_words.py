@@ -206,8 +206,6 @@ def verified(*_, **__):
         hook_overhead=0.0,
         hook_overhead_interval=None,
         pairs=10,
-        lacking={"top_k": "[/b] dense"},
-        unsupported_modes=("[bold]manual",),
     )
     lacking = {"lacking": {"top_k": "[/b]"}, "unsupported_modes": ("[/b]",)}
     return Verification(**given, **lacking)
