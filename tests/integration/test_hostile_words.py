@@ -195,7 +195,7 @@ def demonstrated(questions, out, **_):
 
 def verified(*_, **__):
     check = KnobCheck(works=True, moves_latency=False, detail="[/b]")
-    given = dict(
+    return Verification(
         model="[bold]",
         knobs={"tier": check, "top_k": None},
         cache_max_abs_diff=0.0,
@@ -207,8 +207,6 @@ def verified(*_, **__):
         hook_overhead_interval=None,
         pairs=10,
     )
-    lacking = {"lacking": {"top_k": "[/b]"}, "unsupported_modes": ("[/b]",)}
-    return Verification(**given, **lacking)
 
 
 @pytest.fixture
