@@ -206,6 +206,8 @@ def verified(*_, **__):
         hook_overhead=0.0,
         hook_overhead_interval=None,
         pairs=10,
+        lacking={"top_k": "[/b] dense"},
+        unsupported_modes=("[bold]manual",),
     )
 
 
