@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli.flags.profiles import note_drift_in
 from paceline.cli.printing import JsonFlag, note, print_json, print_table, progress_bars, say
 from paceline.demo import (
     BOUND,
@@ -82,6 +83,7 @@ def _print_result(result: DemoResult) -> None:
         "it follows the machine when that becomes slower. The table promises the mean of what it measured: near a "
         "setting's own latency that holds about half the time."
     )
+    note_drift_in(result.out / "profile")
     _print_next(result)
 
 
