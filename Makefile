@@ -5,10 +5,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALLED := .venv-vllm/.installed
+LMMS_BIN := .venv-lmms/bin
+LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm demo test check format train clean
+.PHONY: setup setup-vllm demo test test-lmms check format train clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +39,19 @@ test: setup setup-vllm
 	$(BIN)/pytest --ignore=tests/vllm
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(VLLM_BIN)/pytest tests/vllm
 
+# lmms-eval with Paceline as its model, in an environment of its own: not part of `make test`, which needs no third one.
+# lmms-eval asks for torchvision, which has no build for a CPU beside ours and breaks transformers: it is taken out again.
+test-lmms: $(LMMS_INSTALLED)
+	$(LMMS_BIN)/pytest -o addopts=--import-mode=importlib -o filterwarnings=default tests/lmms
+
+$(LMMS_INSTALLED): constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-lmms
+	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' lmms-eval==0.7.3 polars msgspec scikit-learn typer pytest pytest-timeout
+	$(LMMS_BIN)/python -m pip uninstall --quiet --yes torchvision
+	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -53,4 +68,4 @@ train: setup
 	$(BIN)/python training/train_digits.py --out src/paceline/models/digits --work build/digits
 
 clean:
-	rm -rf .venv .venv-vllm build demo-out
+	rm -rf .venv .venv-vllm .venv-lmms build demo-out

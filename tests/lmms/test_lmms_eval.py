@@ -1,8 +1,6 @@
 """A local task of lmms-eval under a latency budget, end to end; runs where lmms-eval is installed.
 
-An environment for it: pip install --constraint constraints.txt torch; then lmms-eval==0.7.3, polars, msgspec, scikit-learn,
-typer, pytest and pytest-timeout; pip uninstall torchvision; pip install --no-deps --editable . ; then
-pytest -o addopts=--import-mode=importlib -o filterwarnings=default tests/lmms.
+`make test-lmms` makes an environment for it and runs this.
 """
 
 import importlib.util

@@ -55,6 +55,12 @@ def profile(
     warmup: Annotated[int, typer.Option(help="Runs of each configuration before the first is kept.")] = 2,
     sentinel_every: Annotated[int, typer.Option(help="Samples between two measurements of the drift sentinel.")] = 50,
     per_step: Annotated[bool, typer.Option("--per-step", help="Keep the time of every decode step too.")] = False,
+    prefetch: Annotated[
+        bool,
+        typer.Option(
+            "--prefetch", help="Open the next question while one is measured, on cores that are measured too."
+        ),
+    ] = False,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
@@ -81,6 +87,7 @@ def profile(
         warmup_runs=warmup,
         sentinel_every=sentinel_every,
         per_step=per_step,
+        prefetch=prefetch,
     )
     share = share_of()
     rank, world_size = share.rank, share.world_size

@@ -46,6 +46,7 @@ class ProfilePlan:
     warmup_runs: int = 2
     sentinel_every: int = 50
     per_step: bool = False
+    prefetch: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= MOST:
@@ -171,6 +172,7 @@ def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, worl
         warmup_runs=plan.warmup_runs,
         sentinel_every=plan.sentinel_every,
         per_step=plan.per_step,
+        prefetch=plan.prefetch,
         rank=rank,
         world_size=world_size,
     )
@@ -185,6 +187,8 @@ def _settings(
         "warmup_runs": plan.warmup_runs,
         "sentinel_every": plan.sentinel_every,
         "per_step": plan.per_step,
+        # only where it was asked for: stores that are older than it can be gone on with
+        **({"prefetch": True} if plan.prefetch else {}),
         "empty_cache": "never inside a pass",
         "generation_settings_put_aside": ", ".join(f"{name}={value}" for name, value in unused.items()) or None,
     }

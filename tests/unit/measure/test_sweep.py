@@ -1,12 +1,14 @@
+import threading
 from collections import Counter
 
 import pytest
 
 from paceline.datasets import DIGIT_SETS
-from paceline.errors import InvalidValueError, UnknownChoiceError
-from paceline.measure.profiling import ProfilePlan, load_questions
+from paceline.errors import InvalidValueError, PictureError, UnknownChoiceError
+from paceline.measure.profiling import ProfilePlan, load_questions, run_profile
 from paceline.measure.strategies import STRATEGIES, choose
 from paceline.measure.sweep import SweepSettings, remaining_tasks, sweep
+from paceline.profiles import read_profile
 from paceline.records import KnobConfig, KnobGrid
 from paceline.request_vector import REQUEST_VECTOR_VERSION, request_vector
 
@@ -145,3 +147,53 @@ def test_a_plan_that_makes_no_sense_is_refused():
     ):
         with pytest.raises(InvalidValueError):
             ProfilePlan(**{"datasets": DIGIT_SETS, "samples": 1, **wrong})
+
+
+class Told:
+    """A question whose opening is told of, and may fail."""
+
+    def __init__(self, question, opened, *, fails=False):
+        self.question, self.opened, self.fails = question, opened, fails
+
+    def __getattr__(self, name):
+        return getattr(self.question, name)
+
+    @property
+    def picture(self):
+        self.opened.append((self.question.sample_id, threading.current_thread().name))
+        if self.fails:
+            raise PictureError("no picture")
+        return self.question.picture
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_the_next_question_is_opened_by_another_thread_only_when_asked(digits, prefetch):
+    plain, ahead, opened = ListSink(), ListSink(), []
+    sweep(digits, questions(), SMALL, plain, settings())
+    asked = [Told(each, opened) for each in questions()]
+    sweep(digits, asked, SMALL, ahead, settings(prefetch=prefetch))
+    key = [(s.dataset, s.sample_id, s.config, s.pred, s.accuracy) for s in plain.samples]
+    assert [(s.dataset, s.sample_id, s.config, s.pred, s.accuracy) for s in ahead.samples] == key
+    names = {name for _, name in opened[1:]}  # the first opening warms up
+    assert all(name.startswith("prefetch") for name in names) is prefetch
+    assert [name for name, _ in opened[1:]] == [each.sample_id for each in asked]
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_picture_that_fails_loses_none_of_the_samples_before_it(digits, prefetch):
+    sink = ListSink()
+    asked = [Told(each, [], fails=number == 2) for number, each in enumerate(questions())]
+    with pytest.raises(PictureError, match="no picture"):
+        sweep(digits, asked, SMALL, sink, settings(prefetch=prefetch))
+    assert len(sink.samples) == 2 * len(SMALL)
+    assert not [each for each in threading.enumerate() if each.name.startswith("prefetch")]
+
+
+def test_prefetch_is_told_in_the_profile_and_only_where_it_was_asked_for(digits, tmp_path):
+    for prefetch in (False, True):
+        plan = ProfilePlan(
+            datasets=("digits_read",), samples=1, tiers=("low",), top_ks=(1,), block_counts=(8,), prefetch=prefetch
+        )
+        run_profile(digits, plan, tmp_path / str(prefetch))
+        [found] = read_profile(tmp_path / str(prefetch)).provenance
+        assert found.settings.get("prefetch", False) is prefetch
