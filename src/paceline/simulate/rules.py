@@ -86,13 +86,8 @@ class Rules(Protocol):
         ...
 
 
-class VidurRules:
-    """Vidur's sarathi scheduler (microsoft/vidur at 7d475133) with one stage.
-
-    A prompt's blocks are taken at admission, which leaves the watermark; every decode wants a free block, even if it
-    needs none; after a preemption others are admitted; and a victim that was partly prefilled loses the rest of its
-    prompt, which is decoded instead.
-    """
+class ServedAsTheyCome:
+    """What rules without a policy share: memory, who runs, and a queue in the order of arrival."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         self.engine, self.free = engine, engine.usable_blocks
@@ -111,6 +106,15 @@ class VidurRules:
     def head(self) -> Request:
         """Return the first of the queue."""
         return self._waiting[0]
+
+
+class VidurRules(ServedAsTheyCome):
+    """Vidur's sarathi scheduler (microsoft/vidur at 7d475133) with one stage.
+
+    A prompt's blocks are taken at admission, which leaves the watermark; every decode wants a free block, even if it
+    needs none; after a preemption others are admitted; and a victim that was partly prefilled loses the rest of its
+    prompt, which is decoded instead.
+    """
 
     def retries(self, step: Step) -> bool:  # noqa: ARG002
         """Never: whoever can be admitted is admitted at once."""
@@ -150,30 +154,12 @@ class VidurRules:
         return has_room and self.free - needed >= self.engine.watermark_blocks
 
 
-class VllmRules:
+class VllmRules(ServedAsTheyCome):
     """vLLM 0.32's scheduler: first come, first served, chunked prefill, no prefix cache, one step at a time.
 
     Blocks are taken for what a step computes; an admission wants all blocks of the prompt free, and the watermark while
     something runs; who is preempted keeps his tokens, goes to the head of the queue, and nobody is admitted in that step.
     """
-
-    def __init__(self, engine: SimulatedEngine) -> None:
-        self.engine, self.free = engine, engine.usable_blocks
-        self.running: list[Request] = []
-        self._waiting: deque[Request] = deque()
-
-    @property
-    def waiting_count(self) -> int:
-        """How many requests wait."""
-        return len(self._waiting)
-
-    def queue(self, request: Request, now_seconds: float) -> None:  # noqa: ARG002
-        """Queue last."""
-        self._waiting.append(request)
-
-    def head(self) -> Request:
-        """Return the first of the queue."""
-        return self._waiting[0]
 
     def retries(self, step: Step) -> bool:
         """After a preemption: the next step admits."""
