@@ -33,6 +33,13 @@ def test_every_request_has_its_own_tier_experts_and_blocks(digits_for_vllm):
     assert sum(each["cached"] for each in found["requests"]) > 0
 
 
+def test_a_conversion_that_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("paceline.vllm_plugin.checkpoints.save_file", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_for_vllm(EMBEDDED["digits"], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_is_converted_once_and_only_of_its_kind(digits_for_vllm, tmp_path):
     assert json.loads((digits_for_vllm / "config.json").read_text())["text_config"]["norm_topk_prob"] is True
     with pytest.raises(OutputPathError, match="never overwritten"):

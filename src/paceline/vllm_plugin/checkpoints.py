@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from safetensors.torch import load_file, save_file
@@ -27,7 +29,17 @@ def write_for_vllm(source: Path | str, folder: Path | str) -> Path:
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{source} holds no .safetensors file; expected the folder of a whole model")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # killed on the way, a copy that an engine would load and answer wrongly from must not stand at its name
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as unfinished:
+        written = Path(unfinished) / folder.name
+        written.mkdir()
+        _write(source, weights, config, written)
+        written.replace(folder)
+    return folder
+
+
+def _write(source: Path, weights: Sequence[Path], config: dict[str, Any], folder: Path) -> None:
     for path in source.iterdir():
         if path.is_file() and path not in weights:
             shutil.copy(path, folder)
@@ -41,7 +53,6 @@ def write_for_vllm(source: Path | str, folder: Path | str) -> Path:
     # vLLM takes a missing field for False, transformers' models of this family for True
     config["text_config"].setdefault("norm_topk_prob", True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return folder
 
 
 def _config(source: Path) -> dict[str, Any]:
