@@ -12,7 +12,8 @@ from PIL import Image
 
 from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
 from paceline.control.loading import load_controller
-from paceline.errors import InvalidValueError, ModelError, PacelineWarning, TableError
+from paceline.control.measured_ranking import measured_ranking
+from paceline.errors import ModelError, PacelineWarning, TableError
 from paceline.estimate.circumstances import Circumstances, circumstances_of, differences
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, settings_put_aside
@@ -21,7 +22,7 @@ from paceline.measure.provenance import device_name
 from paceline.models.knobs import check_config
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.models.pictures import check_pixels, open_picture, upright_rgb
-from paceline.records import Decision, KnobConfig, LatencyBudget, LatencyKind, StageTimes, block_ranking
+from paceline.records import Decision, KnobConfig, LatencyBudget, LatencyKind, StageTimes
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
@@ -280,19 +281,9 @@ def _circumstances(model: VisionLanguageModel) -> Circumstances:
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:
     """Return the block ranking that the controller's configurations were measured with."""
-    num_blocks = len(model.parts.blocks)
-    stated = [run["block_ranking"] for run in controller.provenance if "block_ranking" in run]
-    try:
-        rankings = {block_ranking(each, num_blocks=num_blocks) for each in stated}
-    except InvalidValueError as error:
-        raise TableError(f"the controller's provenance: {error}; build it again from its profile") from error
-    if len(rankings) > 1:
-        raise TableError(
-            "the controller was built from runs with different block rankings, so its block counts mean different "
-            "models; build it from runs with one ranking"
-        )
-    if rankings:
-        return rankings.pop()
+    measured = measured_ranking(controller.provenance, num_blocks=len(model.parts.blocks))
+    if measured is not None:
+        return measured
     if model.block_ranking is None:
         raise ModelError(
             f"neither the controller nor {model.name} says which decoder blocks matter least; "

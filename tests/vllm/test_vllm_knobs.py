@@ -12,8 +12,9 @@ from tiny_moe import write_tiny_moe
 from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 
 from paceline.errors import EngineError, InvalidValueError
-from paceline.vllm_plugin import prefixes, stock, workers
+from paceline.vllm_plugin import prefixes, stock
 from paceline.vllm_plugin import scheduler as planned
+from paceline.vllm_plugin.ranking import engine_ranking
 from paceline.vllm_plugin.relied_on import Executor, release_devices
 from paceline.vllm_plugin.request_knobs import (
     ACTIVE_BLOCKS,
@@ -326,4 +327,4 @@ def test_an_engine_that_cannot_be_steered_is_refused_at_start(folders, changed, 
 
 
 def test_without_a_ranking_all_blocks_stay_active():
-    assert workers._ranking({"paceline": {}}, 6) == () and workers._ranking(None, 6) == ()
+    assert engine_ranking({"paceline": {}}, 6) == () and engine_ranking(None, 6) == ()

@@ -24,7 +24,7 @@ PLANNER_KEYS = (
     "max_chunk_tokens",
 )
 LOG_KEYS = ("step_log", "request_log")
-KNOB_KEYS = ("block_ranking",)  # the worker's
+KNOB_KEYS = ("block_ranking", "controller")  # not the scheduler's: the worker's, and whoever chooses for requests
 KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS, *KNOB_KEYS)
 
 
@@ -77,6 +77,21 @@ def read_settings(additional_config: object, limits: EngineLimits) -> PluginSett
     step_time = _step_time(cells.get("step_time"))
     planner.require_model(step_time)
     return PluginSettings(planner=planner, step_time=step_time, logs=read_logs(additional_config))
+
+
+def controller_path(additional_config: object) -> Path | None:
+    """Return the file or folder of the controller that chooses for this engine's requests; None for none.
+
+    Raises InvalidValueError for what is no path. Nothing is read of it here: `control.loading` does.
+    """
+    given = section(additional_config).get("controller")
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given:
+        raise InvalidValueError(
+            "controller", given, "the path of a table, an estimator or a learned controller, as `paceline run` takes it"
+        )
+    return Path(given)
 
 
 def read_logs(additional_config: object) -> LogPaths:

@@ -5,8 +5,7 @@ A worker sees every step that is scheduled and owns the model, on each tensor-pa
 
 from typing import Any
 
-from paceline.errors import InvalidValueError
-from paceline.records import block_ranking
+from paceline.vllm_plugin.ranking import engine_ranking
 from paceline.vllm_plugin.relied_on_model import (
     NO_GRAPH,
     EngineWorker,
@@ -15,7 +14,6 @@ from paceline.vllm_plugin.relied_on_model import (
     refuse_engine,
     require_runner,
 )
-from paceline.vllm_plugin.settings import section
 from paceline.vllm_plugin.steering import Steering, decoder_layers
 
 
@@ -23,7 +21,7 @@ class KnobWorker(EngineWorker):
     """vLLM's worker of this platform with knobs on the model that it loads.
 
     Raises EngineError at start for an engine or a model whose requests cannot have knobs of their own, and
-    InvalidValueError for a `block_ranking` in Paceline's additional config that is none of this model's.
+    what `engine_ranking` raises for a `block_ranking` or a `controller` in Paceline's additional config.
     """
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +30,7 @@ class KnobWorker(EngineWorker):
         super().load_model(*args, **kwargs)
         runner = self.model_runner
         model = runner.get_model()
-        self.steering = Steering(model, _ranking(self.vllm_config.additional_config, len(decoder_layers(model))))
+        self.steering = Steering(model, engine_ranking(self.vllm_config.additional_config, len(decoder_layers(model))))
         if require_runner(runner, eager=self.vllm_config.model_config.enforce_eager):
             self._follow_first_runner(runner)
         else:
@@ -84,12 +82,3 @@ class KnobWorker(EngineWorker):
 
 
 worker = KnobWorker  # as --worker-cls names it
-
-
-def _ranking(additional_config: object, num_blocks: int) -> tuple[int, ...]:
-    """Return the blocks of the settings, least important first; none without a setting, so that all stay active."""
-    given = section(additional_config).get("block_ranking")
-    try:
-        return () if given is None else block_ranking(given, num_blocks=num_blocks)
-    except InvalidValueError as error:
-        raise InvalidValueError('additional_config["paceline"]["block_ranking"]', given, error.expected) from error
