@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm demo test test-lmms check format train clean
+.PHONY: setup setup-vllm demo test explore test-lmms check format train clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +38,10 @@ demo: setup
 test: setup setup-vllm
 	$(BIN)/pytest --ignore=tests/vllm
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(VLLM_BIN)/pytest tests/vllm
+
+# The property tests on other examples than those of `make test`, five times; what they find becomes an example there.
+explore: setup
+	for round in 1 2 3 4 5; do PACELINE_EXPLORE=1 $(BIN)/pytest -q tests/property tests/unit || exit 1; done
 
 # lmms-eval with Paceline as its model, in an environment of its own: not part of `make test`, which needs no third one.
 # lmms-eval asks for torchvision, which has no build for a CPU beside ours and breaks transformers: it is taken out again.

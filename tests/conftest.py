@@ -1,12 +1,19 @@
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from paceline.datasets import VisualQuestion, digit_questions
 from paceline.models.loading import PreparedRequest, VisionLanguageModel, load_model
+
+# The same examples in every run, so that a change is judged by what it changes; `make explore` draws others.
+settings.register_profile("same examples", derandomize=True)
+settings.register_profile("other examples", max_examples=500, print_blob=True)
+settings.load_profile("other examples" if os.environ.get("PACELINE_EXPLORE") else "same examples")
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def run_demo(out: Path, *, samples: int, requests: int, progress: DemoProgress) 
     demo that was stopped goes on in the same directory. Raises OutputPathError when `out` cannot be written,
     ProfileConflictError when it holds a profile of another machine or version, and InvalidValueError for too few samples.
     """
-    _make_writable(out)
+    make_writable(out)
     model = load_model(MODEL, device="cpu")
     plan = ProfilePlan(datasets=DIGIT_SETS, samples=samples, max_new_tokens=MAX_NEW_TOKENS)
     run = run_profile(model, plan, out / "profile", on_progress=progress.on_profile)
@@ -237,7 +237,8 @@ def _budget_row(requests: list[DemoRequest], budget_ms: float) -> dict[str, obje
     }
 
 
-def _make_writable(out: Path) -> None:
+def make_writable(out: Path) -> None:
+    """Make the directory unless it stands; raises OutputPathError where it cannot be made or written."""
     try:
         make_directory(out)
     except OSError as error:

@@ -21,7 +21,7 @@ import paceline.runtime
 from paceline.cli import main
 from paceline.cli.tune.flags import EngineFlags
 from paceline.control import LookupTable, TableEntry, TableMetadata
-from paceline.demo import BOUND, TABLE, DemoRequest, DemoResult
+from paceline.demo import BOUND, TABLE, DemoRequest, DemoResult, make_writable
 from paceline.fit import save_table
 from paceline.fit.conformal import split_for
 from paceline.fit.estimator.artifact import train_artifact
@@ -178,6 +178,7 @@ def answer(config):
 
 def demonstrated(questions, out, **_):
     """What the demo hands to its printing, without two minutes of profiling."""
+    make_writable(out)
     budgets_ms = (10.0, 20.0, 30.0, 40.0, 50.0)
     requests = tuple(
         DemoRequest(

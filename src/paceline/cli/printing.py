@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -107,7 +108,7 @@ def progress_bars(*labels: str) -> Generator[list[Callable[[int, int], None]]]:
     shown = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*shown, TextColumn("left"), TimeRemainingColumn(), console=_LOG) as progress:
         yield [
-            _mover(progress, progress.add_task(visible(label), total=None, visible=False, start=False))
+            _mover(progress, progress.add_task(visible_in_a_table(label), total=None, visible=False, start=False))
             for label in labels
         ]
 
@@ -161,6 +162,12 @@ def visible(text: str, encoding: str = "utf-8") -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def visible_in_a_table(text: str, encoding: str = "utf-8") -> str:
+    """Return visible text of which no line is lost in a table: one without any width, such as a lone accent, is escapes."""
+    lines = visible(text, encoding).split("\n")
+    return "\n".join(_escape(line) if line and not cell_len(line) else line for line in lines)
+
+
 def _steers(letter: str) -> bool:
     if letter in "\n\t":
         return False
@@ -180,7 +187,7 @@ def _print(console: Console, text: str, mark: Mark) -> None:
 
 
 def _shown(text: str, style: str = "") -> Text:
-    return Text(visible(text, _OUT.encoding), style=style)
+    return Text(visible_in_a_table(text, _OUT.encoding), style=style)
 
 
 def _title(text: str) -> Text | None:

@@ -6,7 +6,7 @@ whole column at once. A property test holds the two to the same verdict.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -200,10 +200,12 @@ def dataset_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-def find_fault(record: Mapping[str, object], fields: Iterable[str], *, unjudged: bool = False) -> Fault | None:
+def find_fault(
+    record: Mapping[str, object], fields: Iterable[str], *, judged_late: Set[str] = frozenset()
+) -> Fault | None:
     """Return what is wrong with the first field that breaks its rule or is missing; None when all keep theirs.
 
-    With `unjudged` an accuracy may be null: that of an answer which is judged with its whole set.
+    In the data sets `judged_late` an accuracy may be null: answers there are judged with their whole set.
     """
     sample = record.get("sample_id")
     named = sample if isinstance(sample, str) else None
@@ -211,13 +213,18 @@ def find_fault(record: Mapping[str, object], fields: Iterable[str], *, unjudged:
         rule = FIELDS[name]
         if name not in record:
             return Fault(field=name, sample=named, problem="is missing", expected=rule.expected)
-        if unjudged and name == "accuracy" and record[name] is None:
+        if name == "accuracy" and record[name] is None and _name_in(record) in judged_late:
             continue
         if not rule.accepts(record[name]):
             shown = repr(record[name])
             shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
             return Fault(field=name, sample=named, problem=f"is {shown}", expected=rule.expected)
     return None
+
+
+def _name_in(record: Mapping[str, object]) -> str:
+    name = record.get("dataset")
+    return dataset_name(name) if isinstance(name, str) else ""
 
 
 def json_text(value: object) -> str:
@@ -230,12 +237,16 @@ def samples_frame(columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema={name: SCHEMA[name] for name in columns}, strict=True)
 
 
-def column_that_breaks_its_rule(samples: pl.DataFrame, *, unjudged: bool = False) -> str | None:
+def column_that_breaks_its_rule(samples: pl.DataFrame, *, judged_late: Set[str] | None = frozenset()) -> str | None:
     """Return the first column of which some value breaks the field's rule; None when every value keeps it.
 
-    With `unjudged` accuracies may be null, as in `find_fault`.
+    In the data sets `judged_late` (None: in all of them) accuracies may be null, as in `find_fault`.
     """
-    values = {name: pl.col(name).drop_nulls() if unjudged and name == "accuracy" else pl.col(name) for name in FIELDS}
-    checks = [FIELDS[name].fits(values[name]).all().alias(name) for name in samples.columns]
+    checks = [FIELDS[name].fits(pl.col(name)) for name in samples.columns]
+    if "accuracy" in samples.columns and judged_late != frozenset():
+        may_wait = pl.lit(True) if judged_late is None else pl.col("dataset").cast(pl.String).is_in(list(judged_late))
+        place = samples.columns.index("accuracy")
+        checks[place] = checks[place] | (pl.col("accuracy").is_null() & may_wait)
+    checks = [check.all().alias(name) for check, name in zip(checks, samples.columns, strict=True)]
     kept = samples.select(checks).row(0, named=True)
     return next((name for name, keeps in kept.items() if not keeps), None)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -136,10 +136,17 @@ class JournalContents:
     left_out: tuple[LeftOut, ...]
 
 
-def read_journal(path: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad: bool = False) -> JournalContents:
+def read_journal(
+    path: Path,
+    *,
+    columns: Sequence[str] = tuple(SCHEMA),
+    judged_late: Set[str] = frozenset(),
+    skip_bad: bool = False,
+) -> JournalContents:
     """Read every whole line; an unfinished last line is left out and noted, it is the sample in flight.
 
-    Raises ProfileDataError at the first bad line, naming line and field, unless `skip_bad` leaves them out.
+    Answers of the data sets `judged_late` may have no accuracy yet. Raises ProfileDataError at the first bad line, naming
+    line and field, unless `skip_bad` leaves them out.
     """
     frames = [samples_frame({name: [] for name in columns})]
     omitted: list[LeftOut] = []
@@ -149,7 +156,7 @@ def read_journal(path: Path, *, columns: Sequence[str] = tuple(SCHEMA), skip_bad
         if not block.endswith(b"\n"):
             torn_bytes = len(block)
             break
-        frame, faults = _read_block(block, line)
+        frame, faults = _read_block(block, line, judged_late)
         if faults and not skip_bad:
             raise faults[0].error(path)
         digest.update(block)
@@ -175,14 +182,14 @@ def _blocks_of_lines(path: Path) -> Iterator[bytes]:
         yield rest
 
 
-def _read_block(block: bytes, first_line: int) -> tuple[pl.DataFrame, list[Fault]]:
+def _read_block(block: bytes, first_line: int, judged_late: Set[str]) -> tuple[pl.DataFrame, list[Fault]]:
     try:
         frame = _frame_of(LINES.decode_lines(block))
-        if column_that_breaks_its_rule(frame, unjudged=True) is None:
+        if column_that_breaks_its_rule(frame, judged_late=judged_late) is None:
             return frame, []
     except (msgspec.MsgspecError, RecursionError, UnicodeError, pl.exceptions.PolarsError, OverflowError, TypeError):
         pass
-    return _read_line_by_line(block, first_line)
+    return _read_line_by_line(block, first_line, judged_late)
 
 
 def _frame_of(lines: Sequence[Any]) -> pl.DataFrame:
@@ -192,14 +199,14 @@ def _frame_of(lines: Sequence[Any]) -> pl.DataFrame:
     return samples_frame(columns)
 
 
-def _read_line_by_line(block: bytes, first_line: int) -> tuple[pl.DataFrame, list[Fault]]:
+def _read_line_by_line(block: bytes, first_line: int, judged_late: Set[str]) -> tuple[pl.DataFrame, list[Fault]]:
     """Read lines one at a time, slowly, so that a fault can be named with its line."""
     good: list[Any] = []
     faults: list[Fault] = []
     for number, line in enumerate(block.split(b"\n"), start=first_line):
         if not line.strip():
             continue
-        record, fault = _parse(line)
+        record, fault = _parse(line, judged_late)
         if fault is None:
             good.append(JournalLine(**record))
         else:
@@ -207,7 +214,7 @@ def _read_line_by_line(block: bytes, first_line: int) -> tuple[pl.DataFrame, lis
     return _frame_of(good), faults
 
 
-def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
+def _parse(line: bytes, judged_late: Set[str]) -> tuple[dict[str, Any], Fault | None]:
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -219,4 +226,4 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Fault | None]:
     if unknown is not None:
         return record, Fault(field=unknown, problem="is no field of a sample", expected=", ".join(FIELDS))
     present = [name for name in FIELDS if name in record or name not in OPTIONAL]
-    return record, find_fault(record, present, unjudged=True)
+    return record, find_fault(record, present, judged_late=judged_late)

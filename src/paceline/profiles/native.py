@@ -118,9 +118,10 @@ def _usable_note(compaction: Path, sizes: dict[str, int]) -> ParquetNote | None:
 def _read_journals(
     directory: Path, journals: Sequence[Path], description: StoreDescription, columns: Sequence[str], skip_bad: bool
 ) -> NativeContents:
-    judged_late = "accuracy" in columns and bool(judged_as_a_whole(description.provenance))
+    late_sets = judged_as_a_whole(description.provenance)
+    judged_late = "accuracy" in columns and bool(late_sets)
     wanted = tuple(dict.fromkeys([*columns, *KEY, *(ANSWER_COLUMNS if judged_late else ())]))
-    contents = [read_journal(journal, columns=wanted, skip_bad=skip_bad) for journal in journals]
+    contents = [read_journal(journal, columns=wanted, judged_late=late_sets, skip_bad=skip_bad) for journal in journals]
     nothing = samples_frame({name: [] for name in wanted})
     places = [(path, each.samples.height) for path, each in zip(journals, contents, strict=True)]
     joined = pl.concat([nothing, *(each.samples for each in contents)])

@@ -68,7 +68,7 @@ def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
         found = pl.read_parquet(_source(path), columns=[name for name in wanted if name in present], glob=False)
         nulls = [pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in wanted if name not in present]
         samples = _typed(found.with_columns(nulls).select(wanted), path)
-    breaking = column_that_breaks_its_rule(samples, unjudged=own)
+    breaking = column_that_breaks_its_rule(samples, judged_late=None if own else frozenset())
     if breaking is not None:
         raise _unfit(path, breaking, "holds a value outside its range, or none")
     repeated = [] if own else repeated_samples(samples)  # what Paceline wrote was checked before it was written

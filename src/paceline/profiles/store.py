@@ -1,7 +1,7 @@
 """The native profile store: a directory with one journal a rank, which are the truth, and their Parquet compaction."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from paceline.profiles.native import COMPACTION, CORE_EXP_FILES, JOURNALS, is_na
 from paceline.profiles.parquet import ParquetNote, write_parquet
 from paceline.profiles.questions import AskedQuestion, Key, joined_questions, read_questions, write_questions
 from paceline.profiles.stamps import FileState, JournalStamp, settled_state, wait_until_settled
-from paceline.profiles.whole_sets import with_whole_set_accuracies
+from paceline.profiles.whole_sets import judged_as_a_whole, with_whole_set_accuracies
 from paceline.records import KnobConfig, ProfileSample, Provenance
 
 LOCK = ".store.lock"
@@ -29,8 +29,8 @@ LOCK = ".store.lock"
 class ProfileStore:
     """One run's place in a profile directory: what is measured already, and where the next sample goes."""
 
-    def __init__(self, path: Path, samples: Journal, rank: int, *, fsync: bool) -> None:
-        self.path, self.rank = path, rank
+    def __init__(self, path: Path, samples: Journal, rank: int, *, judged_late: Set[str], fsync: bool) -> None:
+        self.path, self.rank, self._judged_late = path, rank, judged_late
         self._samples, self._fsync = samples, fsync
         self._sentinels: Journal | None = None
 
@@ -66,7 +66,8 @@ class ProfileStore:
                 (path / LOCK).unlink(missing_ok=True)
                 path.rmdir()
             raise
-        return cls(path, Journal.open(path / f"journal-rank{rank}.jsonl", fsync=fsync), rank, fsync=fsync)
+        journal = Journal.open(path / f"journal-rank{rank}.jsonl", fsync=fsync)
+        return cls(path, journal, rank, judged_late=judged_as_a_whole([provenance]), fsync=fsync)
 
     @property
     def torn_bytes(self) -> int:
@@ -83,7 +84,7 @@ class ProfileStore:
 
     def append(self, sample: ProfileSample) -> None:
         """Keep one sample for good; raises ProfileDataError when a value in it could not be read back."""
-        fault = find_fault({name: getattr(sample, name) for name in FIELDS}, FIELDS, unjudged=True)
+        fault = find_fault({name: getattr(sample, name) for name in FIELDS}, FIELDS, judged_late=self._judged_late)
         if fault is not None:
             raise fault.error(self._samples.path)
         self._samples.append(sample)

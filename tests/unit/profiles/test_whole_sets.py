@@ -1,6 +1,7 @@
 """Captions in the store: an accuracy exists when the whole set is answered, and it is that set's."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -102,8 +103,12 @@ def test_parts_of_ranks_are_judged_together(profiled, tmp_path):
 def test_other_sets_keep_needing_an_accuracy(profiled, synthetic_run, synthetic_sample, tmp_path):
     run = synthetic_run(datasets={"text_vqa": "text_vqa/1"})
     with ProfileStore.open_or_create(tmp_path / "plain", run, fsync=False) as store:
-        store.append(synthetic_sample(accuracy=None))
-    with pytest.raises(ProfileDataError, match="1 answers of text_vqa have no accuracy yet"):
+        store.append(synthetic_sample())
+        with pytest.raises(ProfileDataError, match="field 'accuracy': is None"):
+            store.append(synthetic_sample(sample_id="2", accuracy=None))
+    journal = tmp_path / "plain" / "journal-rank0.jsonl"
+    journal.write_text(re.sub(r'"accuracy":[0-9.]+', '"accuracy":null', journal.read_text()))
+    with pytest.raises(ProfileDataError, match="journal-rank0.jsonl.*field 'accuracy': line 1: is None"):
         read_profile(tmp_path / "plain")
 
 
