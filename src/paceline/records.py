@@ -14,6 +14,7 @@ from paceline.errors import InvalidValueError, UnknownChoiceError
 
 TIERS = ("low", "medium", "high")
 LATENCY_KINDS = ("ttft", "prefill", "total")
+ENGINES = ("transformers", "vllm")
 SCHEMA_VERSION = 1
 DATASET_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}"
 DATASET_NAMES = "letters, digits, `_`, `-` and `.`, at most 100, the first of them no `.`"  # what file names can carry
@@ -254,7 +255,8 @@ class QuestionSource:
 class Provenance:
     """Where a profile's numbers come from; stays with them in every file.
 
-    `datasets` holds the scorer's id by data set, `sources` where the questions of public ones were read.
+    `datasets` holds the scorer's id by data set, `sources` where the questions of public ones were read. `engine` is what ran
+    the model: milliseconds of one are none of another's.
     """
 
     model: str
@@ -272,6 +274,7 @@ class Provenance:
     created: str
     settings: dict[str, str | int | float | bool | None]
     sources: dict[str, QuestionSource] = field(default_factory=dict[str, QuestionSource])
+    engine: str = ENGINES[0]  # what profiles older than the field ran on
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -279,6 +282,8 @@ class Provenance:
             if not is_dataset_name(name):
                 raise InvalidValueError("dataset", name, DATASET_NAMES)
         block_ranking(self.block_ranking)
+        if self.engine not in ENGINES:
+            raise UnknownChoiceError("engine", self.engine, ENGINES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from paceline.control.controller import Controller, DriftCorrecting, SeesPicture
 from paceline.control.loading import load_controller
 from paceline.control.measured_ranking import measured_ranking
 from paceline.errors import ModelError, PacelineWarning, TableError
-from paceline.estimate.circumstances import Circumstances, circumstances_of, differences
+from paceline.estimate.circumstances import Circumstances, circumstances_of, differences, engines_apart
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, settings_put_aside
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
@@ -249,7 +249,13 @@ def _require_same_model(name: str, controller: Controller) -> None:
 
 def _compare(model: VisionLanguageModel, controller: Controller, strict: bool) -> None:
     """Warn of a controller that was measured elsewhere, or refuse it; and of generation settings that are not used."""
-    found = differences(circumstances_of(controller.provenance), _circumstances(model))
+    there, here = circumstances_of(controller.provenance), _circumstances(model)
+    apart = engines_apart(there, here)
+    if apart is not None:
+        raise TableError(
+            f"the controller was {apart}; profile {model.name} without --engine, and build a controller from that"
+        )
+    found = differences(there, here)
     if found:
         sentence = (
             f"the controller was measured in other circumstances ({'; '.join(found)}), so its milliseconds are not "

@@ -121,6 +121,14 @@ def test_a_profile_of_another_machine_is_warned_of(trained: Path, profile: Path,
         judged_with(read_profile(tmp_path / "elsewhere"), trained)
 
 
+def test_a_profile_of_another_engine_is_refused(trained: Path, profile: Path, tmp_path: Path) -> None:
+    samples = pl.read_parquet(profile / "samples.parquet")
+    other = replace(synthetic_run("synthetic"), engine="vllm")
+    write_store(tmp_path / "other", samples, StoreDescription(provenance=(other,)))
+    with pytest.raises(EstimatorError, match="measured with transformers, and this is vllm"):
+        run("estimator", "eval", trained, tmp_path / "other")
+
+
 def test_predict_shows_one_configuration_or_the_whole_grid(trained: Path) -> None:
     grid = json.loads(run("estimator", "predict", trained, "--json").stdout)
     assert len(grid["configurations"]) == len(CONFIGS)

@@ -316,12 +316,18 @@ def test_a_controller_measured_elsewhere_is_warned_of_once_naming_both_or_refuse
         AdaptiveModel(model=digits, controller=controller, max_new_tokens=2, strict=True)
 
 
+def test_a_controller_of_another_engine_is_refused_naming_both(digits):
+    with pytest.raises(TableError, match="measured with vllm, and this is transformers"):
+        AdaptiveModel(model=digits, controller=of_run(engine="vllm"), max_new_tokens=2)
+
+
 def test_a_controller_measured_here_is_no_news(digits):
     here = {
         "device": device_name(digits.device),
         "dtype": "float32",
         "revision": None,
         "settings": {"torch_threads": torch.get_num_threads()},
+        "engine": "transformers",
     }
     AdaptiveModel(model=digits, controller=of_run(**here), max_new_tokens=2, strict=True)
 

@@ -1,5 +1,6 @@
 """`profile.json`: what a native store says of itself, and how its parts keep to it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from paceline.profiles.atomic import write_atomically
 from paceline.records import SCHEMA_VERSION, Provenance
 
 FILE_NAME = "profile.json"
-IDENTITY = ("model", "revision", "dtype", "device", "settings", "seed", "block_ranking", "datasets")
+IDENTITY = ("engine", "model", "revision", "dtype", "device", "settings", "seed", "block_ranking", "datasets")
 
 
 def encodable(text: str) -> str:
@@ -53,6 +54,16 @@ class StoreDescription:
                 mend="read it with the newer version of paceline that wrote it",
             )
         return found
+
+
+def require_one_engine(runs: Iterable[Provenance], source: Path) -> None:
+    """Raise ProfileConflictError, naming them, where runs on several engines stand in one profile."""
+    engines = sorted({run.engine for run in runs})
+    if len(engines) > 1:
+        raise ProfileConflictError(
+            f"{source} holds measurements of {' and '.join(engines)}; expected those of one engine: milliseconds of one "
+            "say nothing of another; profile each into a directory of its own"
+        )
 
 
 def joined_run(directory: Path, found: StoreDescription, run: Provenance) -> StoreDescription:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from paceline.profiles.whole_sets import judged_as_a_whole
 from paceline.records import Provenance
 
 SAME_IN_ALL_PARTS = ("model", "revision", "dtype", "device", "block_ranking")
+SAME_IN_EVERY_STORE = ("engine",)  # whatever is allowed
 PART = "part"
 
 
@@ -45,8 +47,9 @@ def merge_profiles(
     parts, out = [Path(part) for part in parts], Path(out)
     refuse_occupied(out)
     profiles = [read_unjudged(part, skip_bad=skip_bad) for part in parts]
+    _refuse_mixed([each for each in profiles if each.provenance], SAME_IN_EVERY_STORE)
     if not allow_mixed:
-        _refuse_mixed(profiles)
+        _refuse_mixed(profiles, SAME_IN_ALL_PARTS)
     questions = _joined(profiles)
     rows = pl.concat([_unjudged(each).with_columns(pl.lit(index).alias(PART)) for index, each in enumerate(profiles)])
     _refuse_conflicts(rows, parts)
@@ -77,16 +80,15 @@ def _unjudged(profile: Profile) -> pl.DataFrame:
     return profile.samples.with_columns(accuracy=pl.when(late).then(None).otherwise(pl.col("accuracy")))
 
 
-def _refuse_mixed(profiles: Sequence[Profile]) -> None:
-    first = profiles[0]
-    for other in profiles:
-        for name in SAME_IN_ALL_PARTS:
+def _refuse_mixed(profiles: Sequence[Profile], names: Sequence[str]) -> None:
+    for first, other in pairwise(profiles):
+        for name in names:
             ours, theirs = _stated(first, name), _stated(other, name)
             if ours != theirs:
                 raise ProfileConflictError(
                     f"{first.source} was measured with {name} {' and '.join(ours)}, {other.source} with "
-                    f"{' and '.join(theirs)}; expected the same in every part: merge them apart, or allow it with "
-                    "--allow-mixed"
+                    f"{' and '.join(theirs)}; expected the same in every part: merge them apart"
+                    + ("" if name in SAME_IN_EVERY_STORE else ", or allow it with --allow-mixed")
                 )
 
 

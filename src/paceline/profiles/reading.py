@@ -8,7 +8,7 @@ import polars as pl
 
 from paceline.errors import ProfileConflictError, ProfileDataError, UnknownChoiceError
 from paceline.profiles.core_exp import read_core_exp
-from paceline.profiles.description import FILE_NAME
+from paceline.profiles.description import FILE_NAME, require_one_engine
 from paceline.profiles.fields import SCHEMA, LeftOut, dataset_name
 from paceline.profiles.native import CORE_EXP_FILES, is_native, read_native, refuse_undescribed
 from paceline.profiles.parquet import read_note, read_parquet
@@ -41,9 +41,9 @@ def read_profile(
     """Read a profile of any layout, all of it or some datasets and columns; times are milliseconds.
 
     Raises ProfileDataError, naming file and field, where the data cannot be trusted, ProfileConflictError where one
-    sample stands twice, and UnknownChoiceError for a dataset that is not there. With `skip_bad` bad samples and files
-    are left out instead, and listed in `left_out`; so are answers to a metric of whole sets (CIDEr) while theirs is not
-    complete.
+    sample stands twice or several engines were measured, and UnknownChoiceError for a dataset that is not there. With
+    `skip_bad` bad samples and files are left out instead, and listed in `left_out`; so are answers to a metric of whole sets
+    (CIDEr) while theirs is not complete.
     """
     profile = read_unjudged(path, datasets=datasets, columns=columns, skip_bad=skip_bad)
     samples, unjudged = only_judged(profile.samples, profile.source, skip_bad=skip_bad)
@@ -68,7 +68,9 @@ def read_unjudged(
     if unknown is not None:
         raise UnknownChoiceError("profile column", unknown, tuple(SCHEMA))
     read = _read_file if path.is_file() else _read_directory
-    return read(path, None if datasets is None else [dataset_name(name) for name in datasets], wanted, skip_bad)
+    profile = read(path, None if datasets is None else [dataset_name(name) for name in datasets], wanted, skip_bad)
+    require_one_engine(profile.provenance, path)
+    return profile
 
 
 def _read_file(path: Path, datasets: list[str] | None, columns: tuple[str, ...], skip_bad: bool) -> Profile:

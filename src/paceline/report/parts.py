@@ -90,6 +90,7 @@ def _run(run: Provenance) -> str:
     grid = f"tiers {run.grid.tiers}, top_k {run.grid.top_ks}, blocks {run.grid.block_counts}"
     facts = {
         "model": f"{run.model} (revision {run.revision})" if run.revision else run.model,
+        "engine": run.engine,
         "device": f"{run.device}, {run.dtype}" + (f", driver {run.driver}" if run.driver else ""),
         "clock": run.clock,
         "created": run.created,

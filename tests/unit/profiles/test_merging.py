@@ -62,6 +62,20 @@ def test_mixed_parts_are_refused_unless_allowed(
     assert [getattr(run, field) for run in profile.provenance] == [getattr(synthetic_run(), field), "another"]
 
 
+def test_parts_of_two_engines_are_never_joined(tmp_path: Path, synthetic_sample: Build, synthetic_run: Run) -> None:
+    first = part(tmp_path / "first", synthetic_run(), synthetic_sample(sample_id="a"))
+    write_core_exp(read_profile(first).samples, tmp_path / "exported")
+    second = part(tmp_path / "second", synthetic_run(engine="vllm"), synthetic_sample(sample_id="b"))
+    for parts in ([first, second], [second, tmp_path / "exported", first]):
+        for allowed in (False, True):
+            with pytest.raises(ProfileConflictError, match="engine") as caught:
+                merge_profiles(parts, tmp_path / "out", allow_mixed=allowed)
+            if allowed:
+                assert "'vllm'" in str(caught.value) and "'transformers'" in str(caught.value)
+                assert "--allow-mixed" not in str(caught.value)
+    merge_profiles([second, tmp_path / "exported"], tmp_path / "out", allow_mixed=True)
+
+
 def test_parts_that_tell_no_device_mix_with_none_that_do(
     tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
 ) -> None:

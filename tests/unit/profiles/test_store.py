@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from paceline.errors import OutputPathError, ProfileConflictError, ProfileDataError
+from paceline.errors import OutputPathError, ProfileConflictError, ProfileDataError, UnknownChoiceError
 from paceline.profiles import SCHEMA, ProfileStore, read_profile
 from paceline.profiles.atomic import new_directory, write_atomically
+from paceline.profiles.description import StoreDescription
 from paceline.records import KnobConfig, KnobGrid, ProfileSample, Provenance
 
 Build = Callable[..., ProfileSample]
@@ -172,6 +173,7 @@ def test_a_value_that_could_not_be_read_back_is_not_appended(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("engine", "vllm"),
         ("model", "another"),
         ("revision", "abc"),
         ("dtype", "bfloat16"),
@@ -325,3 +327,27 @@ def test_a_description_without_a_block_ranking_is_a_sentence(
         description.write_text(json.dumps(changed))
         with pytest.raises(ProfileDataError, match="profile.json: .*block_ranking"):
             read_profile(tmp_path / "store")
+
+
+def test_a_profile_of_two_engines_is_not_read(tmp_path: Path, synthetic_sample: Build, synthetic_run: Run) -> None:
+    with ProfileStore.open_or_create(tmp_path, synthetic_run()) as store:
+        store.append(synthetic_sample())
+        store.compact()
+    StoreDescription(provenance=(synthetic_run(), synthetic_run(engine="vllm"))).write(tmp_path)
+    with pytest.raises(
+        ProfileConflictError, match="holds measurements of transformers and vllm; expected those of one"
+    ):
+        read_profile(tmp_path)
+    with pytest.raises(UnknownChoiceError, match="engine 'vlm' is unknown.*did you mean 'vllm'"):
+        synthetic_run(engine="vlm")
+
+
+def test_a_profile_older_than_the_engines_is_of_transformers(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
+) -> None:
+    with ProfileStore.open_or_create(tmp_path, synthetic_run()) as store:
+        store.append(synthetic_sample())
+    description = json.loads((tmp_path / "profile.json").read_text())
+    del description["provenance"][0]["engine"]
+    (tmp_path / "profile.json").write_text(json.dumps(description))
+    assert read_profile(tmp_path).provenance[0].engine == "transformers"

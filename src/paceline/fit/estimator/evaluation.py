@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from paceline.errors import EstimatorError, PacelineWarning
-from paceline.estimate.circumstances import circumstances_of, differences
+from paceline.estimate.circumstances import circumstances_of, differences, engines_apart
 from paceline.estimate.description import DESCRIPTION_FILE
 from paceline.estimate.network import NetworkEstimator
 from paceline.fit.conformal import split_of
@@ -92,13 +92,22 @@ class EstimatorEvaluation:
 
 
 def require_comparable(estimator: NetworkEstimator, profile: Profile, artifact: Path | str = DESCRIPTION_FILE) -> None:
-    """Refuse an estimator of another model than the profile's, and warn of one measured in other circumstances.
+    """Refuse an estimator of another model or engine than the profile's, and warn of one measured in other circumstances.
 
     Raises EstimatorError.
     """
     estimator.require_model(frozenset(run.model for run in profile.provenance), artifact=artifact)
     runs = [asdict(run) for run in profile.provenance]
-    found = differences(circumstances_of(estimator.provenance), circumstances_of(runs))
+    there, here = circumstances_of(estimator.provenance), circumstances_of(runs)
+    apart = engines_apart(there, here)
+    if apart is not None:
+        raise EstimatorError(
+            artifact,
+            f"was {apart}",
+            expected="an estimator and a profile of one engine",
+            mend="train one on this profile",
+        )
+    found = differences(there, here)
     if found:
         warnings.warn(
             f"the estimator and {profile.source} were measured in different circumstances ({'; '.join(found)}), so its "
