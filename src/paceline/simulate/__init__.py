@@ -1,5 +1,13 @@
 """Engines in virtual time: Vidur's, vLLM's and Paceline's scheduling rules over a step-time model; no clock is read."""
 
+from paceline.simulate.choosing import (
+    ArrivingRequest,
+    Candidate,
+    Choices,
+    EngineState,
+    ExecutedSteps,
+    PromptColumns,
+)
 from paceline.simulate.engine_settings import RULES, SimulatedEngine
 from paceline.simulate.load import RequestColumns
 from paceline.simulate.replayed import ReplayedCost
@@ -13,7 +21,13 @@ __all__ = [
     "ENGINES",
     "ROUTERS",
     "RULES",
+    "ArrivingRequest",
+    "Candidate",
+    "Choices",
+    "EngineState",
+    "ExecutedSteps",
     "LinearCost",
+    "PromptColumns",
     "ReplayedCost",
     "ReplicaRun",
     "RequestColumns",

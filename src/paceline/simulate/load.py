@@ -15,16 +15,24 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RequestColumns:
-    """Requests by arrival, seconds and tokens, one entry a request in each column; equal arrivals keep their order."""
+    """Requests by arrival, seconds and tokens, one entry a request in each column; equal arrivals keep their order.
+
+    `prefill_factor`, None for 1 everywhere, is what a request's prompt tokens cost in shares of their time by the
+    step-time model. Of a step with chunks, what it takes longer than its decodes alone is multiplied by the mean factor
+    of its prompt tokens; without decodes all of it is. Decodes cost the same under all factors, and the planner's time
+    target does not know of them.
+    """
 
     arrival_seconds: Floats
     prompt_tokens: Integers
     output_tokens: Integers
+    prefill_factor: Floats | None = None
 
     def __post_init__(self) -> None:
-        sizes = (len(self.arrival_seconds), len(self.prompt_tokens), len(self.output_tokens))
+        sizes = [len(self.arrival_seconds), len(self.prompt_tokens), len(self.output_tokens)]
+        sizes += [] if self.prefill_factor is None else [len(self.prefill_factor)]
         if len(set(sizes)) > 1 or not sizes[0]:
-            raise InvalidValueError("columns of a load", sizes, "one length for all, of at least 1 request")
+            raise InvalidValueError("columns of a load", tuple(sizes), "one length for all, of at least 1 request")
         _require_numbers(self.arrival_seconds)
         late = np.flatnonzero(np.diff(self.arrival_seconds) < 0)
         if len(late):
@@ -39,6 +47,8 @@ class RequestColumns:
             if len(empty):
                 expected = "at least 1 token: a request has a prompt and gets an answer"
                 raise InvalidValueError(f"{name}[{int(empty[0])}]", int(column[empty[0]]), expected)
+        if self.prefill_factor is not None:
+            _require_factors(self.prefill_factor)
 
     def __len__(self) -> int:
         return len(self.arrival_seconds)
@@ -52,10 +62,20 @@ class RequestColumns:
             output_tokens=np.array([request.output_tokens for request in requests], dtype=np.int64),
         )
 
-    def rows(self) -> Iterator[tuple[float, int, int]]:
-        """Yield arrival, prompt and output tokens of each request."""
-        columns = (self.arrival_seconds.tolist(), self.prompt_tokens.tolist(), self.output_tokens.tolist())
-        return zip(*columns, strict=True)
+    @property
+    def factors(self) -> Floats:
+        """The prefill factor of each request."""
+        return np.ones(len(self)) if self.prefill_factor is None else self.prefill_factor
+
+    @staticmethod
+    def without_ones(factors: Floats) -> Floats | None:
+        """Return prefill factors as a load has them: None where all are 1."""
+        return factors if (factors != 1.0).any() else None
+
+    def rows(self) -> Iterator[tuple[float, int, int, float]]:
+        """Yield arrival, prompt and output tokens, and prefill factor of each request."""
+        columns = (self.arrival_seconds, self.prompt_tokens, self.output_tokens, self.factors)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
     def part(self, chosen: Integers) -> "RequestColumns":
         """Return the requests of these indexes, which rise."""
@@ -63,6 +83,7 @@ class RequestColumns:
             arrival_seconds=self.arrival_seconds[chosen],
             prompt_tokens=self.prompt_tokens[chosen],
             output_tokens=self.output_tokens[chosen],
+            prefill_factor=None if self.prefill_factor is None else self.prefill_factor[chosen],
         )
 
 
@@ -72,3 +93,10 @@ def _require_numbers(arrivals: Floats) -> None:
         index = int(bad[0])
         expected = "a number of seconds of at least 0"
         raise InvalidValueError(f"arrival_seconds[{index}]", float(arrivals[index]), expected)
+
+
+def _require_factors(factors: Floats) -> None:
+    bad = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
+    if len(bad):
+        index = int(bad[0])
+        raise InvalidValueError(f"prefill_factor[{index}]", float(factors[index]), "a finite number above 0")

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from paceline.schedule.requests import DecodeLoad
 from paceline.schedule.step_log import PrefillChunk
+from paceline.simulate.choosing import EngineState, ExecutedSteps, PromptColumns, executed_steps
 from paceline.simulate.engine_settings import VIDUR, SimulatedEngine
-from paceline.simulate.load import RequestColumns
+from paceline.simulate.load import Integers, RequestColumns
 from paceline.simulate.never import never_admitted
 from paceline.simulate.result import SimulatedRun, StepColumns
 from paceline.simulate.rules import RULES_BY_NAME, Request, Step
@@ -18,8 +20,8 @@ from paceline.simulate.step_work import StepCost, StepWork
 def simulate_reference(load: RequestColumns, engine: SimulatedEngine, cost: StepCost) -> SimulatedRun:
     """Serve a load to its end; raises InvalidValueError for a request that can never be admitted."""
     simulation = Simulation(engine, cost)
-    for arrival, prompt, output in load.rows():
-        simulation.receive(arrival, prompt, output)
+    for arrival, prompt, output, factor in load.rows():
+        simulation.receive(arrival, prompt, output, factor)
     return simulation.finish()
 
 
@@ -47,7 +49,9 @@ class Simulation:
         """Requests that were received and are not admitted yet."""
         return len(self._requests) - self._arrived + self._rules.waiting_count
 
-    def receive(self, arrival_seconds: float, prompt_tokens: int, output_tokens: int) -> None:
+    def receive(
+        self, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float = 1.0
+    ) -> None:
         """Take note of a request that arrives then; no step that starts before has been formed yet, or none ever will."""
         request = Request(
             index=len(self._requests),
@@ -55,6 +59,7 @@ class Simulation:
             total_tokens=prompt_tokens + output_tokens,
             tokens=prompt_tokens,
             restart_tokens=prompt_tokens,
+            prefill_factor=prefill_factor,
         )
         self._requests.append(request)
         self._arrivals.append(arrival_seconds)
@@ -66,6 +71,21 @@ class Simulation:
         """Form and execute every step that starts before this time."""
         while self._finished < len(self._requests) and self._next_start() < seconds and self._advance():
             pass
+
+    def state_at(self, seconds: float) -> EngineState:
+        """Return the state once every step that starts before this time has been formed."""
+        ready = max(self._now, seconds)
+        partial, waiting = self._rules.ordered(self._requests[self._arrived :], ready)
+        decoding = [request.computed for request in self._rules.running if request.decodes]
+        return EngineState(
+            now_seconds=seconds,
+            ready_seconds=ready,
+            decodes=DecodeLoad(tokens=len(decoding), context_tokens=sum(decoding)),
+            partial=self._prompts(partial),
+            waiting=self._prompts(waiting),
+            free_blocks=self._rules.free,
+            progress=_Progress(self._log, self._requests, self._first_token, seconds),
+        )
 
     def finish(self) -> SimulatedRun:
         """Serve all that was received and return the run."""
@@ -100,7 +120,7 @@ class Simulation:
 
     def _execute(self, step: Step) -> None:
         work = _work(step, self._rules.engine)
-        seconds = self._cost.seconds(len(self._log.started), work)
+        seconds = self._seconds(step, work)
         served = [*((request, 1) for request in step.decoding), *step.chunks]
         for request, _ in served:
             self._execution[request.index] += seconds
@@ -111,6 +131,35 @@ class Simulation:
         for request, tokens in served:
             self._progress(request, tokens)
         self._rules.running[:] = [request for request in self._rules.running if request.blocks]
+
+    def _seconds(self, step: Step, work: StepWork) -> float:
+        """Return how long a step takes: what its chunks add to its decodes is shared by the prompts' own factors."""
+        number = len(self._log.started)
+        seconds = self._cost.seconds(number, work)
+        tokens, weighted = 0, 0.0
+        for request, chunk in step.chunks:
+            tokens += chunk
+            weighted += request.prefill_factor * chunk
+        share = weighted / tokens if tokens else 1.0
+        if share == 1.0:
+            return seconds
+        decodes = StepWork(decodes=work.decodes, decode_context_tokens=work.decode_context_tokens)
+        alone = self._cost.seconds(number, decodes) if work.decodes else 0.0
+        return alone + share * (seconds - alone)
+
+    def _prompts(self, requests: Sequence[Request]) -> PromptColumns:
+        def integers(name: str) -> Integers:
+            return np.array([getattr(request, name) for request in requests], dtype=np.int64)
+
+        return PromptColumns(
+            number=integers("index"),
+            prompt_tokens=integers("prompt_tokens"),
+            remaining_tokens=integers("missing"),
+            context_tokens=integers("computed"),
+            arrival_seconds=np.array([self._arrivals[request.index] for request in requests], dtype=np.float64),
+            prefill_factor=np.array([request.prefill_factor for request in requests], dtype=np.float64),
+            resumed=integers("preemptions") > 0,
+        )
 
     def _progress(self, request: Request, tokens: int) -> None:
         """Count what a step computed for a request: when nothing is missing any more, it has generated a token."""
@@ -134,6 +183,9 @@ class Simulation:
                 prompt_tokens=np.array([request.prompt_tokens for request in self._requests], dtype=np.int64),
                 output_tokens=np.array(
                     [request.total_tokens - request.prompt_tokens for request in self._requests], dtype=np.int64
+                ),
+                prefill_factor=RequestColumns.without_ones(
+                    np.array([request.prefill_factor for request in self._requests], dtype=np.float64)
                 ),
             ),
             first_scheduled_seconds=np.array(self._first_scheduled),
@@ -219,6 +271,40 @@ class _StepLog:
             decode_request=spans[0],
             decode_first_step=spans[1],
             decode_end_step=spans[2],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """What a run had done by a time, for a chooser."""
+
+    log: _StepLog
+    requests: Sequence[Request]
+    first_token: Sequence[float]
+    until: float
+
+    def first_token_seconds(self, number: int) -> float:
+        """Return when a request had its first token; NaN while it has none."""
+        seconds = self.first_token[number]
+        return seconds if seconds <= self.until else math.nan
+
+    def executed(self, first: int) -> ExecutedSteps:
+        """Return the steps from number `first` on that have ended."""
+        log, end = self.log, len(self.log.started)
+        while end > first and log.started[end - 1] + log.seconds[end - 1] > self.until:
+            end -= 1
+        begins = log.chunk_offsets[min(first, end)]
+        chunks = _integer_columns(log.chunks[begins : log.chunk_offsets[end]], 3)
+        counts = _integer_columns(log.counts[first:end], 4)
+        factors = [self.requests[request].prefill_factor for request in chunks[0].tolist()]
+        return executed_steps(
+            seconds=np.array(log.seconds[first:end], dtype=np.float64),
+            decode_tokens=counts[0],
+            decode_context_tokens=counts[1],
+            chunk_ends=np.array(log.chunk_offsets[first + 1 : end + 1], dtype=np.int64) - begins,
+            chunk_tokens=chunks[1],
+            chunk_context_tokens=chunks[2],
+            chunk_factors=np.array(factors, dtype=np.float64),
         )
 
 

@@ -1,18 +1,28 @@
 """Several engines behind a router: who serves which request, decided when it arrives."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.simulate.choosing import Choices
 from paceline.simulate.engine_settings import SimulatedEngine
 from paceline.simulate.load import Integers, RequestColumns
 from paceline.simulate.result import SimulatedRun
-from paceline.simulate.simulation import FAST, PausableRun, opened_simulation, simulate
+from paceline.simulate.simulation import (
+    FAST,
+    PausableRun,
+    opened_simulation,
+    require_factors_count,
+    simulate,
+)
 from paceline.simulate.step_work import StepCost
 
 ROUND_ROBIN, LEAST_OUTSTANDING = "round_robin", "least_outstanding"
+Router = Callable[
+    [Sequence[PausableRun], int, float], int
+]  # engines, the request's index and arrival: the engine's index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,11 +42,12 @@ def simulate_replicas(
     router: str = ROUND_ROBIN,
     computed_by: str = FAST,
     with_steps: bool = True,
+    choices: Choices | None = None,
 ) -> list[ReplicaRun]:
     """Serve a load by so many equal engines; one that gets no request is left out.
 
     `round_robin` takes turns. `least_outstanding` chooses the engine with the fewest requests in its waiting queue, the
-    first among equals, as Vidur does.
+    first among equals, as Vidur does. The router comes before the choice among candidates, which sees its engine alone.
     Raises what `simulate` raises, and UnknownChoiceError for a router that does not exist.
     """
     if replicas < 1:
@@ -45,46 +56,61 @@ def simulate_replicas(
         raise UnknownChoiceError("router", router, tuple(ROUTERS))
 
     def served(part: RequestColumns) -> SimulatedRun:
-        return simulate(part, engine, cost, computed_by=computed_by, with_steps=with_steps)
+        return simulate(
+            part,
+            engine,
+            cost,
+            computed_by=computed_by,
+            with_steps=with_steps,
+            choices=choices if replicas == 1 else None,
+        )
 
     if replicas == 1:
         return [ReplicaRun(requests=np.arange(len(load)), run=served(load))]
-
-    def opened() -> PausableRun:
-        return opened_simulation(engine, cost, size=len(load), computed_by=computed_by, with_steps=with_steps)
-
-    return ROUTERS[router](load, replicas, served, opened)
-
-
-def _round_robin(
-    load: RequestColumns,
-    replicas: int,
-    served: Callable[[RequestColumns], SimulatedRun],
-    _opened: Callable[[], PausableRun],
-) -> list[ReplicaRun]:
-    parts = [np.arange(first, len(load), replicas) for first in range(min(replicas, len(load)))]
-    return [ReplicaRun(requests=part, run=served(load.part(part))) for part in parts]
-
-
-def _least_outstanding(
-    load: RequestColumns,
-    replicas: int,
-    _served: Callable[[RequestColumns], SimulatedRun],
-    opened: Callable[[], PausableRun],
-) -> list[ReplicaRun]:
-    simulations = [opened() for _ in range(replicas)]
-    parts: list[list[int]] = [[] for _ in range(replicas)]
-    for index, (arrival, prompt, output) in enumerate(load.rows()):
-        for simulation in simulations:
-            simulation.advance_before(arrival)
-        chosen = min(range(replicas), key=lambda replica: simulations[replica].waiting)
-        simulations[chosen].receive(arrival, prompt, output)
-        parts[chosen].append(index)
-    return [
-        ReplicaRun(requests=np.array(part, dtype=np.int64), run=simulation.finish())
-        for part, simulation in zip(parts, simulations, strict=True)
-        if part
+    if router == ROUND_ROBIN and choices is None:
+        parts = [np.arange(first, len(load), replicas) for first in range(min(replicas, len(load)))]
+        return [ReplicaRun(requests=part, run=served(load.part(part))) for part in parts]
+    require_factors_count(load, cost, choices)
+    runs = [
+        opened_simulation(
+            engine, cost, size=len(load), computed_by=computed_by, with_steps=with_steps or choices is not None
+        )
+        for _ in range(replicas)
     ]
+    finished = _routed(load, runs, ROUTERS[router], choices)
+    return finished if with_steps else [replace(each, run=replace(each.run, steps=None)) for each in finished]
 
 
-ROUTERS = {ROUND_ROBIN: _round_robin, LEAST_OUTSTANDING: _least_outstanding}
+def _routed(
+    load: RequestColumns, runs: Sequence[PausableRun], router: Router, choices: Choices | None
+) -> list[ReplicaRun]:
+    """Let the requests arrive one by one, each at the engine of the router's choice."""
+    parts: list[list[int]] = [[] for _ in runs]
+    chosen: list[list[int]] = [[] for _ in runs]
+    for index, (arrival, prompt, output, factor) in enumerate(load.rows()):
+        replica = router(runs, index, arrival)
+        if choices is None:
+            runs[replica].receive(arrival, prompt, output, factor)
+        else:
+            number = len(parts[replica])
+            chosen[replica].append(choices.receive(runs[replica], index, number, arrival, output))
+        parts[replica].append(index)
+    finished: list[ReplicaRun] = []
+    for run, part, own in zip(runs, parts, chosen, strict=True):
+        if part:
+            served = run.finish() if choices is None else replace(run.finish(), chosen=np.array(own, dtype=np.int64))
+            finished.append(ReplicaRun(requests=np.array(part, dtype=np.int64), run=served))
+    return finished
+
+
+def _round_robin(runs: Sequence[PausableRun], index: int, arrival_seconds: float) -> int:  # noqa: ARG001
+    return index % len(runs)
+
+
+def _least_outstanding(runs: Sequence[PausableRun], index: int, arrival_seconds: float) -> int:  # noqa: ARG001
+    for run in runs:
+        run.advance_before(arrival_seconds)
+    return min(range(len(runs)), key=lambda replica: runs[replica].waiting)
+
+
+ROUTERS: dict[str, Router] = {ROUND_ROBIN: _round_robin, LEAST_OUTSTANDING: _least_outstanding}

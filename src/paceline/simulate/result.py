@@ -62,7 +62,8 @@ class SimulatedRun:
     """Times in seconds, one entry a request in each column.
 
     `restart_prompt_tokens` is the prompt of the last attempt: tokens generated before a preemption are part of it.
-    `steps` is None when they were not asked for.
+    `steps` is None when they were not asked for. `chosen` holds the candidate that served each request, None where there
+    was no choice; the load's prompts and factors are the chosen ones.
     """
 
     load: RequestColumns
@@ -74,6 +75,7 @@ class SimulatedRun:
     restart_prompt_tokens: Integers
     step_count: int
     steps: StepColumns | None
+    chosen: Integers | None = None
 
     def request_times(self, requests: Sequence[TraceRequest]) -> tuple[RequestTimes, ...]:
         """Return a record a request, with the names and budgets of the trace that was simulated."""

@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -32,6 +32,7 @@ class Request:
     queue_number: int = 0
     queued_seconds: float = 0.0
     preemptions: int = 0
+    prefill_factor: float = 1.0
 
     @property
     def missing(self) -> int:
@@ -77,6 +78,10 @@ class Rules(Protocol):
         """Return the first of the queue."""
         ...
 
+    def ordered(self, coming: Sequence[Request], now_seconds: float) -> tuple[list[Request], list[Request]]:
+        """Return who is partly prefilled and who waits, in order, as if those who come were queued now."""
+        ...
+
     def step(self) -> Step:
         """Form a step: take blocks, admit and preempt."""
         ...
@@ -106,6 +111,10 @@ class ServedAsTheyCome:
     def head(self) -> Request:
         """Return the first of the queue."""
         return self._waiting[0]
+
+    def ordered(self, coming: Sequence[Request], now_seconds: float) -> tuple[list[Request], list[Request]]:  # noqa: ARG002
+        """Return who is partly prefilled and who waits, in order, as if those who come were queued now."""
+        return [request for request in self.running if not request.decodes], [*self._waiting, *coming]
 
 
 class VidurRules(ServedAsTheyCome):
@@ -206,6 +215,13 @@ class PacelineRules:
     def head(self) -> Request:
         """Return the first by the policy."""
         return self._waiting.peek()
+
+    def ordered(self, coming: Sequence[Request], now_seconds: float) -> tuple[list[Request], list[Request]]:
+        """Return who is partly prefilled and who waits, by the policy, as if those who come were queued now."""
+        for request in coming:
+            request.queue_number, request.queued_seconds = request.index, now_seconds  # as `queue` will have it
+        partial = sorted((request for request in self.running if not request.decodes), key=self._key_of)
+        return partial, sorted([*self._waiting, *coming], key=self._key_of)
 
     def retries(self, step: Step) -> bool:
         """After a preemption, and after a plan of which nothing came."""

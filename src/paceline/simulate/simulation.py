@@ -1,12 +1,17 @@
 """One function over two engines: the same load under the same rules gives the same steps, whichever computes them."""
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from paceline.errors import UnknownChoiceError
+import numpy as np
+
+from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.simulate.choosing import Choices, ChoosingRun
 from paceline.simulate.engine_settings import SimulatedEngine
 from paceline.simulate.load import RequestColumns
 from paceline.simulate.reference import Simulation, simulate_reference
+from paceline.simulate.replayed import ReplayedCost
 from paceline.simulate.result import SimulatedRun
 from paceline.simulate.step_work import StepCost
 
@@ -14,20 +19,12 @@ FAST, REFERENCE = "fast", "reference"
 ENGINES = (FAST, REFERENCE)
 
 
-class PausableRun(Protocol):
-    """A run that is given its requests as they arrive."""
+class PausableRun(ChoosingRun, Protocol):
+    """A run that is given its requests in the order of arrival, and can be asked between them."""
 
     @property
     def waiting(self) -> int:
         """Requests that were received and are not admitted yet."""
-        ...
-
-    def receive(self, arrival_seconds: float, prompt_tokens: int, output_tokens: int) -> None:
-        """Take note of a request that arrives then, no earlier than those received before."""
-        ...
-
-    def advance_before(self, seconds: float) -> None:
-        """Form and execute every step that starts before this time."""
         ...
 
     def finish(self) -> SimulatedRun:
@@ -42,6 +39,7 @@ def simulate(
     *,
     computed_by: str = FAST,
     with_steps: bool = True,
+    choices: Choices | None = None,
 ) -> SimulatedRun:
     """Serve a load in virtual time; return every request's times, and every step unless these are not wanted.
 
@@ -49,7 +47,13 @@ def simulate(
     `reference` give the same steps; execution times, sums in another order, differ by less than 1e-9 of a run's time.
     Raises InvalidValueError for a request that can never be admitted, StepTimeError for work that `cost` knows no time
     for, MissingExtraError where numba is not installed for `fast`.
+
+    With `choices` each request is served as the candidate that the chooser names when it arrives, in the state that the
+    engine is then in; the load's own prompts are not looked at.
     """
+    if choices is not None:
+        return _simulate_choosing(load, engine, cost, choices, computed_by=computed_by, with_steps=with_steps)
+    require_factors_count(load, cost, None)
     if _is_reference(computed_by):
         return simulate_reference(load, engine, cost)
     return cast("SimulatedRun", _fast_engine().simulate_fast(load, engine, cost, with_steps=with_steps))
@@ -58,10 +62,39 @@ def simulate(
 def opened_simulation(
     engine: SimulatedEngine, cost: StepCost, *, size: int, computed_by: str = FAST, with_steps: bool = True
 ) -> PausableRun:
-    """Return a run for at most `size` requests, of which none was received yet; raises as `simulate` does."""
+    """Return a run for at most `size` requests, of which none was received yet; raises as `simulate` does.
+
+    A fast run that is asked for what it executed has to record its steps.
+    """
     if _is_reference(computed_by):
         return Simulation(engine, cost)
     return cast("PausableRun", _fast_engine().FastSimulation(engine, cost, size=size, with_steps=with_steps))
+
+
+def require_factors_count(load: RequestColumns, cost: StepCost, choices: Choices | None) -> None:
+    """Raise InvalidValueError for candidates, or factors, under steps whose times do not depend on them."""
+    if isinstance(cost, ReplayedCost) and (choices is not None or load.prefill_factor is not None):
+        expected = "none with a replayed log, whose steps take as long as they took; fit a model with `paceline tune step-time`"
+        raise InvalidValueError("candidates or prefill_factor", "given", expected)
+
+
+def _simulate_choosing(
+    load: RequestColumns,
+    engine: SimulatedEngine,
+    cost: StepCost,
+    choices: Choices,
+    *,
+    computed_by: str,
+    with_steps: bool,
+) -> SimulatedRun:
+    choices.require(load)
+    require_factors_count(load, cost, choices)
+    run = opened_simulation(engine, cost, size=len(load), computed_by=computed_by)
+    chosen = [
+        choices.receive(run, index, index, arrival, output) for index, (arrival, _, output, _) in enumerate(load.rows())
+    ]
+    served = run.finish()
+    return replace(served, chosen=np.array(chosen, dtype=np.int64), steps=served.steps if with_steps else None)
 
 
 def _is_reference(computed_by: str) -> bool:

@@ -8,10 +8,12 @@ import numpy as np
 from paceline.errors import InvalidValueError, PacelineError, StepTimeError
 from paceline.schedule.policies import POLICIES
 from paceline.schedule.step_time import LinearStepTime
+from paceline.simulate.choosing import EngineState
 from paceline.simulate.engine_settings import PACELINE, RULES, SimulatedEngine
 from paceline.simulate.fast import state as at
 from paceline.simulate.fast.loop import run_until
 from paceline.simulate.fast.rows import column
+from paceline.simulate.fast.view import state_at
 from paceline.simulate.load import Floats, Integers, RequestColumns
 from paceline.simulate.never import never_admitted
 from paceline.simulate.replayed import ReplayedCost, log_too_short
@@ -25,7 +27,9 @@ NO_TABLE: Floats = np.zeros((0, 0))
 
 def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost, *, with_steps: bool) -> SimulatedRun:
     """Serve a load to its end; raises as the reference does, and InvalidValueError for a step-time model of another kind."""
-    simulation = FastSimulation(engine, cost, size=len(load), with_steps=with_steps)
+    simulation = FastSimulation(
+        engine, cost, size=len(load), with_steps=with_steps, has_factors=load.prefill_factor is not None
+    )
     at.receive(simulation.state, load)
     return simulation.finish()
 
@@ -33,7 +37,9 @@ def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost,
 class FastSimulation:
     """A run that can be paused, as `Simulation` of the reference engine is; for at most `size` requests."""
 
-    def __init__(self, engine: SimulatedEngine, cost: StepCost, *, size: int, with_steps: bool) -> None:
+    def __init__(
+        self, engine: SimulatedEngine, cost: StepCost, *, size: int, with_steps: bool, has_factors: bool = True
+    ) -> None:
         self._engine, self._cost = engine, cost
         self.state = at.new_state(
             size,
@@ -43,19 +49,23 @@ class FastSimulation:
         )
         entries = LONGEST_RECORD + 2 * len(self.state.partials)
         self._records = at.new_records(wanted=with_steps, steps=FIRST_STEPS, entries=entries)
-        self._rules, self._numbers = _rules(engine), _cost(cost)
+        self._rules = _rules(engine)
+        self._numbers = _cost(cost)._replace(has_factors=has_factors)
 
     @property
     def waiting(self) -> int:
         """Requests that were received and are not admitted yet."""
         return _count(self.state, "received") - _count(self.state, "arrived") + _count(self.state, "waiting")
 
-    def receive(self, arrival_seconds: float, prompt_tokens: int, output_tokens: int) -> None:
+    def receive(
+        self, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float = 1.0
+    ) -> None:
         """Take note of a request that arrives then."""
         one = RequestColumns(
             arrival_seconds=np.array([arrival_seconds]),
             prompt_tokens=np.array([prompt_tokens]),
             output_tokens=np.array([output_tokens]),
+            prefill_factor=np.array([prefill_factor]),
         )
         at.receive(self.state, one, first=_count(self.state, "received"))
 
@@ -64,6 +74,10 @@ class FastSimulation:
         fault = self._run_until(seconds)
         if fault not in (at.FINISHED, at.NEVER_ADMITTED):  # who is not admitted yet may be told so at the end
             raise _error(fault, self.state, self._engine, self._cost)
+
+    def state_at(self, seconds: float) -> EngineState:
+        """Return the state once every step that starts before this time has been formed."""
+        return state_at(self.state, self._engine, self._records, seconds)
 
     def finish(self) -> SimulatedRun:
         """Serve all that was received and return the run."""
@@ -115,6 +129,7 @@ def _cost(cost: StepCost) -> at.Cost:
         decode_factor=1.0,
         prefill_factor=1.0,
         layers=1.0,
+        has_factors=False,
         replayed=NO_TABLE,
     )
     if isinstance(cost, LinearCost):
@@ -182,7 +197,10 @@ def _run(state: at.State, records: at.Records) -> SimulatedRun:
     prompts = integers("prompt")
     return SimulatedRun(
         load=RequestColumns(
-            arrival_seconds=floats("arrival"), prompt_tokens=prompts, output_tokens=integers("total") - prompts
+            arrival_seconds=floats("arrival"),
+            prompt_tokens=prompts,
+            output_tokens=integers("total") - prompts,
+            prefill_factor=RequestColumns.without_ones(floats("factor")),
         ),
         first_scheduled_seconds=floats("first_scheduled"),
         first_token_seconds=floats("first_token"),

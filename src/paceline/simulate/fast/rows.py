@@ -36,6 +36,7 @@ class RequestRow:
     flag: int
     key: float
     rank: int
+    factor: float  # of what its prompt's chunks take
 
 
 class NowRow:
@@ -124,6 +125,12 @@ def column(table: list[Row], name: str, length: int | None = None) -> NDArray[np
     """Return a copy of one field of the first rows."""
     array = cast("NDArray[np.void]", table)
     return np.ascontiguousarray(array[name][:length])
+
+
+def entries(table: list[Row], name: str, at: NDArray[np.int64] | slice) -> NDArray[np.generic]:
+    """Return a copy of one field of the rows at these places."""
+    array = cast("NDArray[np.void]", table)
+    return np.array(array[name][at])
 
 
 def set_column(table: list[Row], name: str, values: NDArray[np.generic] | float) -> None:

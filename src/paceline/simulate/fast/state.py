@@ -82,6 +82,7 @@ class Cost(NamedTuple):
     decode_factor: float
     prefill_factor: float
     layers: float
+    has_factors: bool  # some request's prompt costs another share than 1
     replayed: Floats  # [CLOSED, STARTED or EXECUTE, step]
 
 
@@ -122,6 +123,7 @@ def receive(state: State, load: RequestColumns, *, first: int = 0) -> None:
         set_column(part, name, load.prompt_tokens)
     set_column(part, "total", load.prompt_tokens + load.output_tokens)
     set_column(part, "arrival", load.arrival_seconds)
+    set_column(part, "factor", load.factors)
     unfinished = int(column(state.now, "unfinished")[0])
     set_column(state.now, "received", first + len(load))
     set_column(state.now, "unfinished", unfinished + len(load))

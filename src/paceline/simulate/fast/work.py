@@ -64,6 +64,30 @@ def decode_step(s: State, cost: Cost) -> tuple[int, float]:
 @compiled
 def mixed_step(s: State, rules: Rules, cost: Cost) -> tuple[int, float]:
     """Return a fault, FINISHED for none, and the seconds of the step with its chunks."""
+    fault, seconds = _by_model(s, rules, cost)
+    if cost.has_factors and fault == FINISHED:
+        return _with_factors(s, cost, seconds)
+    return fault, seconds
+
+
+@compiled
+def _with_factors(s: State, cost: Cost, seconds: float) -> tuple[int, float]:
+    """Share what a step's chunks add to its decodes by the prompts' own factors."""
+    tokens, weighted = 0, 0.0
+    for at in range(s.now[0].chunks):
+        tokens += s.chunks[at].tokens
+        weighted += s.requests[s.chunks[at].request].factor * s.chunks[at].tokens
+    share = weighted / tokens if tokens else 1.0
+    if share == 1.0:
+        return FINISHED, seconds
+    if s.now[0].decodes == 0:
+        return FINISHED, share * seconds
+    fault, alone = decode_step(s, cost)
+    return fault, alone + share * (seconds - alone)
+
+
+@compiled
+def _by_model(s: State, rules: Rules, cost: Cost) -> tuple[int, float]:
     if cost.kind == REPLAYED:
         return _replayed(s, cost)
     if cost.kind == LINEAR:
