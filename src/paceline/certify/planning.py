@@ -1,0 +1,50 @@
+"""How many questions a certificate needs, said before any of them is asked."""
+
+import math
+
+from scipy.stats import norm
+
+from paceline.errors import InvalidValueError
+
+POWER = 0.8
+DIGITS = 2
+
+
+def require_margin(epsilon: float, delta: float) -> None:
+    """Raise InvalidValueError unless ε is a loss of accuracy strictly between 0 and 1, and δ a probability up to a half."""
+    if not 0 < epsilon < 1:
+        raise InvalidValueError(
+            "epsilon", epsilon, "the largest loss of accuracy, between 0 and 1, for example 0.03 for three points"
+        )
+    if not 0 < delta <= 0.5:
+        raise InvalidValueError(
+            "delta", delta, "the probability of a false certificate, above 0 and at most 0.5, for example 0.1"
+        )
+
+
+def fewest_questions(epsilon: float, delta: float) -> int:
+    """Return the questions without which nothing can be certified, even if every answer is the same: ln δ / ln(1 − ε)."""
+    require_margin(epsilon, delta)
+    return math.ceil(math.log(delta) / math.log1p(-epsilon) - 1e-9)
+
+
+def questions_needed(
+    broken_rate: float, mended_rate: float, epsilon: float, delta: float, *, power: float = POWER
+) -> int | None:
+    """Return the questions at which a configuration of these rates is certified with this probability; None where its loss
+    is ε or more and no number is enough.
+
+    By the normal approximation of the score test, at least `fewest_questions`.
+    """
+    loss = broken_rate - mended_rate
+    if loss >= epsilon:
+        return None
+    null, true = 2 * mended_rate + epsilon - epsilon**2, broken_rate + mended_rate - loss**2
+    deviations = norm.ppf(1 - delta) * math.sqrt(null) + norm.ppf(power) * math.sqrt(max(true, 0.0))
+    return max(fewest_questions(epsilon, delta), math.ceil((deviations / (epsilon - loss)) ** 2))
+
+
+def rounded_up(questions: int) -> int:
+    """Return the next number of two digits and zeros: 1,234 becomes 1,300."""
+    step = 10 ** max(0, len(str(questions)) - DIGITS)
+    return -(-questions // step) * step
