@@ -10,6 +10,7 @@ from simulated_loads import differences, random_case
 from paceline.errors import InvalidValueError
 from paceline.schedule import PrefillChunk
 from paceline.simulate import (
+    ROUTERS,
     RULES,
     ArrivingRequest,
     Candidate,
@@ -100,7 +101,7 @@ def test_both_engines_show_and_serve_the_same(rules):
     assert waiting > 500 and partial > 30 and chosen_factors > 300
 
 
-@pytest.mark.parametrize("router", ["round_robin", "least_outstanding"])
+@pytest.mark.parametrize("router", ROUTERS)
 def test_both_engines_choose_alike_behind_a_router(router):
     for number in range(12):
         case = clocked_case(number, RULES[number % 3])

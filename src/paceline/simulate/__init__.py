@@ -11,8 +11,9 @@ from paceline.simulate.choosing import (
 from paceline.simulate.engine_settings import RULES, SimulatedEngine
 from paceline.simulate.load import RequestColumns
 from paceline.simulate.replayed import ReplayedCost
-from paceline.simulate.replicas import ROUTERS, ReplicaRun, simulate_replicas
+from paceline.simulate.replicas import ReplicaRun, simulate_replicas
 from paceline.simulate.result import SimulatedRun, StepColumns, step_records
+from paceline.simulate.routers import ROUTERS
 from paceline.simulate.simulation import ENGINES, simulate
 from paceline.simulate.step_work import LinearCost, StepCost, StepWork
 from paceline.simulate.tables import VidurTables

@@ -10,6 +10,7 @@ from paceline.simulate.choosing import Choices
 from paceline.simulate.engine_settings import SimulatedEngine
 from paceline.simulate.load import Integers, RequestColumns
 from paceline.simulate.result import SimulatedRun
+from paceline.simulate.routers import ROUND_ROBIN, ROUTERS, RoutedRequest
 from paceline.simulate.simulation import (
     FAST,
     PausableRun,
@@ -18,11 +19,6 @@ from paceline.simulate.simulation import (
     simulate,
 )
 from paceline.simulate.step_work import StepCost
-
-ROUND_ROBIN, LEAST_OUTSTANDING = "round_robin", "least_outstanding"
-Router = Callable[
-    [Sequence[PausableRun], int, float], int
-]  # engines, the request's index and arrival: the engine's index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +43,8 @@ def simulate_replicas(
     """Serve a load by so many equal engines; one that gets no request is left out.
 
     `round_robin` takes turns. `least_outstanding` chooses the engine with the fewest requests in its waiting queue, the
-    first among equals, as Vidur does. The router comes before the choice among candidates, which sees its engine alone.
+    first among equals, as Vidur does. `least_predicted_ttft` takes the one of which `predicted_ttft_seconds` is least.
+    The router comes before the choice among candidates, of which it takes the first; the chooser sees its engine alone.
     Raises what `simulate` raises, and UnknownChoiceError for a router that does not exist.
     """
     if replicas < 1:
@@ -77,18 +74,29 @@ def simulate_replicas(
         )
         for _ in range(replicas)
     ]
-    finished = _routed(load, runs, ROUTERS[router], choices)
+
+    def route(request: RoutedRequest) -> int:
+        return ROUTERS[router](runs, engine, cost, request)
+
+    finished = _routed(load, runs, route, choices)
     return finished if with_steps else [replace(each, run=replace(each.run, steps=None)) for each in finished]
 
 
 def _routed(
-    load: RequestColumns, runs: Sequence[PausableRun], router: Router, choices: Choices | None
+    load: RequestColumns,
+    runs: Sequence[PausableRun],
+    route: Callable[[RoutedRequest], int],
+    choices: Choices | None,
 ) -> list[ReplicaRun]:
     """Let the requests arrive one by one, each at the engine of the router's choice."""
     parts: list[list[int]] = [[] for _ in runs]
     chosen: list[list[int]] = [[] for _ in runs]
     for index, (arrival, prompt, output, factor) in enumerate(load.rows()):
-        replica = router(runs, index, arrival)
+        if choices is not None:
+            prompt, factor = choices.candidates[index][0].prompt_tokens, choices.candidates[index][0].prefill_factor
+        replica = route(
+            RoutedRequest(index=index, arrival_seconds=arrival, prompt_tokens=prompt, prefill_factor=factor)
+        )
         if choices is None:
             runs[replica].receive(arrival, prompt, output, factor)
         else:
@@ -101,16 +109,3 @@ def _routed(
             served = run.finish() if choices is None else replace(run.finish(), chosen=np.array(own, dtype=np.int64))
             finished.append(ReplicaRun(requests=np.array(part, dtype=np.int64), run=served))
     return finished
-
-
-def _round_robin(runs: Sequence[PausableRun], index: int, arrival_seconds: float) -> int:  # noqa: ARG001
-    return index % len(runs)
-
-
-def _least_outstanding(runs: Sequence[PausableRun], index: int, arrival_seconds: float) -> int:  # noqa: ARG001
-    for run in runs:
-        run.advance_before(arrival_seconds)
-    return min(range(len(runs)), key=lambda replica: runs[replica].waiting)
-
-
-ROUTERS: dict[str, Router] = {ROUND_ROBIN: _round_robin, LEAST_OUTSTANDING: _least_outstanding}

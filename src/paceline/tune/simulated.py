@@ -22,7 +22,7 @@ from paceline.simulate import (
     step_records,
 )
 from paceline.simulate.engine_settings import PACELINE, VLLM
-from paceline.simulate.replicas import ROUND_ROBIN
+from paceline.simulate.routers import ROUND_ROBIN
 from paceline.simulate.simulation import FAST
 from paceline.tune.host import OnProgress
 from paceline.tune.run_files import REQUESTS, STEPS, read_requests

@@ -43,7 +43,7 @@ from paceline.schedule.settings import DEFAULT_BASE_SHARE
 from paceline.schedule.step_time import LinearStepTime
 from paceline.simulate import ROUTERS, RULES, LinearCost, SimulatedEngine, StepCost
 from paceline.simulate.engine_settings import PACELINE
-from paceline.simulate.replicas import ROUND_ROBIN
+from paceline.simulate.routers import ROUND_ROBIN
 from paceline.simulate.simulation import ENGINES, FAST
 from paceline.tune.environment import package_versions
 from paceline.tune.run_files import write_run

@@ -61,13 +61,7 @@ class FastSimulation:
         self, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float = 1.0
     ) -> None:
         """Take note of a request that arrives then."""
-        one = RequestColumns(
-            arrival_seconds=np.array([arrival_seconds]),
-            prompt_tokens=np.array([prompt_tokens]),
-            output_tokens=np.array([output_tokens]),
-            prefill_factor=np.array([prefill_factor]),
-        )
-        at.receive(self.state, one, first=_count(self.state, "received"))
+        at.receive_one(self.state, arrival_seconds, prompt_tokens, output_tokens, prefill_factor)
 
     def advance_before(self, seconds: float) -> None:
         """Form and execute every step that starts before this time."""

@@ -127,10 +127,9 @@ def column(table: list[Row], name: str, length: int | None = None) -> NDArray[np
     return np.ascontiguousarray(array[name][:length])
 
 
-def entries(table: list[Row], name: str, at: NDArray[np.int64] | slice) -> NDArray[np.generic]:
-    """Return a copy of one field of the rows at these places."""
-    array = cast("NDArray[np.void]", table)
-    return np.array(array[name][at])
+def taken(table: list[Row], at: NDArray[np.int64] | slice) -> NDArray[np.void]:
+    """Return the rows at these places, whose fields are read by name: a copy for indexes, the rows themselves for a slice."""
+    return cast("NDArray[np.void]", table)[at]
 
 
 def set_column(table: list[Row], name: str, values: NDArray[np.generic] | float) -> None:

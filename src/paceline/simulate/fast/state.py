@@ -21,6 +21,7 @@ from paceline.simulate.fast.rows import (
     longer,
     rows,
     set_column,
+    taken,
 )
 from paceline.simulate.load import Floats, Integers, RequestColumns
 
@@ -127,6 +128,20 @@ def receive(state: State, load: RequestColumns, *, first: int = 0) -> None:
     unfinished = int(column(state.now, "unfinished")[0])
     set_column(state.now, "received", first + len(load))
     set_column(state.now, "unfinished", unfinished + len(load))
+
+
+def receive_one(
+    state: State, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float
+) -> None:
+    """Add one request, which arrives after all others, without the checks of a load."""
+    now = taken(state.now, slice(0, 1))
+    request = taken(state.requests, slice(int(now["received"][0]), int(now["received"][0]) + 1))
+    for name in ("prompt", "tokens", "restart_tokens"):
+        request[name] = prompt_tokens
+    request["total"] = prompt_tokens + output_tokens
+    request["arrival"], request["factor"] = arrival_seconds, prefill_factor
+    now["received"] += 1
+    now["unfinished"] += 1
 
 
 def new_records(*, wanted: bool, steps: int, entries: int) -> Records:

@@ -1,0 +1,90 @@
+"""What a router expects of an engine: when a request that arrives now would have its first token there."""
+
+from bisect import bisect_left
+
+import numpy as np
+
+from paceline.errors import InvalidValueError
+from paceline.schedule.policies import SortKey, request_order
+from paceline.schedule.requests import PrefillRequest
+from paceline.schedule.step_log import PrefillChunk
+from paceline.simulate.choosing import EngineState, PromptColumns
+from paceline.simulate.engine_settings import PACELINE, SimulatedEngine
+from paceline.simulate.replayed import ReplayedCost
+from paceline.simulate.step_work import LinearCost, StepCost, StepWork
+
+
+def predicted_ttft_seconds(
+    state: EngineState, engine: SimulatedEngine, cost: StepCost, *, prompt_tokens: int, prefill_factor: float = 1.0
+) -> float:
+    """Return the predicted time to first token of a request that arrives now, in seconds.
+
+    The end of the step under way, then its own prompt and what the requests before it have left, by the policy's order,
+    at the seconds a token of a full step beside today's decodes. What arrives later, places and blocks that have to
+    become free first, and the time target are not looked at.
+    """
+    before = _work_before(state.partial, engine, state, prompt_tokens) + _work_before(
+        state.waiting, engine, state, prompt_tokens
+    )
+    chunk = max(1, engine.planner.chunk_size - state.decodes.tokens)
+    work = StepWork(
+        decodes=state.decodes.tokens,
+        decode_context_tokens=state.decodes.context_tokens,
+        chunks=[PrefillChunk(tokens=chunk, context_tokens=0)],
+    )
+    full_seconds = predicting_cost(engine, cost).seconds(0, work)
+    own = prompt_tokens * prefill_factor
+    return state.ready_seconds - state.now_seconds + (before + own) / chunk * full_seconds
+
+
+def predicting_cost(engine: SimulatedEngine, cost: StepCost) -> StepCost:
+    """Return what predicts steps ahead: the engine's model where the steps are those of a log, whose future is not known.
+
+    Raises InvalidValueError where it has none.
+    """
+    if not isinstance(cost, ReplayedCost):
+        return cost
+    if engine.target_model is None:
+        expected = (
+            "a step-time model beside a replayed log: its steps say nothing of other loads; name --target-step-time"
+        )
+        raise InvalidValueError("target_model", None, expected)
+    return LinearCost(engine.target_model)
+
+
+def _work_before(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, prompt_tokens: int) -> float:
+    """Return the tokens that the prompts before a new one have left, each times its factor."""
+    count = len(prompts)
+    if count and engine.rules == PACELINE and engine.planner.policy != "fcfs":
+        count = _place(prompts, engine, state, prompt_tokens)
+    return float(np.dot(prompts.remaining_tokens[:count], prompts.prefill_factor[:count]))
+
+
+def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, prompt_tokens: int) -> int:
+    """Return how many of the prompts stand before a new one, by the policy."""
+    order = request_order(engine.planner.policy, engine.planner.weights)
+    last = int(prompts.number.max()) + 1
+
+    def key(place: int) -> SortKey:
+        return order(
+            PrefillRequest(
+                request_id="",
+                queue_number=int(prompts.number[place]),
+                arrival_seconds=float(prompts.arrival_seconds[place]),
+                prompt_tokens=int(prompts.prompt_tokens[place]),
+                remaining_tokens=int(prompts.remaining_tokens[place]),
+                context_tokens=int(prompts.context_tokens[place]),
+                resumed=bool(prompts.resumed[place]),
+            )
+        )
+
+    new = order(
+        PrefillRequest(
+            request_id="",
+            queue_number=last,
+            arrival_seconds=state.now_seconds,
+            prompt_tokens=prompt_tokens,
+            remaining_tokens=prompt_tokens,
+        )
+    )
+    return bisect_left(range(len(prompts)), new, key=key)
