@@ -113,7 +113,7 @@ def description(**changes: Any) -> EstimatorDescription:
         "typical_vision_tokens": {"low": 432, "medium": 1008, "high": 1872},
         "configs": CONFIGS,
         "decode_definition": DECODE_DEFINITIONS[0],
-        "split": {"seed": 3407, "calibration_share": 0.2, "test_share": 0.2},
+        "split": {"seed": 3407, "calibration_share": 0.2, "test_share": 0.2, "by_picture": False},
         "training": {"loss": "mse", "synthetic": True},
         "datasets": ("one", "two"),
         "num_rows": 100,

@@ -25,7 +25,8 @@ class EstimatorDescription:
 
     `feature_ranges` are (min, max) over the training rows by feature, `typical_tokens` the median request there: text
     tokens, and image tokens by tier. `decode_definition` is how the profile defined T_decode_per_token; the estimator's
-    own figure is always milliseconds a decode step, the first of DECODE_DEFINITIONS. `split` holds seed and shares.
+    own figure is always milliseconds a decode step, the first of DECODE_DEFINITIONS. `split` holds seed and shares, and whether
+    all questions of a picture went together.
     """
 
     hidden_dim: int
@@ -129,8 +130,13 @@ def _parse_provenance(runs: list[Any]) -> tuple[dict[str, object], ...]:
     return tuple(runs)
 
 
-def _parse_split(split: Mapping[str, Any]) -> dict[str, float]:
-    return {name: finite_number(split[name]) for name in ("seed", "calibration_share", "test_share")}
+def parse_split(split: Mapping[str, Any]) -> dict[str, float]:
+    """Return how samples were parted: seed, shares, `by_picture`; false in a description older than that."""
+    shares = {name: finite_number(split[name]) for name in ("seed", "calibration_share", "test_share")}
+    by_picture = split.get("by_picture", False)
+    if not isinstance(by_picture, bool):
+        raise InvalidValueError("split.by_picture", by_picture, "true or false")
+    return {**shares, "by_picture": by_picture}
 
 
 def _as_is(value: Any) -> Any:
@@ -176,5 +182,5 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "configs": _parse_configs,
     "datasets": lambda names: tuple(str(name) for name in names),
     "provenance": _parse_provenance,
-    "split": _parse_split,
+    "split": parse_split,
 }

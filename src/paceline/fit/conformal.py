@@ -35,10 +35,11 @@ from paceline.estimate.bounds_file import bounds_files, file_sha256
 from paceline.estimate.description import WEIGHTS_FILE, EstimatorDescription
 from paceline.estimate.latency_model import LatencyModel
 from paceline.fit.table import aggregate_configs
-from paceline.profiles import CONFIGURATION, SampleParts, Split
+from paceline.profiles import CONFIGURATION, Profile, SampleParts, Split, split_samples
 from paceline.profiles.atomic import write_atomically
+from paceline.profiles.questions import pictures_of_profile
 from paceline.profiles.requests import MeasuredRequests, measured_requests
-from paceline.profiles.splits import DEFAULT_SEED
+from paceline.profiles.splits import DEFAULT_SEED, picture_shared
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind, Provenance, RequestFeatures
 
 MOST_EXPECTED_OF = 2000
@@ -109,10 +110,29 @@ def split_for(num_samples: int, *, alpha: float, seed: int = DEFAULT_SEED) -> Sp
     return replace(usual, calibration_share=min(max(usual.calibration_share, wanted), LARGEST_CALIBRATION_SHARE))
 
 
+def usual_split(profile: Profile, *, alpha: float = DEFAULT_ALPHA, seed: int = DEFAULT_SEED) -> Split:
+    """Return the usual split of a profile, by picture where its store tells that some questions share one."""
+    names = set(profile.samples.select(pl.col("dataset").cast(pl.String), "sample_id").unique().iter_rows())
+    pictures = {name: picture for name, picture in pictures_of_profile(profile.source).items() if name in names}
+    by_picture = len(pictures) == len(names) and picture_shared(pictures)
+    independent = len(set(pictures.values())) if by_picture else len(names)
+    return replace(split_for(independent, alpha=alpha, seed=seed), by_picture=by_picture)
+
+
+def parts_of_profile(profile: Profile, split: Split) -> SampleParts:
+    """Part a profile; a split by picture takes the pictures that its store tells."""
+    return split_samples(profile.samples, split, pictures_of_profile(profile.source) if split.by_picture else None)
+
+
 def split_of(description: EstimatorDescription) -> Split:
     """Return how samples were parted when an estimator was trained: what it did not see then can judge now."""
     told = description.split
-    return Split(seed=int(told["seed"]), calibration_share=told["calibration_share"], test_share=told["test_share"])
+    return Split(
+        seed=int(told["seed"]),
+        calibration_share=told["calibration_share"],
+        test_share=told["test_share"],
+        by_picture=bool(told.get("by_picture", False)),  # a description older than the field parted by sample
+    )
 
 
 def calibrated_configs(configs: Sequence[KnobConfig], parts: SampleParts) -> tuple[CalibratedConfig, ...]:

@@ -52,6 +52,12 @@ def read_questions(directory: Path) -> dict[Key, AskedQuestion]:
     return {(each.dataset, each.sample_id): each for each in asked}
 
 
+def pictures_of_profile(source: Path) -> dict[Key, str]:
+    """Return the hash of each question's picture by (dataset, sample_id); none for what is no store of `paceline profile`."""
+    questions = read_questions(source) if source.is_dir() else {}
+    return {name: each.picture_sha256 for name, each in questions.items()}
+
+
 def write_questions(directory: Path, questions: Iterable[AskedQuestion]) -> None:
     """Write the file atomically, in the order of names; raises OutputPathError."""
     ordered = sorted(questions, key=lambda each: (each.dataset, each.sample_id))

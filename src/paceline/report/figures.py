@@ -1,6 +1,7 @@
 """The figures of the page, computed from a profile's samples as rows that charts and script read."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from paceline.analyze import BudgetAnalysis, ConfigPoint, latency_of, latency_percentiles
 from paceline.control import LookupTable
 from paceline.profiles import CONFIGURATION
+from paceline.profiles.told import Name, pictures_of, told_questions
 from paceline.records import KnobConfig
-from paceline.slo import Interval, MeanEstimate, wilson_interval
+from paceline.slo import Interval, MeanEstimate, clustered_estimate, wilson_interval
 
 STAGES = {
     "vision": "T_vision_total",
@@ -29,12 +31,43 @@ CUTS = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
 Row = dict[str, Any]
 
 
-def front_rows(analysis: BudgetAnalysis) -> dict[str, list[Row]]:
-    """Return, for each dataset, a row a configuration with intervals, marked where it is on the front."""
+def shared_pictures(samples: pl.DataFrame) -> dict[Name, Name]:
+    """Return what each question shares its picture under, by (dataset, sample_id); empty where metadata was not read."""
+    if "metadata" not in samples.columns:
+        return {}
+    told = told_questions(samples)
+    names = list(told)
+    return dict(zip(names, pictures_of(told, names), strict=True))
+
+
+def front_rows(analysis: BudgetAnalysis, samples: pl.DataFrame, pictures: Mapping[Name, Name]) -> dict[str, list[Row]]:
+    """Return, for each dataset, a row a configuration with intervals, marked where it is on the front.
+
+    Intervals count the pictures that questions share, where `pictures` tells them.
+    """
+    effects = _design_effects(samples, analysis.latency_kind, pictures) if pictures else {}
     return {
-        name: [_point_row(point, point in dataset.front) for point in dataset.points]
+        name: [
+            _point_row(point, point in dataset.front, effects.get((name, point.config.key), (1.0, 1.0)))
+            for point in dataset.points
+        ]
         for name, dataset in analysis.datasets.items()
     }
+
+
+def _design_effects(
+    samples: pl.DataFrame, latency_kind: str, pictures: Mapping[Name, Name]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the design effects of accuracy and latency by dataset and configuration."""
+    frame = samples.select(
+        pl.col("dataset").cast(pl.String), "sample_id", *CONFIGURATION, "accuracy", latency_ms=latency_of(latency_kind)
+    )
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for part in frame.partition_by("dataset", *CONFIGURATION):
+        first = part.row(0, named=True)
+        accuracy, latency = (_mean_of(part, name, pictures) for name in ("accuracy", "latency_ms"))
+        found[first["dataset"], _config(first).key] = (accuracy.design_effect, latency.design_effect)
+    return found
 
 
 def slider_budgets_ms(analysis: BudgetAnalysis) -> list[float]:
@@ -63,20 +96,23 @@ def kept_shares(
     latency_kind: str,
     budgets_ms: Sequence[float],
     taken: Mapping[str, Mapping[str, Sequence[str]]],
+    pictures: Mapping[Name, Name],
 ) -> dict[str, dict[str, list[list[float] | None]]]:
     """Return the share of a dataset's samples that keep each budget under the configuration taken there, with interval.
 
     `taken` maps dataset and controller to a configuration's key a budget; a configuration that the dataset was not
-    measured under gives None.
+    measured under gives None. Where questions share pictures, an interval counts as few as if those of one picture were one
+    (Kish's effective number).
     """
     kept = _kept_counts(samples, latency_kind, budgets_ms)
+    effective = _effective_shares(samples, pictures) if pictures else {}
 
     def share(name: str, key: str, index: int) -> list[float] | None:
         if (name, key) not in kept:
             return None
         count, counts = kept[name, key]
         found = float(counts[index]) / count
-        interval = wilson_interval(found, count)
+        interval = wilson_interval(found, count * effective.get(name, 1.0))
         return [round(found, 3), round(interval.low, 3), round(interval.high, 3)]
 
     return {
@@ -86,6 +122,14 @@ def kept_shares(
         }
         for name, controllers in taken.items()
     }
+
+
+def _effective_shares(samples: pl.DataFrame, pictures: Mapping[Name, Name]) -> dict[str, float]:
+    """Return, by dataset, the effective number of questions over their number: (sum of m)^2 / sum of m^2, m a picture."""
+    sizes: dict[str, Counter[Name]] = {}
+    for dataset, sample_id in samples.select(pl.col("dataset").cast(pl.String), "sample_id").unique().iter_rows():
+        sizes.setdefault(dataset, Counter())[pictures[dataset, sample_id]] += 1
+    return {name: each.total() / sum(m * m for m in each.values()) for name, each in sizes.items()}
 
 
 def _kept_counts(
@@ -153,19 +197,20 @@ def dataset_percentiles(samples: pl.DataFrame, latency_kind: str, datasets: Sequ
     return {name: latency_percentiles(samples.filter(column == name), latency_kind) for name in datasets}
 
 
-def knob_rows(samples: pl.DataFrame, latency_kind: str) -> dict[str, list[Row]]:
+def knob_rows(samples: pl.DataFrame, latency_kind: str, pictures: Mapping[Name, Name]) -> dict[str, list[Row]]:
     """Return, for each knob that was varied, what each value changes against the knob's largest, by dataset.
 
     Paired: a sample's mean at one value minus the same sample's mean at the largest, over all settings of the others.
+    Intervals count the pictures that questions share, where `pictures` tells them.
     """
     frame = samples.lazy().select(
         "dataset", "sample_id", *CONFIGURATION, "accuracy", latency_ms=latency_of(latency_kind)
     )
     varied = [knob for knob in KNOB_WORDS if samples[knob].n_unique() > 1]
-    return {knob: _paired_differences(frame, knob) for knob in varied}
+    return {knob: _paired_differences(frame, knob, pictures) for knob in varied}
 
 
-def _paired_differences(frame: pl.LazyFrame, knob: str) -> list[Row]:
+def _paired_differences(frame: pl.LazyFrame, knob: str, pictures: Mapping[Name, Name]) -> list[Row]:
     means = frame.group_by("dataset", "sample_id", knob).agg(pl.col("accuracy", "latency_ms").mean()).collect()
     largest = means.filter(pl.col(knob) == pl.col(knob).max()).drop(knob)
     paired = means.join(largest, on=["dataset", "sample_id"], suffix="_full").with_columns(
@@ -173,21 +218,29 @@ def _paired_differences(frame: pl.LazyFrame, knob: str) -> list[Row]:
         latency_ms=pl.col("latency_ms") - pl.col("latency_ms_full"),
     )
     measured = ("accuracy", "latency_ms")
-    spread = {f"{name}_std": pl.col(name).std(ddof=0) for name in measured}
-    groups = paired.group_by("dataset", knob).agg(pl.col(*measured).mean(), **spread, n=pl.len()).sort("dataset", knob)
     rows: list[Row] = []
-    for row in groups.iter_rows(named=True):
-        cells: Row = {"dataset": row["dataset"], "value": str(row[knob]), "n": row["n"]}
+    for part in paired.sort("dataset", knob).partition_by("dataset", knob, maintain_order=True):
+        cells: Row = {"dataset": str(part["dataset"][0]), "value": str(part[knob][0]), "n": part.height}
         for name in measured:
-            estimate = MeanEstimate(mean=row[name], std=row[f"{name}_std"], count=row["n"])
-            cells |= {name: _round(row[name]), **_ends(name, estimate.interval())}
+            estimate = _mean_of(part, name, pictures)
+            cells |= {name: _round(estimate.mean), **_ends(name, estimate.interval())}
         rows.append(cells)
     return rows
 
 
-def _point_row(point: ConfigPoint, on_front: bool) -> Row:
-    accuracy = MeanEstimate(mean=point.accuracy, std=point.accuracy_std, count=point.num_samples)
-    latency = MeanEstimate(mean=point.latency_ms, std=point.latency_std_ms, count=point.num_samples)
+def _mean_of(samples: pl.DataFrame, name: str, pictures: Mapping[Name, Name]) -> MeanEstimate:
+    """Return the mean of a column, with the design effect of shared pictures where they are told."""
+    if pictures:
+        names = samples.select(pl.col("dataset").cast(pl.String), "sample_id").iter_rows()
+        return clustered_estimate(samples[name].to_list(), [pictures[dataset, sample] for dataset, sample in names])
+    mean, std = samples.select(pl.col(name).mean(), pl.col(name).std(ddof=0).alias("std")).row(0)
+    return MeanEstimate(mean=mean, std=std, count=samples.height)
+
+
+def _point_row(point: ConfigPoint, on_front: bool, effects: tuple[float, float]) -> Row:
+    count, (accuracy_effect, latency_effect) = point.num_samples, effects
+    accuracy = MeanEstimate(mean=point.accuracy, std=point.accuracy_std, count=count, design_effect=accuracy_effect)
+    latency = MeanEstimate(mean=point.latency_ms, std=point.latency_std_ms, count=count, design_effect=latency_effect)
     return {
         "key": point.config.key,
         "tier": point.config.tier or "all",

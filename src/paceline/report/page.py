@@ -41,6 +41,8 @@ FIRST_SHOWN_SHARE = 0.5  # where the slider stands when the page opens
 def write_report(profile_path: Path | str, out: Path | str, *, latency_kind: LatencyKind = "prefill") -> int:
     """Write the page of a profile and return its size in bytes; raises OutputPathError when `out` cannot be written."""
     profile = read_profile(Path(profile_path), columns=READ_COLUMNS)
+    if any(run.sources for run in profile.provenance):  # public sets ask several questions about one picture
+        profile = read_profile(Path(profile_path), columns=(*READ_COLUMNS, "metadata"))
     return write_page(Path(out), report_page(profile, latency_kind=latency_kind))
 
 
@@ -82,7 +84,8 @@ def _figures(
     of_all = figures.taken_keys(table, budgets_ms)
     taken = {name: {"global": of_all, "own": figures.taken_keys(own, budgets_ms)} for name, own in tables.items()}
     unfit = figures.unfit_budgets(table, budgets_ms)
-    knobs = figures.knob_rows(samples, kind)
+    pictures = figures.shared_pictures(samples)
+    knobs = figures.knob_rows(samples, kind, pictures)
     percentiles = figures.percentile_rows(samples, kind)
     cuts = analysis.percentiles
     return {
@@ -93,9 +96,9 @@ def _figures(
         },
         "global_unfit": unfit,
         "taken": taken,
-        "kept": figures.kept_shares(samples, kind, budgets_ms, taken),
+        "kept": figures.kept_shares(samples, kind, budgets_ms, taken, pictures),
         "rows": {
-            "front": figures.front_rows(analysis),
+            "front": figures.front_rows(analysis, samples, pictures),
             "stages": figures.stage_rows(samples),
             "histogram": figures.histogram_rows(samples, kind),
             "percentiles": percentiles,

@@ -63,3 +63,34 @@ def test_too_few_samples_and_impossible_shares_are_refused_with_the_remedy():
             Split(**shares)
     with pytest.raises(InvalidValueError, match="some samples are fitted"):
         Split(calibration_share=0.6, test_share=0.4)
+
+
+PICTURES = {name: f"picture{int(name[1]) // 3}" for name in NAMES}  # three questions of either dataset share one
+
+
+def test_questions_of_a_picture_go_together_and_one_of_them_calibrates_or_judges():
+    parts = split_samples(frame(NAMES), Split(by_picture=True), PICTURES)
+    found = [
+        set(part.select("dataset", "sample_id").iter_rows()) for part in (parts.fit, parts.calibration, parts.test)
+    ]
+    pictures = [{PICTURES[name] for name in names} for names in found]
+    assert not (pictures[0] & pictures[1] or pictures[1] & pictures[2] or pictures[0] & pictures[2])
+    assert [len(names) for names in found[1:]] == [len(each) for each in pictures[1:]], "one question a picture"
+    assert len(found[0]) == 6 * len(pictures[0])
+    assert parts.left_out == 5 * (len(pictures[1]) + len(pictures[2])) == len(NAMES) - sum(map(len, found))
+
+
+def test_a_split_by_picture_stays_when_a_profile_grows():
+    split = Split(by_picture=True)
+    few, more = split_samples(frame(NAMES[:90]), split, PICTURES), split_samples(frame(NAMES), split, PICTURES)
+    for small, large in ((few.fit, more.fit), (few.test, more.test), (few.calibration, more.calibration)):
+        told = [{PICTURES[name] for name in part.select("dataset", "sample_id").iter_rows()} for part in (small, large)]
+        assert told[0] and told[0] <= told[1]
+
+
+def test_a_split_by_picture_needs_the_pictures():
+    known = {name: picture for name, picture in PICTURES.items() if name != NAMES[7]}
+    with pytest.raises(
+        InvalidValueError, match="does not tell the picture of question '7' of text_vqa.*name the store"
+    ):
+        split_samples(frame(NAMES), Split(by_picture=True), known)

@@ -282,3 +282,8 @@ def _print_training(written: WrittenEstimator) -> None:
         f"{written.parts.calibration.height:,} more calibrate the bounds; judged on the other "
         f"{written.parts.test.height:,}:",
     )
+    if written.parts.left_out:
+        say(
+            f"Questions share pictures: all of a picture are in one part, and one of them calibrates or judges; "
+            f"{written.parts.left_out:,} others of these pictures do neither."
+        )

@@ -16,11 +16,11 @@ from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.evaluate import evaluation_document
 from paceline.evaluate.learned_candidates import LearnedCandidates, load_learned_candidates
 from paceline.fit.candidates import estimator_candidates, table_candidates
-from paceline.fit.conformal import calibrate_bounds, split_for
+from paceline.fit.conformal import calibrate_bounds, parts_of_profile, usual_split
 from paceline.fit.estimator.rows import ESTIMATOR_COLUMNS
 from paceline.fit.estimator.training import train_estimator
 from paceline.fit.learned.artifact import CHOOSER_COLUMNS
-from paceline.profiles import Profile, split_samples
+from paceline.profiles import Profile
 from paceline.profiles.atomic import require_file_path
 from paceline.profiles.splits import DEFAULT_SEED
 from paceline.records import LATENCY_KINDS, LatencyKind
@@ -138,9 +138,8 @@ def _judged(
 
 
 def _trained(profile: Profile, alpha: float, seed: int, on_progress: Progress) -> Judged:
-    names = profile.samples.select("dataset", "sample_id").n_unique()
-    split = split_for(names, alpha=alpha, seed=seed)
-    parts = split_samples(profile.samples, split)
+    split = usual_split(profile, alpha=alpha, seed=seed)
+    parts = parts_of_profile(profile, split)
     model = train_estimator(parts.fit, split=split, provenance=profile.provenance, on_progress=on_progress).network
     bounds = calibrate_bounds(model, parts, provenance=profile.provenance)
     return Judged(model=model, bounds=bounds, parts=parts)

@@ -14,9 +14,9 @@ from paceline.estimate.latency_model import LatencyModel
 from paceline.estimate.network import NetworkEstimator
 from paceline.evaluate import Evaluation, evaluate
 from paceline.evaluate.learned_candidates import LearnedCandidates
-from paceline.fit.conformal import split_of
+from paceline.fit.conformal import parts_of_profile, split_of
 from paceline.fit.estimator.evaluation import require_comparable
-from paceline.profiles import Profile, SampleParts, split_samples
+from paceline.profiles import Profile, SampleParts
 from paceline.profiles.request_features import request_vectors
 from paceline.records import LatencyKind
 
@@ -37,7 +37,7 @@ def judged_with(profile: Profile, estimator: Path) -> Judged:
     model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     require_comparable(model, profile, estimator)
     # a sample's part follows from its name and the split alone: nothing that trained or calibrated it can judge it
-    return Judged(model=model, bounds=bounds, parts=split_samples(profile.samples, split_of(model.description)))
+    return Judged(model=model, bounds=bounds, parts=parts_of_profile(profile, split_of(model.description)))
 
 
 def chosen_budgets(asked_ms: list[float] | None, parts: SampleParts, kind: LatencyKind) -> ChosenBudgets:

@@ -10,6 +10,7 @@ from paceline.control.learned.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, PacelineError, UnknownChoiceError
 from paceline.estimate.bounds import require_alpha
 from paceline.estimate.described_files import ArtifactFiles
+from paceline.estimate.description import parse_split
 from paceline.estimate.json_fields import finite_number
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 from paceline.request_vector import REQUEST_VECTOR_NAMES, REQUEST_VECTOR_VERSION
@@ -144,10 +145,6 @@ def _parse_reward(weights: Mapping[str, Any]) -> Reward:
     return Reward(**_parse_numbers(weights))
 
 
-def _parse_split(split: Mapping[str, Any]) -> dict[str, float]:
-    return {name: finite_number(split[name]) for name in ("seed", "calibration_share", "test_share")}
-
-
 def _parse_numbers(numbers: Mapping[str, Any]) -> dict[str, float]:
     return {name: finite_number(value) for name, value in numbers.items()}
 
@@ -209,7 +206,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "input_ranges": _parse_ranges,
     "budget_range_ms": _parse_span,
     "reward": _parse_reward,
-    "split": _parse_split,
+    "split": parse_split,
     "learning": _parse_learning,
     "datasets": lambda names: tuple(str(name) for name in names),
     "provenance": lambda runs: _objects(runs, "provenance"),

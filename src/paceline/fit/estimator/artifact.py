@@ -9,14 +9,13 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from paceline.fit.artifact_directory import replaced_artifact, require_artifact_path
-from paceline.fit.conformal import calibrate_bounds, save_bounds, split_for
+from paceline.fit.conformal import calibrate_bounds, parts_of_profile, save_bounds, usual_split
 from paceline.fit.estimator.settings import FAST, EstimatorSettings
 from paceline.fit.estimator.training import Progress, TrainedEstimator, train_estimator
 from paceline.models.devices import torch_device
-from paceline.profiles import Profile, SampleParts, Split, split_samples
+from paceline.profiles import Profile, SampleParts, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,8 @@ def train_artifact(
 ) -> WrittenEstimator:
     """Train on the fit part of a profile, calibrate bounds on the calibration part, and write both to `directory`.
 
-    Without a split the usual one is taken, seeded as the settings are, with more calibration for a small profile.
+    Without a split the usual one is taken, seeded as the settings are, with more calibration for a small profile and all
+    questions of a picture in one part.
     Killed, it goes on where it stood when called again with the same arguments: its state is kept in a hidden file beside
     `directory` until it is done. An estimator that stands there already is kept beside it. Raises OutputPathError for a
     path that holds anything else, and UnknownChoiceError for a device that is none, before training; InvalidValueError for
@@ -49,9 +49,8 @@ def train_artifact(
     require_artifact_path(directory, DESCRIPTION_FILE)
     where = torch_device(device)
     if split is None:
-        samples = profile.samples.select("dataset", "sample_id").n_unique()
-        split = split_for(samples, alpha=DEFAULT_ALPHA, seed=settings.seed)
-    parts = split_samples(profile.samples, split)
+        split = usual_split(profile, seed=settings.seed)
+    parts = parts_of_profile(profile, split)
     checkpoint = directory.with_name(f".{directory.name}.checkpoint")
     trained = train_estimator(
         parts.fit,

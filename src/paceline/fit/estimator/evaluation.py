@@ -20,10 +20,10 @@ from paceline.errors import EstimatorError, PacelineWarning
 from paceline.estimate.circumstances import circumstances_of, differences, engines_apart
 from paceline.estimate.description import DESCRIPTION_FILE
 from paceline.estimate.network import NetworkEstimator
-from paceline.fit.conformal import split_of
+from paceline.fit.conformal import parts_of_profile, split_of
 from paceline.fit.estimator.baselines import BASELINES
 from paceline.fit.estimator.rows import decode_definition_of, latency_rows
-from paceline.profiles import CONFIGURATION, Profile, SampleParts, split_samples
+from paceline.profiles import CONFIGURATION, Profile, SampleParts
 from paceline.records import KnobConfig
 from paceline.slo import CONFIDENCE, Interval
 
@@ -133,7 +133,7 @@ def parts_of(estimator: NetworkEstimator, profile: Profile) -> SampleParts:
             expected=f"the {len(estimator.configs)} configurations of the estimator",
             mend="train an estimator on this profile, or judge it on a profile of its own grid",
         )
-    return split_samples(profile.samples, split_of(estimator.description))
+    return parts_of_profile(profile, split_of(estimator.description))
 
 
 def evaluate_estimator(

@@ -20,14 +20,14 @@ from paceline.estimate.bounds import LatencyBounds, require_alpha
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.fit.artifact_directory import replaced_artifact, require_artifact_path
-from paceline.fit.conformal import split_of
+from paceline.fit.conformal import parts_of_profile, split_of
 from paceline.fit.estimator.rows import ESTIMATOR_COLUMNS
 from paceline.fit.learned.data import ChooserParts, chooser_parts
 from paceline.fit.learned.grpo import GrpoLearner
 from paceline.fit.learned.settings import DEFAULT_SEED, GrpoSettings, SupervisedSettings
 from paceline.fit.learned.supervised import SupervisedLearner
 from paceline.fit.learned.training import Learner, Progress, TrainedChooser, fingerprint_of, train_chooser
-from paceline.profiles import Profile, SampleParts, split_samples
+from paceline.profiles import Profile, SampleParts
 from paceline.records import LATENCY_KINDS, LatencyKind, require_seed
 from paceline.request_vector import REQUEST_VECTOR_NAMES
 
@@ -95,7 +95,7 @@ def train_controller(
     require_artifact_path(directory, DESCRIPTION_FILE)
     model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
     model.require_model(frozenset(run.model for run in profile.provenance), artifact=estimator)
-    samples = split_samples(profile.samples, split_of(model.description))
+    samples = parts_of_profile(profile, split_of(model.description))
     kind = settings.latency_kind or served_kind(bounds, estimator)
     parts = _parts(samples.fit, profile.source, model, bounds, kind, settings)
     learner = TRAINED_BY[settings.learner](parts, settings)

@@ -195,7 +195,7 @@ def test_the_description_says_what_it_was_trained_on() -> None:
     assert found.num_rows == samples.height
     assert found.num_decode_rows == samples["T_decode_per_token"].count() < samples.height
     assert found.models == frozenset({"synthetic"})
-    assert found.split == {"seed": 3407, "calibration_share": 0.2, "test_share": 0.2}
+    assert found.split == {"seed": 3407, "calibration_share": 0.2, "test_share": 0.2, "by_picture": False}
     assert (found.training["loss"], found.training["epochs"]) == ("log", 300)
     assert (
         found.typical_vision_tokens["low"] == samples.filter(pl.col("tier") == "low")["actual_vision_tokens"].median()
