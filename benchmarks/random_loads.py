@@ -17,7 +17,7 @@ BLOCK_TOKENS = 16
 MOST_STEPS = 5000
 MOST_IDLE = 20
 VOCABULARY = 500
-POLICIES = ("fcfs", "spf", "srtf", "aging")
+POLICIES = ("fcfs", "spf", "srtf", "aging", "edf")
 STEP_TIME = LinearStepTime(
     base_ms=5.0,
     per_decode_token_ms=0.05,
@@ -39,6 +39,7 @@ class LoadRequest:
     text_seed: int = 0  # prompts of equal seeds share the prefix of the shorter
     priority: int = 0
     abort_step: int | None = None
+    ttft_budget_ms: float | None = None
 
     def built(self, *, arrival_time: float) -> EngineRequest:
         """Return it as vLLM's request; `arrival_time` is the front end's wall clock."""
@@ -50,6 +51,7 @@ class LoadRequest:
             images=self.images,
             priority=self.priority,
             arrival_time=arrival_time,
+            ttft_budget_ms=self.ttft_budget_ms,
         )
 
 
@@ -139,6 +141,7 @@ def _request(random: Random, index: int, largest: int) -> LoadRequest:
         images=tuple(images),
         text_seed=index if images else random.choice([index, 1000]),
         abort_step=step + random.randint(0, 20) if random.random() < 0.08 else None,
+        ttft_budget_ms=[None, 50.0, 400.0][index % 3],
     )
 
 

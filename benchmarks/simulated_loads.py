@@ -78,7 +78,11 @@ def random_planner(random: Random, chunk_size: int, policy: str) -> PlannerSetti
     return PlannerSettings(
         chunk_size=chunk_size,
         policy=policy,
-        weights=PolicyWeights(time_weight=random.choice([1.0, 5.0]), prompt_weight=random.choice([-0.01, -0.001, 0.0])),
+        weights=PolicyWeights(
+            time_weight=random.choice([1.0, 5.0]),
+            prompt_weight=random.choice([-0.01, -0.001, 0.0]),
+            no_budget_seconds=0.3 if chunk_size < 100 else 3.0,
+        ),
         min_chunk_threshold=random.randint(0, (chunk_size * 3 - 1) // 10) if used[0] else 0,
         min_chunk_tokens=random.randint(1, largest or chunk_size) if used[1] else 0,
         max_chunk_tokens=largest,
@@ -116,12 +120,19 @@ def _requests(random: Random, count: int, chunk_size: int) -> tuple[TraceRequest
     outputs = random.choice([10, 60, 200])
     now = random.choice([0.0, 3.0])
     requests: list[TraceRequest] = []
+    budgets = Random(f"budgets {count} {now} {pace}")
     for index in range(count):
         now += random.choice([0.0, random.expovariate(1 / pace)])
         prompt = random.choice([1, 15, 16, 17, chunk_size, random.randint(1, longest), random.randint(1, longest)])
         output = random.choice([1, 2, random.randint(1, outputs), random.randint(1, outputs)])
         requests.append(
-            TraceRequest(request_id=str(index), arrival_seconds=now, prompt_tokens=prompt, output_tokens=output)
+            TraceRequest(
+                request_id=str(index),
+                arrival_seconds=now,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                ttft_budget_ms=budgets.choice([None, 100.0, 100.0, 400.0, budgets.uniform(10, 3000)]),
+            )
         )
     return tuple(requests)
 

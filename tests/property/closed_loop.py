@@ -30,6 +30,7 @@ class Live:
 
     @property
     def record(self) -> PrefillRequest:
+        budget = self.trace.ttft_budget_ms
         return PrefillRequest(
             request_id=self.trace.request_id,
             queue_number=self.number,
@@ -38,6 +39,7 @@ class Live:
             remaining_tokens=self.remaining,
             context_tokens=self.context,
             resumed=self.resumed,
+            ttft_budget_seconds=None if budget is None else budget / 1e3,
         )
 
     def preempt(self) -> None:

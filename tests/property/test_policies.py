@@ -12,6 +12,7 @@ from paceline.schedule import (
     PrefillRequest,
     TraceRequest,
     aging_priority,
+    deadline_seconds,
     overtaking_ends_seconds,
     request_order,
 )
@@ -35,6 +36,7 @@ def prefill_requests(draw: st.DrawFn) -> PrefillRequest:
         arrival_seconds=arrival,
         prompt_tokens=prompt,
         remaining_tokens=draw(st.integers(1, prompt)),
+        ttft_budget_seconds=draw(st.none() | st.integers(1, 1280).map(lambda ticks: ticks / 64)),
     )
 
 
@@ -94,6 +96,59 @@ def test_queue_is_a_sorted_list_that_keeps_the_order_of_pushing(changes: list[tu
             expected.remove(min(expected))
         assert list(queue) == [each[2] for each in sorted(expected)]
         assert (len(queue), bool(queue)) == (len(expected), bool(expected))
+
+
+@given(st.lists(prefill_requests(), min_size=2, max_size=12), st.sampled_from([0.5, 10.0]))
+def test_edf_orders_by_arrival_and_budget_with_ties_as_they_were_queued(
+    requests: list[PrefillRequest], no_budget_seconds: float
+) -> None:
+    weights = PolicyWeights(no_budget_seconds=no_budget_seconds)
+    ordered = sorted(requests, key=request_order("edf", weights))
+    due = [
+        (
+            each.arrival_seconds
+            + (no_budget_seconds if each.ttft_budget_seconds is None else each.ttft_budget_seconds),
+            each.queue_number,
+        )
+        for each in ordered
+    ]
+    assert due == sorted(due)
+    assert [each[0] for each in due] == [deadline_seconds(each, weights) for each in ordered]
+
+
+@st.composite
+def edf_loops(draw: st.DrawFn) -> ClosedLoop:
+    weights = PolicyWeights(no_budget_seconds=draw(st.sampled_from([0.0625, 0.5, 4.0])))
+    trace = [
+        TraceRequest(
+            request_id=str(index),
+            arrival_seconds=draw(st.integers(0, 64)) / 128,
+            prompt_tokens=draw(st.integers(1, 8) | st.integers(50, 300)),
+            output_tokens=draw(st.integers(1, 6)),
+            ttft_budget_ms=draw(st.none() | st.integers(1, 2000).map(float)),
+        )
+        for index in range(draw(st.integers(2, 20)))
+    ]
+    settings = PlannerSettings(policy="edf", weights=weights, chunk_size=draw(st.integers(8, 48)))
+    return ClosedLoop(settings=settings, trace=trace, max_running=100)
+
+
+@settings(deadline=None, max_examples=100)
+@given(edf_loops())
+def test_under_edf_only_work_that_is_due_before_a_request_is_done_before_it(loop: ClosedLoop) -> None:
+    trace = {each.request_id: each for each in loop.trace}
+    steps = list(loop.steps())
+    for name in trace:
+        own = [seen for seen in steps if name in unfinished(seen)]
+        request = unfinished(own[0])[name]
+        due = deadline_seconds(request, loop.settings.weights)
+        passed_by = {other for seen in own if name not in seen.plan.chunks for other in seen.plan.chunks}
+        # whoever arrives when it is due, or later, goes behind it: nobody starves, with a budget or without
+        assert all(trace[other].arrival_seconds < due for other in passed_by)
+        work = sum(seen.plan.prefill_tokens for seen in own[:-1])
+        ahead = sum(each.remaining_tokens for other, each in unfinished(own[0]).items() if other != name)
+        later = [each for each in trace.values() if own[0].clock_seconds < each.arrival_seconds < due]
+        assert work <= ahead + sum(each.prompt_tokens for each in later) + request.remaining_tokens
 
 
 @st.composite
@@ -190,3 +245,26 @@ def test_a_flood_of_short_prompts_starves_a_long_one_under_srtf_and_not_under_ag
     assert steps_to_prefill_the_long_prompt("srtf", 1600) >= 400
     assert steps_to_prefill_the_long_prompt("aging", 800) <= 52
     assert steps_to_prefill_the_long_prompt("aging", 1600) <= 52
+
+
+def steps_without_a_first_token(policy: str, promised: int) -> int:
+    """A request without a budget, and for as long as the others last each step brings its fill of those with one."""
+    bare = TraceRequest(request_id="bare", arrival_seconds=0.0, prompt_tokens=40, output_tokens=1)
+    flood = [
+        TraceRequest(
+            request_id=f"promised {index}",
+            arrival_seconds=index / 4 * 0.01,
+            prompt_tokens=10,
+            output_tokens=1,
+            ttft_budget_ms=20.0,
+        )
+        for index in range(promised)
+    ]
+    own = PlannerSettings(policy=policy, weights=PolicyWeights(no_budget_seconds=0.5), chunk_size=40)
+    loop = ClosedLoop(settings=own, trace=[bare, *flood], max_running=100)
+    return sum("bare" in unfinished(seen) for seen in loop.steps())
+
+
+def test_a_flood_of_promised_requests_does_not_starve_one_without_a_budget() -> None:
+    # due after half a second, 50 steps of 10 ms; nobody who arrives later than that goes before it
+    assert steps_without_a_first_token("edf", 400) == steps_without_a_first_token("edf", 1600) <= 52

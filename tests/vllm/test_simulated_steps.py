@@ -62,6 +62,7 @@ def served_by_vllm(case, engines):
                 output_tokens=request.output_tokens,
                 block_tokens=16,
                 arrival_time=request.arrival_seconds,
+                ttft_budget_ms=request.ttft_budget_ms,
             )
             virtual.add(made, arrival_seconds=request.arrival_seconds)
         if virtual.is_idle:

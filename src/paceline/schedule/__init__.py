@@ -2,7 +2,14 @@
 
 from paceline.schedule.encoder import EncoderBudget, PromptImage
 from paceline.schedule.planner import StepPlan, plan_step
-from paceline.schedule.policies import POLICIES, PolicyWeights, aging_priority, overtaking_ends_seconds, request_order
+from paceline.schedule.policies import (
+    POLICIES,
+    PolicyWeights,
+    aging_priority,
+    deadline_seconds,
+    overtaking_ends_seconds,
+    request_order,
+)
 from paceline.schedule.queue import PolicyQueue
 from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes, ttft_adherence, ttft_goodput_per_second
 from paceline.schedule.requests import DecodeLoad, PrefillRequest
@@ -30,6 +37,7 @@ __all__ = [
     "StepTimeModel",
     "TraceRequest",
     "aging_priority",
+    "deadline_seconds",
     "overtaking_ends_seconds",
     "plan_step",
     "read_step_log",

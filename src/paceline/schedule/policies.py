@@ -12,10 +12,15 @@ SortKey = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyWeights:
-    """Aging's weights: priority a second waited, and priority a prompt token still to compute (never above 0)."""
+    """The numbers of the policies that have any.
+
+    `aging`: priority a second waited, and priority a prompt token still to compute (never above 0). `edf`:
+    `no_budget_seconds` is the budget that a request counts with that has none; it bounds how long others pass it.
+    """
 
     time_weight: float = 1.0
     prompt_weight: float = -0.01
+    no_budget_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.time_weight) and self.time_weight > 0):
@@ -26,6 +31,9 @@ class PolicyWeights:
                 self.prompt_weight,
                 "a finite number of at most 0, for example -0.01: above 0, ever longer prompts would pass a short one",
             )
+        if not (math.isfinite(self.no_budget_seconds) and self.no_budget_seconds > 0):
+            expected = "a finite number of seconds above 0: without end, others would pass such a request for ever"
+            raise InvalidValueError("no_budget_seconds", self.no_budget_seconds, expected)
 
 
 Policy = Callable[[PrefillRequest, PolicyWeights], SortKey]
@@ -57,7 +65,26 @@ def aging(request: PrefillRequest, weights: PolicyWeights) -> SortKey:
     return (key, request.queue_number)
 
 
-POLICIES: dict[str, Policy] = {"fcfs": fcfs, "spf": spf, "srtf": srtf, "aging": aging}
+def edf(request: PrefillRequest, weights: PolicyWeights) -> SortKey:
+    """Earliest deadline first: arrival + budget, and `no_budget_seconds` for a request that has no budget.
+
+    A request that cannot keep its budget is best given none before it is queued (`paceline.schedule.load_control`): late
+    anyway, it would make others late.
+    """
+    return (deadline_seconds(request, weights), request.queue_number)
+
+
+POLICIES: dict[str, Policy] = {"fcfs": fcfs, "spf": spf, "srtf": srtf, "aging": aging, "edf": edf}
+
+
+def deadline_seconds(request: PrefillRequest, weights: PolicyWeights) -> float:
+    """Return when `edf` counts a request's first token as due, by the clock of its arrival.
+
+    No request that arrives later goes before it, priorities aside: its wait is bounded as `overtaking_ends_seconds` says for
+    aging, with this time for D.
+    """
+    budget = request.ttft_budget_seconds
+    return request.arrival_seconds + (weights.no_budget_seconds if budget is None else budget)
 
 
 def aging_priority(request: PrefillRequest, weights: PolicyWeights, *, now_seconds: float) -> float:

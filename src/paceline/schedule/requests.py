@@ -15,7 +15,8 @@ class PrefillRequest:
     `remaining_tokens` is what is still to compute, after a preemption the tokens generated so far included.
     `context_tokens` are computed already or found in the prefix cache. A `resumed` request was preempted before, or holds
     memory while it waits, and goes before every other of its priority. `images` are those that do not end before
-    `context_tokens`, in order; those that start beyond what a step can compute may be left out.
+    `context_tokens`, in order; those that start beyond what a step can compute may be left out. `ttft_budget_seconds` is
+    what the request has for its first token from its arrival on; None where it has no budget, or was relegated.
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class PrefillRequest:
     resumed: bool = False
     priority: int = 0
     images: tuple[PromptImage, ...] = ()
+    ttft_budget_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.remaining_tokens < 1:

@@ -3,6 +3,7 @@
 from paceline.simulate.choosing import (
     ArrivingRequest,
     Candidate,
+    Choice,
     Choices,
     EngineState,
     ExecutedSteps,
@@ -24,6 +25,7 @@ __all__ = [
     "RULES",
     "ArrivingRequest",
     "Candidate",
+    "Choice",
     "Choices",
     "EngineState",
     "ExecutedSteps",

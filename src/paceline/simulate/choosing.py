@@ -34,12 +34,27 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivingRequest:
-    """A request that a way is chosen for; `index` is its place in the load, `number` its place among those of its engine."""
+    """A request that a way is chosen for; `index` is its place in the load, `number` its place among those of its engine.
+
+    `ttft_budget_seconds` is infinite without a budget.
+    """
 
     index: int
     number: int
     arrival_seconds: float
     candidates: Sequence[Candidate]
+    ttft_budget_seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The index of the candidate that serves a request, and the budget that the request is queued with.
+
+    Infinite for none: an order by deadline then puts it where requests without a budget stand.
+    """
+
+    candidate: int
+    ttft_budget_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +125,8 @@ class EngineState:
     progress: Progress
 
 
-Chooser = Callable[[EngineState, ArrivingRequest], int]  # the index of the candidate that serves the request
+# the index of the candidate alone leaves the request its own budget
+Chooser = Callable[[EngineState, ArrivingRequest], int | Choice]
 
 
 class ChoosingRun(Protocol):
@@ -125,7 +141,12 @@ class ChoosingRun(Protocol):
         ...
 
     def receive(
-        self, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float = 1.0
+        self,
+        arrival_seconds: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        prefill_factor: float = ...,
+        ttft_budget_seconds: float = ...,
     ) -> None:
         """Take note of a request that arrives then."""
         ...
@@ -147,18 +168,31 @@ class Choices:
             if not each:
                 raise InvalidValueError(f"candidates[{index}]", each, "at least one way to serve the request")
 
-    def receive(self, run: ChoosingRun, index: int, number: int, arrival_seconds: float, output_tokens: int) -> int:
-        """Let a request arrive at an engine as it was chosen, and return the choice."""
+    def receive(self, run: ChoosingRun, index: int, number: int, row: tuple[float, int, int, float, float]) -> int:
+        """Let a request, a row of the load, arrive at an engine as it was chosen, and return the candidate."""
+        arrival_seconds, _, output_tokens, _, budget = row
         request = ArrivingRequest(
-            index=index, number=number, arrival_seconds=arrival_seconds, candidates=self.candidates[index]
+            index=index,
+            number=number,
+            arrival_seconds=arrival_seconds,
+            candidates=self.candidates[index],
+            ttft_budget_seconds=budget,
         )
         run.advance_before(arrival_seconds)
-        chosen = self.choose(run.state_at(arrival_seconds), request)
+        answer = self.choose(run.state_at(arrival_seconds), request)
+        choice = answer if isinstance(answer, Choice) else Choice(candidate=answer, ttft_budget_seconds=budget)
+        chosen = choice.candidate
         if not 0 <= chosen < len(request.candidates):
             expected = f"the index of one of its {len(request.candidates)} candidates"
             raise InvalidValueError(f"choice for request {index}", chosen, expected)
         candidate = request.candidates[chosen]
-        run.receive(arrival_seconds, candidate.prompt_tokens, output_tokens, candidate.prefill_factor)
+        run.receive(
+            arrival_seconds,
+            candidate.prompt_tokens,
+            output_tokens,
+            candidate.prefill_factor,
+            choice.ttft_budget_seconds,
+        )
         return chosen
 
 

@@ -20,8 +20,8 @@ from paceline.simulate.step_work import StepCost, StepWork
 def simulate_reference(load: RequestColumns, engine: SimulatedEngine, cost: StepCost) -> SimulatedRun:
     """Serve a load to its end; raises InvalidValueError for a request that can never be admitted."""
     simulation = Simulation(engine, cost)
-    for arrival, prompt, output, factor in load.rows():
-        simulation.receive(arrival, prompt, output, factor)
+    for row in load.rows():
+        simulation.receive(*row)
     return simulation.finish()
 
 
@@ -50,7 +50,12 @@ class Simulation:
         return len(self._requests) - self._arrived + self._rules.waiting_count
 
     def receive(
-        self, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float = 1.0
+        self,
+        arrival_seconds: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        prefill_factor: float = 1.0,
+        ttft_budget_seconds: float = math.inf,
     ) -> None:
         """Take note of a request that arrives then; no step that starts before has been formed yet, or none ever will."""
         request = Request(
@@ -60,6 +65,7 @@ class Simulation:
             tokens=prompt_tokens,
             restart_tokens=prompt_tokens,
             prefill_factor=prefill_factor,
+            ttft_budget_seconds=ttft_budget_seconds,
         )
         self._requests.append(request)
         self._arrivals.append(arrival_seconds)
@@ -187,6 +193,7 @@ class Simulation:
                 prefill_factor=RequestColumns.without_ones(
                     np.array([request.prefill_factor for request in self._requests], dtype=np.float64)
                 ),
+                ttft_budget_seconds=np.array([request.ttft_budget_seconds for request in self._requests]),
             ),
             first_scheduled_seconds=np.array(self._first_scheduled),
             first_token_seconds=np.array(self._first_token),

@@ -91,17 +91,18 @@ def _routed(
     """Let the requests arrive one by one, each at the engine of the router's choice."""
     parts: list[list[int]] = [[] for _ in runs]
     chosen: list[list[int]] = [[] for _ in runs]
-    for index, (arrival, prompt, output, factor) in enumerate(load.rows()):
+    for index, row in enumerate(load.rows()):
+        arrival, prompt, _, factor, _ = row
         if choices is not None:
             prompt, factor = choices.candidates[index][0].prompt_tokens, choices.candidates[index][0].prefill_factor
         replica = route(
             RoutedRequest(index=index, arrival_seconds=arrival, prompt_tokens=prompt, prefill_factor=factor)
         )
         if choices is None:
-            runs[replica].receive(arrival, prompt, output, factor)
+            runs[replica].receive(*row)
         else:
             number = len(parts[replica])
-            chosen[replica].append(choices.receive(runs[replica], index, number, arrival, output))
+            chosen[replica].append(choices.receive(runs[replica], index, number, row))
         parts[replica].append(index)
     finished: list[ReplicaRun] = []
     for run, part, own in zip(runs, parts, chosen, strict=True):

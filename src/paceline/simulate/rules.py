@@ -3,6 +3,7 @@
 `docs/simulate.md` states the rules; each class here is one set of them, over the same state.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Request:
     queued_seconds: float = 0.0
     preemptions: int = 0
     prefill_factor: float = 1.0
+    ttft_budget_seconds: float = math.inf
 
     @property
     def missing(self) -> int:
@@ -368,4 +370,5 @@ def _view(request: Request) -> PrefillRequest:
         remaining_tokens=request.missing,
         context_tokens=request.computed,
         resumed=request.preemptions > 0,
+        ttft_budget_seconds=None if request.ttft_budget_seconds == math.inf else request.ttft_budget_seconds,
     )

@@ -90,9 +90,7 @@ def _simulate_choosing(
     choices.require(load)
     require_factors_count(load, cost, choices)
     run = opened_simulation(engine, cost, size=len(load), computed_by=computed_by)
-    chosen = [
-        choices.receive(run, index, index, arrival, output) for index, (arrival, _, output, _) in enumerate(load.rows())
-    ]
+    chosen = [choices.receive(run, index, index, row) for index, row in enumerate(load.rows())]
     served = run.finish()
     return replace(served, chosen=np.array(chosen, dtype=np.int64), steps=served.steps if with_steps else None)
 

@@ -22,7 +22,7 @@ from paceline.tune.host import OnProgress
 
 Value = str | int | float | None
 WORDS = {"policy": tuple(POLICIES), "rules": RULES}
-NUMBERS = ("target_time_ms", "target_base_share", "watermark", "time_weight", "prompt_weight")
+NUMBERS = ("target_time_ms", "target_base_share", "watermark", "time_weight", "prompt_weight", "no_budget_seconds")
 PLANNER_KEYS = tuple(
     each.name for each in fields(PlannerSettings) if each.name not in ("weights", "indivisible_tokens")
 )

@@ -21,6 +21,7 @@ from paceline.vllm_plugin.relied_on import (
     block_hasher,
     prepare_block_hashes,
 )
+from paceline.vllm_plugin.request_knobs import budget_asked
 
 TOKEN = 7
 
@@ -50,13 +51,18 @@ def made_up_request(
     images: Sequence[MadeUpImage] = (),
     priority: int = 0,
     arrival_time: float = 0.0,
+    ttft_budget_ms: float | None = None,
 ) -> EngineRequest:
     """Return one of vLLM's requests; `arrival_time` is the front end's wall clock, `block_tokens` the KV cache's."""
     prepare_block_hashes(block_hash_function)
     return Request(
         request_id=name,
         prompt_token_ids=list(prompt),
-        sampling_params=SamplingParams(max_tokens=output_tokens, ignore_eos=True),
+        sampling_params=SamplingParams(
+            max_tokens=output_tokens,
+            ignore_eos=True,
+            extra_args=budget_asked(ttft_budget_ms),
+        ),
         pooling_params=None,
         arrival_time=arrival_time,
         priority=priority,

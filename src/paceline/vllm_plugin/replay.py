@@ -31,6 +31,7 @@ from paceline.vllm_plugin.relied_on import (
     read_limits,
     release_devices,
 )
+from paceline.vllm_plugin.request_knobs import budget_asked
 from paceline.vllm_plugin.settings import planner_config, read_settings
 
 PLANNED, STOCK = "paceline.vllm_plugin.scheduler", "paceline.vllm_plugin.stock"
@@ -115,7 +116,11 @@ class OfflineVllm:
 
     def _add(self, request: TraceRequest, prompt: list[int], *, arrival_wall_seconds: float) -> str:
         parameters = SamplingParams(
-            temperature=0.0, max_tokens=request.output_tokens, ignore_eos=True, detokenize=False
+            temperature=0.0,
+            max_tokens=request.output_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args=budget_asked(request.ttft_budget_ms),
         )
         tokens = TokensPrompt(prompt_token_ids=prompt)
         return self.engine.add_request(request.request_id, tokens, parameters, arrival_time=arrival_wall_seconds)

@@ -1,14 +1,14 @@
-"""What a request to vLLM asks of the knobs: two values in its `extra_args`, over HTTP `vllm_xargs`.
+"""What a request to vLLM asks for: knobs and a budget, values in its `extra_args`, over HTTP `vllm_xargs`.
 
 They come from clients, so nothing in them is trusted: what is no number asks for nothing, and what is out of range is brought
-into it.
+into it. A budget counts from when the engine queues the request: who hands it over takes off what it took until then.
 """
 
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TOP_K, ACTIVE_BLOCKS = "paceline_top_k", "paceline_active_blocks"
+TOP_K, ACTIVE_BLOCKS, TTFT_BUDGET_MS = "paceline_top_k", "paceline_active_blocks", "paceline_ttft_budget_ms"
 # a client that knew how salts are made could read, and fill, the cached prefixes of another configuration
 SECRET = secrets.token_hex(8)
 
@@ -45,9 +45,21 @@ class KnobLimits:
 
 def asked_knobs(sampling_params: object) -> RequestKnobs:
     """Return what a request's sampling parameters ask for; native for a request that samples nothing."""
-    extra = getattr(sampling_params, "extra_args", None)
-    cells: Mapping[str, object] = extra if isinstance(extra, Mapping) else {}  # pyright: ignore[reportUnknownVariableType]
+    cells = _extra(sampling_params)
     return RequestKnobs(top_k=_whole(cells.get(TOP_K)), num_active_blocks=_whole(cells.get(ACTIVE_BLOCKS)))
+
+
+def asked_budget_seconds(sampling_params: object) -> float | None:
+    """Return the seconds that a request asks its first token for; None without a number of ms above 0."""
+    value = _extra(sampling_params).get(TTFT_BUDGET_MS)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        return None
+    return value / 1e3
+
+
+def budget_asked(ttft_budget_ms: float | None) -> dict[str, float] | None:
+    """Return the `extra_args` that ask for a budget; None without one."""
+    return None if ttft_budget_ms is None else {TTFT_BUDGET_MS: ttft_budget_ms}
 
 
 def salted(cache_salt: str | None, knobs: RequestKnobs) -> str | None:
@@ -55,6 +67,11 @@ def salted(cache_salt: str | None, knobs: RequestKnobs) -> str | None:
     if knobs == NATIVE:
         return cache_salt
     return f"{SECRET}:{knobs.top_k}:{knobs.num_active_blocks}:{cache_salt or ''}"
+
+
+def _extra(sampling_params: object) -> Mapping[str, object]:
+    extra = getattr(sampling_params, "extra_args", None)
+    return extra if isinstance(extra, Mapping) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
 def _whole(value: object) -> int | None:

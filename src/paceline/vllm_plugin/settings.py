@@ -12,7 +12,7 @@ from paceline.schedule.step_time import LinearStepTime, StepTimeModel
 from paceline.vllm_plugin.compile_key import SECTION
 from paceline.vllm_plugin.relied_on import EngineLimits
 
-WEIGHT_KEYS = ("time_weight", "prompt_weight")
+WEIGHT_KEYS = ("time_weight", "prompt_weight", "no_budget_seconds")
 PLANNER_KEYS = (
     "policy",
     "chunk_size",

@@ -29,6 +29,7 @@ def prefill_request(
         resumed=request.num_preemptions > 0 or (computed_here and request.status != RequestStatus.RUNNING),
         priority=request.priority,
         images=images,
+        ttft_budget_seconds=queueing.ttft_budget_seconds,
     )
 
 

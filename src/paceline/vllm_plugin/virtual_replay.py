@@ -99,6 +99,7 @@ class VirtualVllm:
             output_tokens=request.output_tokens,
             block_tokens=self._config.cache_config.block_size,
             arrival_time=request.arrival_seconds,
+            ttft_budget_ms=request.ttft_budget_ms,
         )
 
     def _too_small(self, requests: Sequence[TraceRequest], engine: VirtualEngine) -> InvalidValueError:

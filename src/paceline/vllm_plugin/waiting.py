@@ -9,14 +9,16 @@ from weakref import WeakKeyDictionary
 from paceline.schedule.policies import SortKey
 from paceline.schedule.queue import PolicyQueue
 from paceline.vllm_plugin.relied_on import EngineRequest, RequestQueue
+from paceline.vllm_plugin.request_knobs import asked_budget_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queueing:
-    """When a request was queued: its number among all, and the time by a clock that never steps back."""
+    """When a request was queued: its number among all, and the time by a clock that never steps back; and its budget."""
 
     number: int
     seconds: float
+    ttft_budget_seconds: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +33,8 @@ class QueueingRecord:
 
     def note(self, request: EngineRequest) -> None:
         """Put a request behind all that were queued before."""
-        self._known[request] = Queueing(number=next(self._numbers), seconds=self.clock())
+        budget = asked_budget_seconds(request.sampling_params)
+        self._known[request] = Queueing(number=next(self._numbers), seconds=self.clock(), ttft_budget_seconds=budget)
 
     def of(self, request: EngineRequest) -> Queueing:
         """Return when a request was queued."""

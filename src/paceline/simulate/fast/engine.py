@@ -58,10 +58,15 @@ class FastSimulation:
         return _count(self.state, "received") - _count(self.state, "arrived") + _count(self.state, "waiting")
 
     def receive(
-        self, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float = 1.0
+        self,
+        arrival_seconds: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        prefill_factor: float = 1.0,
+        ttft_budget_seconds: float = math.inf,
     ) -> None:
         """Take note of a request that arrives then."""
-        at.receive_one(self.state, arrival_seconds, prompt_tokens, output_tokens, prefill_factor)
+        at.receive_one(self.state, arrival_seconds, prompt_tokens, output_tokens, prefill_factor, ttft_budget_seconds)
 
     def advance_before(self, seconds: float) -> None:
         """Form and execute every step that starts before this time."""
@@ -107,6 +112,7 @@ def _rules(engine: SimulatedEngine) -> at.Rules:
         useful_chunk=planner.useful_chunk(model) if has_target and model else 0,
         time_weight=float(planner.weights.time_weight),
         prompt_weight=float(planner.weights.prompt_weight),
+        no_budget_seconds=float(planner.weights.no_budget_seconds),
         target_ms=float(planner.target_time_ms or 0.0),
         target_model=_coefficients(model) if model else np.zeros(5),
     )
@@ -195,6 +201,7 @@ def _run(state: at.State, records: at.Records) -> SimulatedRun:
             prompt_tokens=prompts,
             output_tokens=integers("total") - prompts,
             prefill_factor=RequestColumns.without_ones(floats("factor")),
+            ttft_budget_seconds=floats("budget"),
         ),
         first_scheduled_seconds=floats("first_scheduled"),
         first_token_seconds=floats("first_token"),

@@ -1,9 +1,12 @@
 """The waiting requests, a heap in the order of the rules; the decodes, in the order in which they run and by their ends."""
 
+from math import inf
+
 from paceline.simulate.fast.compiling import compiled
 from paceline.simulate.fast.state import (
     AGING,
     DECODING,
+    EDF,
     FCFS,
     PACELINE,
     SPF,
@@ -25,6 +28,11 @@ def set_key(s: State, rules: Rules, request: int) -> None:
     elif rules.policy == AGING:
         s.requests[request].key = (
             rules.time_weight * s.requests[request].queued_seconds - rules.prompt_weight * remaining
+        )
+    elif rules.policy == EDF:
+        budget = s.requests[request].budget
+        s.requests[request].key = s.requests[request].queued_seconds + (
+            budget if budget < inf else rules.no_budget_seconds
         )
     else:
         s.requests[request].key = remaining

@@ -12,6 +12,7 @@ class RequestRow:
     """A request; seconds and tokens. The key of its place in an order is `flag`, then `key`, then `rank`."""
 
     arrival: float
+    budget: float  # seconds for the first token, infinite for none
     prompt: int
     total: int  # tokens at completion
     tokens: int  # prompt and generated, as long as it does not decode

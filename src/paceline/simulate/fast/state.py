@@ -27,7 +27,7 @@ from paceline.simulate.load import Floats, Integers, RequestColumns
 
 QUEUED, PARTIAL, DECODING, DONE = range(4)  # RequestRow.status
 VIDUR, VLLM, PACELINE = range(3)  # Rules.rules
-FCFS, SPF, SRTF, AGING = range(4)  # Rules.policy
+FCFS, SPF, SRTF, AGING, EDF = range(5)  # Rules.policy
 LINEAR, TABLES, REPLAYED = range(3)  # Cost.kind
 BEFORE_ATTENTION, COMMUNICATION, LAYERNORM, MLP, ADD = range(5)  # rows of Cost.by_tokens
 CLOSED, STARTED, EXECUTE = range(3)  # rows of Cost.replayed
@@ -67,6 +67,7 @@ class Rules(NamedTuple):
     useful_chunk: int
     time_weight: float
     prompt_weight: float
+    no_budget_seconds: float
     target_ms: float
     target_model: Floats  # coefficients
 
@@ -125,13 +126,19 @@ def receive(state: State, load: RequestColumns, *, first: int = 0) -> None:
     set_column(part, "total", load.prompt_tokens + load.output_tokens)
     set_column(part, "arrival", load.arrival_seconds)
     set_column(part, "factor", load.factors)
+    set_column(part, "budget", load.budgets)
     unfinished = int(column(state.now, "unfinished")[0])
     set_column(state.now, "received", first + len(load))
     set_column(state.now, "unfinished", unfinished + len(load))
 
 
 def receive_one(
-    state: State, arrival_seconds: float, prompt_tokens: int, output_tokens: int, prefill_factor: float
+    state: State,
+    arrival_seconds: float,
+    prompt_tokens: int,
+    output_tokens: int,
+    prefill_factor: float,
+    ttft_budget_seconds: float,
 ) -> None:
     """Add one request, which arrives after all others, without the checks of a load."""
     now = taken(state.now, slice(0, 1))
@@ -140,6 +147,7 @@ def receive_one(
         request[name] = prompt_tokens
     request["total"] = prompt_tokens + output_tokens
     request["arrival"], request["factor"] = arrival_seconds, prefill_factor
+    request["budget"] = ttft_budget_seconds
     now["received"] += 1
     now["unfinished"] += 1
 

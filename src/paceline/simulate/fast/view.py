@@ -98,6 +98,7 @@ def _keys(requests: Rows, engine: SimulatedEngine, numbers: Integers, queued_sec
             remaining_tokens=int(row["tokens"] - row["computed"]),
             context_tokens=int(row["computed"]),
             resumed=bool(row["preemptions"] > 0),
+            ttft_budget_seconds=None if row["budget"] == math.inf else float(row["budget"]),
         )
         _, flag, *middle, rank = order(view)
         keys[:, place] = (flag, middle[0] if middle else 0.0, rank)
