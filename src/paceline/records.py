@@ -331,11 +331,13 @@ class PictureFeatures:
 class RequestFeatures:
     """What is known of a request before the vision encoder runs.
 
-    `vision_tokens` holds the image tokens that each tier would give this picture, by tier; the key is None for a model
-    without tiers. `expected_output_tokens` matters to controllers of total latency only; `dataset` is None for live traffic.
-    `picture` and `prompt_embedding` are what a learned controller looks at: the embedding is 16 numbers of length 1 together,
-    None where the model's token embeddings are out of reach. `vector` holds the numbers of `request_vector` where they were
-    computed before, as a profile stores them; they then stand for the picture and the prompt.
+    `vision_tokens` holds the image tokens that each tier would give the request's pictures, all of them together, by tier; the
+    key is None for a model without tiers. `pictures` is how many there are: what is known of latency comes from requests with
+    one, so nothing is promised for another number. `expected_output_tokens` matters to controllers of total latency only;
+    `dataset` is None for live traffic. `picture` and `prompt_embedding` are what a learned controller looks at: the embedding
+    is 16 numbers of length 1 together, None where the model's token embeddings are out of reach. `vector` holds the numbers
+    of `request_vector` where they were computed before, as a profile stores them; they then stand for the picture and the
+    prompt.
     """
 
     text_tokens: int
@@ -345,8 +347,11 @@ class RequestFeatures:
     picture: PictureFeatures | None = None
     prompt_embedding: tuple[float, ...] | None = None
     vector: tuple[float, ...] | None = None
+    pictures: int = 1
 
     def __post_init__(self) -> None:
+        if not 0 <= self.pictures <= LARGEST_COUNT:
+            raise InvalidValueError("pictures", self.pictures, f"a number from 0 to {LARGEST_COUNT}")
         for name, value in (("text_tokens", self.text_tokens), *self.vision_tokens.items()):
             if not 0 <= value <= LARGEST_COUNT:
                 raise InvalidValueError(f"{name} tokens", value, f"a number from 0 to {LARGEST_COUNT}")

@@ -2,27 +2,35 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from paceline.control.controller import Controller, DriftCorrecting, SeesPictures
+from paceline.control.controller import Controller, DriftCorrecting, SeesPictures, as_promised
 from paceline.control.loading import load_controller
 from paceline.control.measured_ranking import measured_ranking
-from paceline.errors import ModelError, PacelineWarning, TableError
+from paceline.errors import InvalidValueError, ModelError, PacelineWarning, TableError
 from paceline.estimate.circumstances import Circumstances, circumstances_of, differences, engines_apart
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, settings_put_aside
-from paceline.measure.one_pass import MeasuredAnswer, answer_measured
+from paceline.measure.one_pass import MeasuredAnswer, request_measured
 from paceline.measure.provenance import device_name
+from paceline.models.chats import Message, opened, upright
 from paceline.models.knobs import check_config
-from paceline.models.loading import VisionLanguageModel, load_model
-from paceline.models.pictures import check_pixels, open_picture, upright_rgb
-from paceline.records import Decision, KnobConfig, LatencyBudget, LatencyKind, StageTimes
+from paceline.models.loading import PreparedRequest, VisionLanguageModel, load_model
+from paceline.records import (
+    Decision,
+    KnobConfig,
+    LatencyBudget,
+    LatencyKind,
+    RequestFeatures,
+    StageTimes,
+)
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
@@ -36,8 +44,9 @@ class AdaptiveAnswer:
     `generate` to the first token's logits: with opening the picture, looking at the request, deciding and `waited_ms`, the
     wait for the model while another thread had it. `promised` says whether the controller expected
     the budget to hold, `within_budget` whether it held. `refused` marks a learned controller's choice that was not taken,
-    `outside` names features of the request beyond what the controller was measured on. `features_us` is the time taken to
-    look at the request, `decision_us` the controller's own, both in microseconds.
+    `outside` names features of the request beyond what the controller was measured on. `vision_tokens` are all tokens that
+    the request's pictures brought into the prompt, `text_tokens` the others. `features_us` is the time taken to look at the
+    request, `decision_us` the controller's own, both in microseconds.
     """
 
     text: str
@@ -51,6 +60,8 @@ class AdaptiveAnswer:
     refused: bool
     within_budget: bool
     outside: tuple[str, ...]
+    vision_tokens: int
+    text_tokens: int
     times: StageTimes
     waited_ms: float
     features_us: float
@@ -58,7 +69,16 @@ class AdaptiveAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A request whose pictures are open: how a controller sees it, and how it is encoded at a tier."""
+
+    features: Callable[[], RequestFeatures]
+    prepare: Callable[[str | None], PreparedRequest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _TimedDecision:
+    features: RequestFeatures
     decision: Decision
     features_us: float
     decision_us: float
@@ -81,7 +101,7 @@ class AdaptiveModel:
         self.block_ranking = _ranking(model, controller)
         _compare(model, controller, strict)
         # a look at the picture takes longer than counting tokens: only for those who see it
-        self._features = model.features if isinstance(controller, SeesPictures) else model.token_features
+        self._looks = isinstance(controller, SeesPictures)
 
     @staticmethod
     def from_pretrained(
@@ -111,91 +131,146 @@ class AdaptiveModel:
 
     def generate(
         self,
-        image: Image.Image | Path | str,
-        prompt: str,
+        image: Image.Image | Path | str | None = None,
+        prompt: str | None = None,
         *,
+        messages: Sequence[Message] | None = None,
+        template_arguments: Mapping[str, object] | None = None,
         latency_budget_ms: float,
         strict: bool = False,
         max_new_tokens: int | None = None,
         expected_output_tokens: float | None = None,
         per_step: bool = False,
     ) -> AdaptiveAnswer:
-        """Answer a question about one picture within `latency_budget_ms` of the controller's latency kind, greedily.
+        """Answer a request within `latency_budget_ms` of the controller's latency kind, greedily: a question about one
+        picture (`image` and `prompt`), or a chat (`messages`) of roles and contents, as transformers' chat templates take
+        them, with any number of pictures, each a `PIL.Image` or the path of one in a part `{"type": "image", "image": …}`.
+
+        The budget is the whole request's; the tier is each picture's. What a controller knows comes from requests with one
+        picture, so for a chat with several, or with none, nothing is promised: `promised` is False, `bound_ms` None and
+        `pictures` in `outside`, while the configuration is still the one that its figures lead to for all the image tokens
+        together. Without a picture the tier is None. `template_arguments` go to the chat template with `messages`, for
+        example `enable_thinking`.
 
         An estimator promises the time to first token from this call on, a lookup table usually the model's prefill alone:
         `latency_kind` of the answer says which.
         Where no configuration fits, the nearest is taken, marked and warned of; with `strict`, BudgetTooSmallError.
         `expected_output_tokens` helps a controller of total latency. What the request took is told to a controller that
-        corrects itself for drift. Raises InvalidValueError for a budget that is not above 0 and PictureError for a picture
-        that no tier can carry.
+        corrects itself for drift. Raises InvalidValueError for a budget that is not above 0 and for what is no request,
+        PictureError for a picture that no tier can carry, and ModelError for a chat with a family that answers questions
+        about one picture alone.
         """
         called_at = time.perf_counter()
         budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
-        picture = _upright(image)
-        timed = self._decide(picture, prompt, budget, strict, expected_output_tokens)
+        asked = self._asked(image, prompt, messages, template_arguments)
+        timed = self._decide(asked, budget, strict, expected_output_tokens)
         tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        answer = self._answer(picture, prompt, timed.decision.config, tokens, per_step, called_at)
-        if isinstance(self.controller, DriftCorrecting):
+        answer = self._answer(asked, timed.decision.config, tokens, per_step, called_at)
+        # what nothing was promised of teaches nothing of the machine
+        if isinstance(self.controller, DriftCorrecting) and timed.features.pictures == 1:
             self.controller.observe(timed.decision, _own_ms(answer.times, budget.kind))
         return _judged(answer, timed, budget)
 
     def decide(
         self,
-        image: Image.Image | Path | str,
-        prompt: str,
+        image: Image.Image | Path | str | None = None,
+        prompt: str | None = None,
         *,
+        messages: Sequence[Message] | None = None,
+        template_arguments: Mapping[str, object] | None = None,
         latency_budget_ms: float,
         strict: bool = False,
         expected_output_tokens: float | None = None,
     ) -> Decision:
         """Return what `generate` would take for this request, without running the model; it raises and warns alike."""
         budget = LatencyBudget(ms=latency_budget_ms, kind=self.controller.latency_kind)
-        picture = _upright(image)
-        return self._decide(picture, prompt, budget, strict, expected_output_tokens).decision
+        asked = self._asked(image, prompt, messages, template_arguments)
+        return self._decide(asked, budget, strict, expected_output_tokens).decision
 
     def warm_up(
-        self, image: Image.Image | Path | str, prompt: str, latency_budgets_ms: Sequence[float], *, runs: int = 2
+        self,
+        image: Image.Image | Path | str | None = None,
+        prompt: str | None = None,
+        latency_budgets_ms: Sequence[float] = (),
+        *,
+        messages: Sequence[Message] | None = None,
+        template_arguments: Mapping[str, object] | None = None,
+        runs: int = 2,
     ) -> None:
         """Run the configurations that these budgets lead to, so that no request pays for the first use of their shapes."""
-        picture = _upright(image)
+        asked = self._asked(image, prompt, messages, template_arguments)
+        budgets = [LatencyBudget(ms=ms, kind=self.controller.latency_kind) for ms in latency_budgets_ms]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PacelineWarning)  # warned of when a request is answered
-            decisions = [self.decide(picture, prompt, latency_budget_ms=budget_ms) for budget_ms in latency_budgets_ms]
+            decisions = [self._decide(asked, budget, False, None).decision for budget in budgets]
         for config in dict.fromkeys(decision.config for decision in decisions):
             for _ in range(runs):
-                self._answer(picture, prompt, config, 2, False)
+                self._answer(asked, config, 2, False)
+
+    def _asked(
+        self,
+        image: Image.Image | Path | str | None,
+        prompt: str | None,
+        messages: Sequence[Message] | None,
+        template_arguments: Mapping[str, object] | None,
+    ) -> _Asked:
+        model, looks = self.model, self._looks
+        if messages is not None:
+            if image is not None or prompt is not None:
+                raise InvalidValueError(
+                    "messages", "with image or prompt", "a chat, or a picture and a prompt, not both"
+                )
+            chat, arguments = opened(messages), template_arguments or {}
+            return _Asked(
+                features=partial(model.chat_features, chat, template_arguments=arguments, look=looks),
+                prepare=partial(model.prepare_chat, chat, template_arguments=arguments),
+            )
+        if image is None or prompt is None:
+            missing = "image" if image is None else "prompt"
+            raise InvalidValueError(missing, None, "a picture and a prompt, or messages")
+        if template_arguments:
+            raise InvalidValueError(
+                "template_arguments", dict(template_arguments), "none beside a prompt: give messages"
+            )
+        picture = upright(image)
+        return _Asked(
+            features=partial(model.features if looks else model.token_features, picture, prompt),
+            prepare=partial(model.prepare, picture, prompt),
+        )
 
     def _decide(
         self,
-        picture: Image.Image,
-        prompt: str,
+        asked: _Asked,
         budget: LatencyBudget,
         strict: bool,
         expected_output_tokens: float | None,
     ) -> _TimedDecision:
         started = time.perf_counter()
-        features = self._features(picture, prompt)
+        features = asked.features()
         if expected_output_tokens is not None:
             features = replace(features, expected_output_tokens=expected_output_tokens)
         seen = time.perf_counter()
-        decision = self.controller.predict(budget.ms, features=features, strict=strict)
+        decision = as_promised(self.controller.predict(budget.ms, features=features, strict=strict), features)
         decided = time.perf_counter()
-        return _TimedDecision(decision=decision, features_us=(seen - started) * 1e6, decision_us=(decided - seen) * 1e6)
+        return _TimedDecision(
+            features=features,
+            decision=decision,
+            features_us=(seen - started) * 1e6,
+            decision_us=(decided - seen) * 1e6,
+        )
 
     def _answer(
         self,
-        picture: Image.Image,
-        prompt: str,
+        asked: _Asked,
         config: KnobConfig,
         max_new_tokens: int,
         per_step: bool,
         called_at: float | None = None,
     ) -> MeasuredAnswer:
         check_config(self.model.parts, config)
-        return answer_measured(
+        return request_measured(
             self.model,
-            picture,
-            prompt,
+            asked.prepare,
             config,
             ranking=self.block_ranking,
             max_new_tokens=max_new_tokens,
@@ -203,13 +278,6 @@ class AdaptiveModel:
             per_step=per_step,
             called_at=called_at,
         )
-
-
-def _upright(image: Image.Image | Path | str) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        return open_picture(image)
-    check_pixels(image.width, image.height)
-    return upright_rgb(image)
 
 
 def _own_ms(times: StageTimes, kind: LatencyKind) -> float:
@@ -231,6 +299,8 @@ def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget
         refused=decision.refused,
         within_budget=measured_ms <= budget.ms,
         outside=decision.outside,
+        vision_tokens=answer.request.vision_tokens,
+        text_tokens=answer.request.text_tokens,
         times=answer.times,
         waited_ms=answer.times.waited_ms,
         features_us=timed.features_us,

@@ -169,6 +169,8 @@ def answer(config):
         refused=False,
         within_budget=True,
         outside=("[/b]",),
+        vision_tokens=16,
+        text_tokens=8,
         times=times,
         waited_ms=0.0,
         features_us=1.0,

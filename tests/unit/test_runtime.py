@@ -9,45 +9,19 @@ import torch
 from latency_models import TokenLinear
 from learned_controllers import chooser_looking_at, chooser_of_scores, synthetic_bounds
 from PIL import Image
+from runtime_models import LARGE, RANKING, SMALL, adaptive, learned, table
 from transformers import StoppingCriteria
 
-from paceline import runtime
-from paceline.control import LookupTable, TableEntry, TableMetadata
+from paceline.control import LookupTable
 from paceline.control.estimated import BoundController
-from paceline.control.learned.controller import LearnedController
 from paceline.errors import BudgetTooSmallError, InvalidValueError, ModelError, PacelineWarning, TableError
 from paceline.estimate.drift import DriftCorrection
 from paceline.measure.clock import HostClock
 from paceline.measure.one_pass import answer_measured
 from paceline.measure.provenance import device_name
+from paceline.models import chats
 from paceline.models.knobs import applied
-from paceline.records import KnobConfig
 from paceline.runtime import AdaptiveModel
-
-RANKING = [7, 9, 11, 5, 13, 3, 10, 8, 6, 12, 4, 14, 2, 15, 1]
-SMALL, LARGE = (KnobConfig(tier=t, top_k=k, num_active_blocks=b) for t, k, b in (("low", 2, 8), ("high", 8, 16)))
-
-
-def table(*, model="digits", rankings=(RANKING,), latencies=(10.0, 50.0), kind="prefill"):
-    entries = [
-        TableEntry(
-            config=config, accuracy=accuracy, latency_ms=ms, num_samples=10, accuracy_std=0.1, latency_std_ms=1.0
-        )
-        for config, accuracy, ms in zip((SMALL, LARGE), (0.5, 0.9), latencies, strict=True)
-    ]
-    metadata = TableMetadata(
-        aggregation_method="mean",
-        tolerance=0.05,
-        latency_kind=kind,
-        datasets=("digits_read",),
-        num_profiling_results=20,
-        provenance=tuple({"model": model, "block_ranking": ranking} for ranking in rankings),
-    )
-    return LookupTable(entries=entries, metadata=metadata)
-
-
-def adaptive(digits, **options):
-    return AdaptiveModel(model=digits, controller=table(**options), max_new_tokens=4)
 
 
 def test_a_request_gets_the_best_configuration_within_its_budget(digits, questions):
@@ -88,7 +62,7 @@ def test_a_budget_must_be_above_0(digits, questions, budget_ms):
 def test_warming_up_runs_the_configurations_that_the_budgets_lead_to(digits, picture_path, monkeypatch):
     model, ran = adaptive(digits), []
     answer = model._answer
-    monkeypatch.setattr(model, "_answer", lambda *request: (ran.append(request[2]), answer(*request)))
+    monkeypatch.setattr(model, "_answer", lambda *request: (ran.append(request[1]), answer(*request)))
     model.warm_up(picture_path, "Read the digits.", [12.0, 13.0, 500.0], runs=2)
     assert ran == [SMALL, SMALL, LARGE, LARGE]
 
@@ -123,15 +97,6 @@ def test_from_pretrained_takes_a_table_file(tmp_path, picture_path):
     answer = model.generate(picture_path, "Count the digits.", latency_budget_ms=5000, per_step=True)
     assert answer.config == LARGE and 1 <= answer.times.output_tokens <= 2
     assert len(answer.times.decode_step_ms) == answer.times.decode_steps
-
-
-def learned(chooser, rates=(0.001, 0.002)):
-    """Predicts far less than the embedded model takes, so that any budget of a test fits."""
-    bounds = synthetic_bounds(
-        (SMALL, LARGE), accuracies=(0.5, 0.9), provenance=({"model": "digits", "block_ranking": RANKING},)
-    )
-    model = TokenLinear(dict(zip((SMALL, LARGE), rates, strict=True)))
-    return LearnedController(chooser=chooser, model=model, bounds=bounds)
 
 
 def grey(level):
@@ -242,8 +207,8 @@ def test_what_the_caller_waits_is_in_the_ttft_exactly(digits, picture_path, monk
     model, clock = ttft_model(digits), ToldClock()
     for module in ("paceline.runtime", "paceline.measure.one_pass", "paceline.measure.clock"):
         monkeypatch.setattr(f"{module}.time", clock)
-    monkeypatch.setattr("paceline.runtime.open_picture", clock.before(0.125, runtime.open_picture))
-    model._features = clock.before(0.25, model._features)
+    monkeypatch.setattr("paceline.models.chats.open_picture", clock.before(0.125, chats.open_picture))
+    monkeypatch.setattr(type(digits), "token_features", clock.before(0.25, type(digits).token_features))
     monkeypatch.setattr(LookupTable, "predict", clock.before(0.0625, LookupTable.predict))
     monkeypatch.setattr(type(digits), "prepare", clock.before(0.5, type(digits).prepare))
     monkeypatch.setattr("paceline.measure.one_pass.applied", clock.before(1.0, applied))

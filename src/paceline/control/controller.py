@@ -1,5 +1,6 @@
 """What a host needs of a controller, whatever it was learned from."""
 
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from paceline.records import Decision, LatencyKind, RequestFeatures
@@ -25,6 +26,20 @@ class Controller(Protocol):
         it needs the features and they are None.
         """
         ...
+
+
+def as_promised(decision: Decision, features: RequestFeatures) -> Decision:
+    """Return a decision with what it promises to this request: nothing, where the request has not one picture.
+
+    What a controller knows comes from requests with one picture. One with several, or with none, is no draw from among them,
+    so a bound calibrated on those says nothing of it: `within_budget` is False, `bound_ms` None and `pictures` among what is
+    outside, whatever the milliseconds. Without a picture there is no tier either.
+    """
+    if features.pictures == 1:
+        return decision
+    config = decision.config if features.pictures else replace(decision.config, tier=None)
+    outside = tuple(dict.fromkeys((*decision.outside, "pictures")))
+    return replace(decision, config=config, within_budget=False, bound_ms=None, outside=outside)
 
 
 @runtime_checkable

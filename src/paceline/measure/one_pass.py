@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from itertools import pairwise
 from typing import Any
 
@@ -65,8 +65,32 @@ def answer_measured(
 
     `called_at` is the moment, in seconds of `time.perf_counter`, from which the caller waits for the first token.
     """
+    return request_measured(
+        model,
+        partial(model.prepare, picture, prompt),
+        config,
+        ranking=ranking,
+        max_new_tokens=max_new_tokens,
+        clock=clock,
+        per_step=per_step,
+        called_at=called_at,
+    )
+
+
+def request_measured(
+    model: VisionLanguageModel,
+    prepare: Callable[[str | None], PreparedRequest],
+    config: KnobConfig,
+    *,
+    ranking: Sequence[int],
+    max_new_tokens: int,
+    clock: Clock,
+    per_step: bool = False,
+    called_at: float | None = None,
+) -> MeasuredAnswer:
+    """Answer the request that `prepare` encodes at a tier, as `answer_measured` does a question about one picture."""
     started = time.perf_counter()
-    request = model.prepare(picture, prompt, config.tier)
+    request = prepare(config.tier)
     prepared = time.perf_counter()
     preprocess_ms = (prepared - started) * 1e3
     with applied(model.parts, config, ranking):

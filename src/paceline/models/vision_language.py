@@ -1,8 +1,9 @@
 """A loaded model with all that it takes to turn a picture and a question into its inputs."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
-from paceline.models.families.family import encoded
+from paceline.errors import ModelError, UnknownChoiceError
+from paceline.models.chats import Message, opened, pictures_of, question_of
+from paceline.models.families.family import encoded_request
 from paceline.models.families.plans import ImagePlan, Vision
 from paceline.models.features import picture_features, prompt_embedding
 from paceline.models.pictures import check_pixels, check_smallest, upright_rgb, upright_size
-from paceline.models.prompts import Message, Prompts, pictures_of
+from paceline.models.prompts import Prompts
 from paceline.models.structure import ModelParts
 from paceline.records import TIERS, RequestFeatures
 
@@ -26,8 +28,9 @@ UNBOUNDED = 10**9  # the cap of a family whose pictures all have one size
 class PreparedRequest:
     """Model inputs of one request (batch 1, on the model's device) and their token counts.
 
-    `vision_tokens` are all that the picture brings into the prompt; `image_tokens` those of them that a feature of the image
-    encoder takes the place of, markers left out. `target_vision_tokens` is the tier's cap, None for a model without tiers.
+    `vision_tokens` are all that the pictures bring into the prompt; `image_tokens` those of them that a feature of the image
+    encoder takes the place of, markers left out. `target_vision_tokens` is the tier's cap for each picture, None for a model
+    without tiers and for a request without a picture.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -79,10 +82,8 @@ class VisionLanguageModel:
         Raises PictureError when the picture is too small, too large or too long, InvalidValueError when the prompt is empty
         or holds one of the model's special tokens, and ModelError for a tier of a model that has none.
         """
-        plan, tensors, cap = self._seen(picture, tier)
-        with self.tokenizer_lock:
-            ids, text_tokens = self.prompts.ids(prompt, plan), self.prompts.text_tokens(prompt)
-        return self._prepared(ids, text_tokens, tensors, image_tokens=plan.tokens, cap=cap)
+        check_pixels(picture.width, picture.height)
+        return self._prepared([upright_rgb(picture)], partial(self.prompts.question, prompt), tier)
 
     def prepare_chat(
         self,
@@ -92,18 +93,15 @@ class VisionLanguageModel:
         template_arguments: Mapping[str, object] | None = None,
     ) -> PreparedRequest:
         """Encode a chat into model inputs of batch 1: messages of roles and contents, as transformers' chat templates take
-        them, with one picture (a `PIL.Image`) in a part of type `image` or with none.
+        them, with any number of pictures (each a `PIL.Image` or the path of one, in a part of type `image`).
 
-        Without a picture the tier moves nothing and no image encoder runs. `template_arguments` go to the chat template, for
-        example `enable_thinking`. Raises as `prepare` does, InvalidValueError for more than one picture too.
+        Every picture is encoded at `tier`, its cap is each picture's own. Without a picture the tier moves nothing and no
+        image encoder runs. `template_arguments` go to the chat template, before the model's own, for example
+        `enable_thinking`. Raises as `prepare` does, and InvalidValueError for what is no chat.
         """
-        pictures = pictures_of(messages)
-        if len(pictures) > 1:
-            raise InvalidValueError("messages", f"{len(pictures)} pictures", "a chat with one picture or none")
-        plan, tensors, cap = self._seen(pictures[0], tier) if pictures else (None, {}, None)
-        with self.tokenizer_lock:
-            ids, text_tokens = self.prompts.chat_ids(messages, plan, template_arguments or {})
-        return self._prepared(ids, text_tokens, tensors, image_tokens=plan.tokens if plan else 0, cap=cap)
+        chat = opened(messages)
+        pictures = pictures_of(chat)
+        return self._prepared(pictures, partial(self._chat, chat, len(pictures), template_arguments), tier)
 
     def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
         """Return all that a controller may know of a request before the vision encoder runs: its token counts, a glance at
@@ -113,14 +111,7 @@ class VisionLanguageModel:
         """
         check_pixels(picture.width, picture.height)
         picture = upright_rgb(picture)
-        counts = self.token_features(picture, prompt)
-        with self.tokenizer_lock:
-            own_ids: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        return replace(
-            counts,
-            picture=picture_features(picture),
-            prompt_embedding=prompt_embedding(self.token_projection_VP, own_ids),
-        )
+        return self._looked_at(self.token_features(picture, prompt), picture, prompt)
 
     def token_features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
         """Return the part of a request's features that latency depends on: its text tokens, and the image tokens that each
@@ -130,33 +121,57 @@ class VisionLanguageModel:
         """
         check_pixels(picture.width, picture.height)
         width, height = upright_size(picture)
-        with self.tokenizer_lock:
-            text_tokens = self.prompts.text_tokens(prompt)
-            plans = {tier: self._plan(width, height, self._cap(tier)) for tier in self.tiers}
-            ahead = {tier: self.prompts.picture_tokens(prompt, plan, text_tokens) for tier, plan in plans.items()}
-        return RequestFeatures(text_tokens=text_tokens, vision_tokens=ahead)
+        return self._ahead([(width, height)], partial(self.prompts.question, prompt))
+
+    def chat_features(
+        self, messages: Sequence[Message], *, template_arguments: Mapping[str, object] | None = None, look: bool = True
+    ) -> RequestFeatures:
+        """Return what a controller may know of a chat before the vision encoder runs, as `features` does for a question.
+
+        The image tokens of a tier are those of all pictures; without a picture they are 0. With one picture, and only then,
+        and where `look` asks for it, the picture is looked at and what the user's last message asks. Raises as
+        `prepare_chat` does.
+        """
+        chat = opened(messages)
+        pictures = pictures_of(chat)
+        counts = self._ahead(
+            [picture.size for picture in pictures], partial(self._chat, chat, len(pictures), template_arguments)
+        )
+        return self._looked_at(counts, pictures[0], question_of(chat)) if look and len(pictures) == 1 else counts
 
     def decode(self, ids: torch.Tensor) -> str:
         """Turn output token ids (sequence) into text, special tokens left out."""
         with self.tokenizer_lock:
             return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def _seen(self, picture: Image.Image, tier: str | None) -> tuple[ImagePlan, dict[str, torch.Tensor], int | None]:
-        cap = self._cap(tier)
-        check_pixels(picture.width, picture.height)
-        picture = upright_rgb(picture)
-        plan = self._plan(picture.width, picture.height, cap)
-        return plan, encoded(self._vision, picture, plan), cap
+    def _looked_at(self, counts: RequestFeatures, picture: Image.Image, prompt: str) -> RequestFeatures:
+        with self.tokenizer_lock:
+            own_ids: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return replace(
+            counts,
+            picture=picture_features(picture),
+            prompt_embedding=prompt_embedding(self.token_projection_VP, own_ids),
+        )
 
-    def _prepared(
-        self,
-        ids: list[int],
-        text_tokens: int,
-        tensors: Mapping[str, torch.Tensor],
-        *,
-        image_tokens: int,
-        cap: int | None,
-    ) -> PreparedRequest:
+    def _chat(self, chat: Sequence[Message], pictures: int, arguments: Mapping[str, object] | None) -> str:
+        return self.prompts.chat(chat, pictures, arguments or {})
+
+    def _ahead(self, sizes: Sequence[tuple[int, int]], write: Callable[[], str]) -> RequestFeatures:
+        """Return the token counts of a request from the (width, height) of its upright pictures."""
+        with self.tokenizer_lock:
+            written = write()
+            text_tokens = self.prompts.text_tokens(written)
+            plans = {tier: self._plans(sizes, self._cap(tier)) for tier in self.tiers}
+            ahead = {tier: self.prompts.picture_tokens(written, each, text_tokens) for tier, each in plans.items()}
+        return RequestFeatures(text_tokens=text_tokens, vision_tokens=ahead, pictures=len(sizes))
+
+    def _prepared(self, pictures: Sequence[Image.Image], write: Callable[[], str], tier: str | None) -> PreparedRequest:
+        cap = self._cap(tier) if pictures else None
+        plans = self._plans([picture.size for picture in pictures], cap)
+        tensors = encoded_request(self._vision, pictures, plans, self.parts.family.several)
+        with self.tokenizer_lock:
+            written = write()
+            ids, text_tokens = self.prompts.ids(written, plans), self.prompts.text_tokens(written)
         ids_BL = torch.tensor([ids])
         inputs = {
             "input_ids": ids_BL,
@@ -168,7 +183,7 @@ class VisionLanguageModel:
             inputs={name: self._placed(value) for name, value in inputs.items()},
             target_vision_tokens=cap,
             vision_tokens=len(ids) - text_tokens,
-            image_tokens=image_tokens,
+            image_tokens=sum(plan.tokens for plan in plans),
             text_tokens=text_tokens,
         )
 
@@ -188,10 +203,15 @@ class VisionLanguageModel:
             raise UnknownChoiceError("tier", tier, TIERS)
         return self.tier_token_caps[tier]
 
-    def _plan(self, width: int, height: int, cap: int | None) -> ImagePlan:
-        family, vision = self.parts.family, self._vision
-        check_smallest(width, height, family.tiers.smallest_side(vision))
-        return family.plan(vision, width, height, UNBOUNDED if cap is None else cap, self.prompts.cost)
+    def _plans(self, sizes: Sequence[tuple[int, int]], cap: int | None) -> list[ImagePlan]:
+        """Return the plan of every picture of a request, by their (width, height) in pixels."""
+        family, vision, alone = self.parts.family, self._vision, len(sizes) == 1
+        plans: list[ImagePlan] = []
+        for number, (width, height) in enumerate(sizes):
+            check_smallest(width, height, family.rule(alone=alone).smallest_side(vision))
+            cost = partial(self.prompts.cost, number=number)
+            plans.append(family.plan(vision, width, height, UNBOUNDED if cap is None else cap, cost, alone=alone))
+        return plans
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         dtype = self.parts.model.dtype if value.is_floating_point() else value.dtype

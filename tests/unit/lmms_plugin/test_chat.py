@@ -75,6 +75,8 @@ def answer(measured_ms, *, bound_ms=12.0, tier="low", promised=True):
         refused=False,
         within_budget=measured_ms <= 11.0,
         outside=(),
+        vision_tokens=16,
+        text_tokens=8,
         times=times,
         waited_ms=0.0,
         features_us=1.0,

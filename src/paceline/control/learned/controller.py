@@ -45,8 +45,8 @@ class LearnedController:
 
     A `supervised` chooser predicts accuracies: the best predicted reward is preferred. A `grpo` chooser has preferences. It
     chooses among what fits now, drift included. What it prefers for a request beyond its training is refused, unless
-    `trust_outside`: then the decision is BoundController's, marked `refused`. `observe` corrects the bounds while it serves;
-    an instance is meant for one stream of requests on one machine.
+    `trust_outside`, and for a request with no picture or several in any case: then the decision is BoundController's, marked
+    `refused`. `observe` corrects the bounds while it serves; an instance is meant for one stream of requests on one machine.
     """
 
     def __init__(
@@ -105,9 +105,12 @@ class LearnedController:
         """Return the decision, None where nothing fits, and what the configurations take."""
         require_budget(budget_ms)
         request = require_features(features)
-        vector, ranked = request_vector(request), self.bound.ranked
-        times = self.bound.times(request)
+        ranked, times = self.bound.ranked, self.bound.times(request)
         fitting = ranked.fitting(budget_ms, times)
+        if request.pictures != 1:  # its training had one picture a request
+            unseen = ranked.decision(int(fitting[0]), times, refused=True) if len(fitting) else None
+            return unseen, times
+        vector = request_vector(request)
         if not len(fitting):
             return None, times
         outside = self.chooser.outside(vector, budget_ms)

@@ -4,6 +4,7 @@ from typing import Any
 
 from paceline.models.families import geometry as of
 from paceline.models.families.family import Family
+from paceline.models.families.joining import Several
 from paceline.models.families.layouts import (
     fenced_pieces,
     grid_of_atoms,
@@ -47,12 +48,19 @@ ANYRES_384 = {"low": 1512, "medium": 3726, "high": 7380}
 LLAVA_NEXT = Family(tiers=pinpoints(of.pinpoint_sizes, of.anyres(of.encoder_side, of.clip_tokens)), caps=ANYRES_336)
 MINICPM = Family(
     tiers=tile_count("max_slice_nums", of.own_slices, of.minicpm_slices),
-    layout=slices("<image_id>0</image_id><image>", "</image>", "<slice>", "</slice>"),
+    layout=slices("<image_id>{picture}</image_id><image>", "</image>", "<slice>", "</slice>"),
+    several=Several(along={"pixel_values": -1}),
 )
+# LLaVA-OneVision cuts into tiles a picture that is alone; of several each is one square
+ONEVISION_SQUARES = Several(tiers=enumerated("size of the picture", of.onevision_square), together=True)
 FIXED_PATCHES = Family(tiers=fixed(of.patch_tokens))
 
 FAMILIES: dict[str, Family] = {
-    "aria": Family(tiers=enumerated("max_image_size, split_image", of.aria_settings)),
+    "aria": Family(
+        tiers=enumerated("max_image_size, split_image", of.aria_settings),
+        several=Several(tiers=enumerated("split_image", of.aria_small_settings)),
+        limits="several pictures in one request are encoded at 490 pixels a side",
+    ),
     "aya_vision": Family(
         tiers=tile_count("max_patches", of.own_tiles, of.cropped(of.downsampled_tokens)),
         layout=numbered_tiles("<|START_OF_IMG|>", "TILE_{number}", "TILE_GLOBAL", "<|END_OF_IMG|>"),
@@ -100,7 +108,10 @@ FAMILIES: dict[str, Family] = {
     "llava_next": LLAVA_NEXT,
     "llava_next_video": LLAVA_NEXT,
     "llava_onevision": Family(
-        tiers=pinpoints(of.pinpoint_sizes, of.anyres(of.encoder_side, of.clip_tokens)), caps=ANYRES_384
+        tiers=pinpoints(of.pinpoint_sizes, of.anyres(of.encoder_side, of.clip_tokens)),
+        caps=ANYRES_384,
+        several=ONEVISION_SQUARES,
+        limits="several pictures in one request are one square each, which no tier moves",
     ),
     "minicpmv4_6": MINICPM,
     "minicpmv4_7": MINICPM,

@@ -1,6 +1,6 @@
 """A family's declaration: how a tier acts, how its tokens stand in the prompt, and what else is its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from paceline.errors import PictureError
+from paceline.models.families.joining import Several, joined
 from paceline.models.families.layouts import bare
 from paceline.models.families.plans import Cost, ImagePlan, Layout, TierRule, Vision
 
@@ -21,7 +22,8 @@ class Family:
     `placeholder` is what its chat template writes for a picture, None where that is the image token itself. `prompt` writes
     the whole prompt of a family that has no chat template: (tokenizer, the placeholders' text, the question). `caps` are the
     tiers of a model that ships with none of its own. `types` says what `token_type_ids` mark: the image tokens (1), those and
-    the markers around them, or all that was generated. `limits` are sentences for the table of families.
+    the markers around them, or all that was generated. `several` says what is its own where a request has several pictures.
+    `limits` are sentences for the table of families.
     """
 
     tiers: TierRule
@@ -30,6 +32,7 @@ class Family:
     prompt: Callable[[Any, str, str], str] | None = None
     caps: Mapping[str, int] = field(default_factory=lambda: TIER_TOKEN_CAPS)
     types: Literal["image", "image and markers", "generated"] = "image"
+    several: Several = field(default_factory=Several)
     limits: str = ""
 
     @property
@@ -37,13 +40,17 @@ class Family:
         """Whether a tier can move the image tokens at all."""
         return self.tiers.argument is not None
 
-    def plan(self, vision: Vision, width: int, height: int, cap: int, cost: Cost) -> ImagePlan:
-        """Return the largest plan of a picture of this size in pixels within `cap` tokens.
+    def rule(self, *, alone: bool) -> TierRule:
+        """Return the rule that a picture follows, alone in its request or one of several."""
+        return self.tiers if alone or self.several.tiers is None else self.several.tiers
+
+    def plan(self, vision: Vision, width: int, height: int, cap: int, cost: Cost, *, alone: bool = True) -> ImagePlan:
+        """Return the largest plan of a picture of this size in pixels within `cap` tokens, alone in its request or not.
 
         Raises PictureError where none is, or where the image processor takes no picture of this shape.
         """
         try:
-            return self.tiers.plan(vision, width, height, cap, cost)
+            return self.rule(alone=alone).plan(vision, width, height, cap, cost)
         except PictureError:
             raise
         except ValueError as error:  # the processors' own refusals: of a shape, of a size of 0
@@ -57,5 +64,21 @@ def encoded(vision: Vision, picture: Image.Image, plan: ImagePlan) -> dict[str, 
     """Return the image processor's tensors for one RGB picture under a plan."""
     if plan.scaled_to is not None:
         picture = picture.resize(plan.scaled_to, Image.Resampling.BICUBIC)
-    found = vision.processor(picture, return_tensors="pt", **plan.arguments)
+    return _processed(vision, picture, plan.arguments)
+
+
+def encoded_request(
+    vision: Vision, pictures: Sequence[Image.Image], plans: Sequence[ImagePlan], several: Several
+) -> dict[str, torch.Tensor]:
+    """Return the image processor's tensors for all RGB pictures of a request, each under its plan; none without a picture."""
+    if not pictures:
+        return {}
+    if several.together and len(pictures) > 1:
+        return _processed(vision, [list(pictures)], plans[0].arguments)
+    found = [encoded(vision, picture, plan) for picture, plan in zip(pictures, plans, strict=True)]
+    return joined(found, several) if len(found) > 1 else found[0]
+
+
+def _processed(vision: Vision, pictures: object, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    found = vision.processor(pictures, return_tensors="pt", **arguments)
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}

@@ -15,6 +15,7 @@ from transformers.models.ovis2.image_processing_pil_ovis2 import get_min_tile_co
 from paceline.models.families.plans import ImagePlan, Vision
 
 GEMMA4_LEVELS = (70, 140, 280, 560, 1120)  # all that its processor takes
+ARIA_SMALL_PX, ARIA_LARGE_PX = 490, 980  # all that its processor takes
 GEMMA3_MOST_CROPS = 4  # these three are the defaults of Gemma 3's own processor
 GEMMA3_SMALLEST_CROP_PX = 256
 GEMMA3_LEAST_RATIO = 1.2
@@ -156,13 +157,23 @@ def gemma4_levels(vision: Vision, width: int, height: int) -> Iterable[ImagePlan
 def aria_settings(vision: Vision, width: int, height: int) -> Iterable[ImagePlan]:
     """Return Aria's plans: the whole picture at 490 or 980 pixels a side, or cut into tiles of either."""
     processor, config = vision.processor, vision.config
-    for side in (490, 980):
+    for side in (ARIA_SMALL_PX, ARIA_LARGE_PX):
         queries = config.projector_patch_to_query_dict[(side // _side(config.vision_config.patch_size)) ** 2]
         yield ImagePlan(pieces=(queries,), arguments={"max_image_size": side, "split_image": False})
         arguments: dict[str, Any] = {"max_image_size": side, "split_image": True}
         if processor.split_resolutions:
             pieces = int(processor.get_number_of_image_patches(height, width, arguments))
             yield ImagePlan(pieces=(queries,) * pieces, arguments=arguments)
+
+
+def aria_small_settings(vision: Vision, width: int, height: int) -> Iterable[ImagePlan]:
+    """Return Aria's plans at 490 pixels a side: pictures of one request go through the encoder as tiles of one size."""
+    return (plan for plan in aria_settings(vision, width, height) if plan.arguments["max_image_size"] == ARIA_SMALL_PX)
+
+
+def onevision_square(vision: Vision, _width: int, _height: int) -> Iterable[ImagePlan]:
+    """Return LLaVA-OneVision's plan of a picture that is not alone: padded to a square, one tile and a newline token."""
+    yield ImagePlan(pieces=(clip_tokens(vision) + 1,))
 
 
 def minicpm_slices(vision: Vision, width: int, height: int, slices: int) -> ImagePlan:
