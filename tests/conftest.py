@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from paceline.datasets import VisualQuestion, digit_questions
 from paceline.models.loading import PreparedRequest, VisionLanguageModel, load_model
 
-# The same examples in every run, so that a change is judged by what it changes; `make explore` draws others.
-settings.register_profile("same examples", derandomize=True)
-settings.register_profile("other examples", max_examples=500, print_blob=True)
+# The same examples in every run, so that a change is judged by what it changes; `make explore` draws others. How long an
+# example takes tells of the machine alone.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same examples", UNTIMED, derandomize=True)
+settings.register_profile("other examples", UNTIMED, max_examples=500, print_blob=True)
 settings.load_profile("other examples" if os.environ.get("PACELINE_EXPLORE") else "same examples")
 
 
