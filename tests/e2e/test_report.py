@@ -1,6 +1,9 @@
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -15,9 +18,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from typer.testing import CliRunner
 
 from paceline.cli import report as report_command
+from paceline.cli.simulate import command as simulate_command
 from paceline.control import LookupTable
 from paceline.control.estimated import BoundController
-from paceline.errors import OutputPathError, UnknownChoiceError
+from paceline.errors import OutputPathError, RequestFileError, UnknownChoiceError
 from paceline.evaluate import Evaluation, evaluate
 from paceline.evaluate.knob_shares import knob_shares
 from paceline.fit import build_dataset_tables, build_lookup_table
@@ -30,11 +34,15 @@ from paceline.report.evaluation import write_evaluation
 from paceline.report.lines import LINES, lines_of, words_of
 from paceline.report.page import report_page
 from paceline.report.parts import LARGEST_PAGE_BYTES
+from paceline.report.timeline import timeline_rows, write_timeline
+from paceline.schedule import read_step_log
+from paceline.tune.run_files import read_requests
 
 CHROMIUM = which("chromium") or which("google-chrome")
 LAUNCH = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PATIENCE_MS = 240_000
 HOSTILE = "<img src=x onerror=alert(1)>"
+HOSTILE_RUN = f"{HOSTILE} run"
 TIERS = {"low": 20.0, "medium": 40.0, "high": 60.0}
 
 
@@ -424,3 +432,93 @@ def test_two_controllers_of_one_learner_look_different() -> None:
 
 def test_without_learned_controllers_the_page_says_nothing_of_them(evaluation_file: Path) -> None:
     assert "What learning wins back" not in evaluation_file.read_text()
+
+
+STEP_TIME = {
+    "base_ms": 5.0,
+    "per_decode_token_ms": 0.05,
+    "per_decode_context_token_ms": 0.0001,
+    "per_prefill_token_ms": 0.04,
+    "per_prefill_attention_token_ms": 0.00001,
+}
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated")
+    rows = [f"{index * 0.004},{60 + index % 7 * 40},{20 + index}" for index in range(80)]
+    (folder / "trace.csv").write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    (folder / "step_time.json").write_text(json.dumps(STEP_TIME))
+    app = typer.Typer()
+    simulate_command.register(app)
+    engine = ["--engine", "reference", "--rules", "vllm", "--max-num-seqs", "16", "--num-blocks", "120"]
+    flags = ["--step-time", str(folder / "step_time.json"), "--chunk-size", "128", "--out", str(folder / HOSTILE_RUN)]
+    CliRunner().invoke(app, [str(folder / "trace.csv"), *engine, *flags], catch_exceptions=False)
+    return folder / HOSTILE_RUN
+
+
+@pytest.fixture(scope="session")
+def timeline_file(run_directory: Path) -> Path:
+    path = run_directory.parent / "timeline.html"
+    written = CliRunner().invoke(command_line(), [str(run_directory), "-o", str(path)], catch_exceptions=False)
+    assert "MB" in written.stderr
+    return path
+
+
+def test_a_run_is_a_timeline_of_queue_tokens_running_and_memory(
+    browser: Browser, timeline_file: Path, run_directory: Path
+) -> None:
+    visit = Visit(browser, timeline_file)
+    charts = visit.page.locator("[data-chart]").evaluate_all("all => all.map(each => each.dataset.chart)")
+    assert charts == ["waiting", "tokens", "running", "used_blocks"]
+    for chart, areas in zip(charts, (1, 2, 1, 1), strict=True):
+        svg = visit.page.locator(f"[data-chart={chart}] svg")
+        assert svg.locator(".mark-area path").count() == areas
+    assert visit.page.locator("[data-chart=used_blocks] svg .mark-rule.role-mark line").count() == 1
+    header = visit.page.inner_text("header")
+    assert HOSTILE_RUN in header and "Simulated: in virtual time, no model ran" in header
+    preemptions = sum(each.preemptions for each in read_requests(run_directory))
+    assert preemptions > 0 and f"{preemptions:,}" in header
+    assert visit.complaints == []
+    assert visit.requests == [timeline_file.as_uri()]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_a_timeline_fits_a_phone(browser: Browser, timeline_file: Path, width: int, scheme: str) -> None:
+    visit = Visit(browser, timeline_file, width=width, scheme=scheme)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+    assert visit.complaints == []
+
+
+def test_a_timeline_adds_up_to_what_the_steps_did(run_directory: Path) -> None:
+    requests, steps = read_requests(run_directory), read_step_log(run_directory / "steps.jsonl")
+    rows = timeline_rows(requests, steps, spans=37)
+    span = rows[1]["seconds"]
+    for name in ("waiting", "running", "used_blocks"):
+        whole = sum(getattr(step, name) * step.execute_ms / 1e3 for step in steps)
+        assert sum(row[name] for row in rows) * span == pytest.approx(whole, rel=1e-3)
+    busy = sum(step.execute_ms / 1e3 for step in steps)
+    assert sum(row["busy"] for row in rows) * span == pytest.approx(busy, rel=1e-3)
+    prefill = sum(step.load.prefill_tokens * step.execute_ms / 1e3 for step in steps)
+    assert sum(row["prefill_tokens"] * row["busy"] for row in rows) * span == pytest.approx(prefill, rel=1e-3)
+    assert max(row["used_blocks"] for row in rows) <= 119
+
+
+def test_a_log_without_blocks_has_a_timeline(browser: Browser, run_directory: Path, tmp_path: Path) -> None:
+    steps = [replace(step, used_blocks=None) for step in read_step_log(run_directory / "steps.jsonl")]
+    path = tmp_path / "old.html"
+    write_timeline(read_requests(run_directory), steps, path, title="old", document={})
+    visit = Visit(browser, path)
+    assert visit.page.locator("[data-chart] svg").count() == 3
+    assert "does not say how many blocks" in visit.page.inner_text("main")
+    assert "Simulated" not in visit.page.inner_text("body")
+    assert visit.complaints == []
+
+
+def test_a_description_that_cannot_be_read_is_a_sentence(run_directory: Path, tmp_path: Path) -> None:
+    for content, words in (("[]", r"run\.json: holds \[\]"), ("{", r"run\.json: cannot be read")):
+        broken = tmp_path / f"run{len(content)}"
+        shutil.copytree(run_directory, broken)
+        (broken / "run.json").write_text(content)
+        with pytest.raises(RequestFileError, match=words):
+            CliRunner().invoke(command_line(), [str(broken), "-o", str(tmp_path / "x.html")], catch_exceptions=False)

@@ -73,7 +73,8 @@ def test_vllm_in_virtual_time_and_the_simulator_leave_the_same_run(
         assert each.first_token_seconds == ours[each.request_id].first_token_seconds
         assert each.completion_seconds == ours[each.request_id].completion_seconds
     steps = [
-        [(step.chunks, step.decoding) for step in read_step_log(run / "steps.jsonl")] for run in (virtual, simulated)
+        [(step.chunks, step.decoding, step.used_blocks) for step in read_step_log(run / "steps.jsonl")]
+        for run in (virtual, simulated)
     ]
     assert steps[0] == steps[1]
 

@@ -22,6 +22,7 @@ ROW_STEP_PX = 17
 PANEL_HEIGHT_PX = 230
 BUDGET_CHART_HEIGHT_PX = 320
 LEARNING_CHART_HEIGHT_PX = 160
+TIMELINE_HEIGHT_PX = 150
 TIER_COLOURS = {"low": "var(--low)", "medium": "var(--medium)", "high": "var(--high)", "all": "var(--high)"}
 STAGE_COLOURS = dict(zip(STAGES, ("var(--vision)", "var(--prefill)", "var(--decode)", "var(--other)"), strict=True))
 INK, MUTED, GLOBAL, OWN = "var(--ink)", "var(--muted)", "var(--global)", "var(--own)"
@@ -112,6 +113,39 @@ def learning_chart(colours: Mapping[str, str], rows: Sequence[Mapping[str, Any]]
     chart = alt.layer(drawn.mark_line(strokeWidth=2), drawn.mark_circle(size=25))
     placed = chart.properties(width="container", height=LEARNING_CHART_HEIGHT_PX)
     return {**placed.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def timeline_chart(
+    fields: Mapping[str, tuple[str, str]], title: str, *, across: tuple[str, float] | None = None
+) -> dict[str, Any]:
+    """Return the specification of areas over time, one on the other, from `rows`.
+
+    `fields` gives each area's word and colour; `across` a word and a value that are drawn over the whole width.
+    """
+    words, colours = [word for word, _ in fields.values()], [colour for _, colour in fields.values()]
+    legend = alt.Legend(orient="top", symbolOpacity=1) if len(fields) > 1 else None
+    areas = (
+        alt.Chart(ROWS)
+        .transform_calculate(**{word: f"datum['{field}']" for field, (word, _) in fields.items()})
+        .transform_fold([*words], as_=["what", "value"])
+        .mark_area(interpolate="step-after", opacity=0.85)
+        .encode(
+            alt.X("seconds:Q", title="seconds since the first arrival", scale=alt.Scale(nice=False)),
+            alt.Y("value:Q", title=title, stack=True),
+            alt.Color("what:N", legend=legend, scale=alt.Scale(domain=words, range=colours)),
+            tooltip=[
+                alt.Tooltip("seconds:Q", format=".2f"),
+                alt.Tooltip("what:N"),
+                alt.Tooltip("value:Q", format=",.1f"),
+            ],
+        )
+    )
+    layers: list[alt.Chart] = [areas]
+    if across is not None:
+        line = alt.Chart(alt.InlineData(values=[{"value": across[1], "what": across[0]}]))
+        layers.append(line.mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.Y("value:Q"), tooltip=["what:N"]))
+    chart = alt.layer(*layers).properties(width="container", height=TIMELINE_HEIGHT_PX)
+    return {**chart.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
 def _front(latency_kind: str, budget_range_ms: tuple[float, float]) -> Layers:

@@ -54,7 +54,12 @@ def title_of(profile: Profile) -> str:
 
 def facts_list(profile: Profile, facts: Mapping[str, str]) -> str:
     """Return the head of a page: names and values, and a mark on data that were generated."""
-    badge = '<p class="synthetic">Synthetic data: generated, not measured</p>' if _is_synthetic(profile) else ""
+    return plain_facts(facts, mark="Synthetic data: generated, not measured" if _is_synthetic(profile) else None)
+
+
+def plain_facts(facts: Mapping[str, str], *, mark: str | None = None) -> str:
+    """Return names and values, with a mark over them on what must not be taken for measured."""
+    badge = "" if mark is None else f'<p class="synthetic">{escape(mark)}</p>'
     pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f'{badge}<dl class="facts">{pairs}</dl>'
 
@@ -102,5 +107,10 @@ def _run(run: Provenance) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
         "settings": ", ".join(f"{name} = {value}" for name, value in run.settings.items()),
     }
+    return origin_list(facts)
+
+
+def origin_list(facts: Mapping[str, str]) -> str:
+    """Return where something comes from, name by name."""
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f'<dl class="origin">{pairs}</dl>'

@@ -14,6 +14,7 @@ from paceline.schedule.step_time import StepLoad, with_chunk
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "a whole number": int,
+    "a whole number or null": (int, type(None)),
     "a number": (int, float),
     "a number or null": (int, float, type(None)),
     "a list": list,
@@ -40,7 +41,11 @@ FIELDS = {
     "preempted": "a list",
 }
 # what logs of earlier versions lack, with its kind and what stands for it
-LATER_FIELDS: Mapping[str, tuple[str, int | None]] = {"engine": ("a whole number", 0), "run": ("text or null", None)}
+LATER_FIELDS: Mapping[str, tuple[str, int | None]] = {
+    "engine": ("a whole number", 0),
+    "run": ("text or null", None),
+    "used_blocks": ("a whole number or null", None),
+}
 LARGEST = sys.float_info.max
 DERIVED = ("prefill_tokens", "prefill_attention_tokens")  # written for readers, computed from the chunks here
 
@@ -60,6 +65,7 @@ class StepRecord:
     `waiting` and `running` count requests once the step was planned; `predicted_ms` is None without a step-time model.
     The clock of `started_seconds` is the engine's, the same for all lines of a run. `engine` numbers the data-parallel
     engines that may write to one log, `run` tells one start of an engine from another; steps are numbered within both.
+    `used_blocks` are those of the key-value cache that requests hold once the step was planned; None where not known.
     """
 
     step: int
@@ -78,6 +84,7 @@ class StepRecord:
     preempted: tuple[str, ...]
     engine: int = 0
     run: str | None = None
+    used_blocks: int | None = None
 
     @property
     def load(self) -> StepLoad:

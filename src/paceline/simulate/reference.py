@@ -132,7 +132,8 @@ class Simulation:
             self._execution[request.index] += seconds
             if math.isnan(self._first_scheduled[request.index]):
                 self._first_scheduled[request.index] = self._now
-        self._log.add(step, work, self._now, seconds, self._rules.waiting_count, len(self._rules.running))
+        used = self._rules.engine.usable_blocks - self._rules.free
+        self._log.add(step, work, self._now, seconds, (self._rules.waiting_count, len(self._rules.running), used))
         self._now += seconds
         for request, tokens in served:
             self._progress(request, tokens)
@@ -227,7 +228,7 @@ class _StepLog:
 
     started: list[float] = field(default_factory=list[float])
     seconds: list[float] = field(default_factory=list[float])
-    counts: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+    counts: list[tuple[int, int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int, int]])
     chunks: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     chunk_offsets: list[int] = field(default_factory=lambda: [0])
     preempted: list[int] = field(default_factory=list[int])
@@ -238,11 +239,12 @@ class _StepLog:
     def note_preempted(self, step: Step) -> None:
         self.preempted += [request.index for request in step.preempted]
 
-    def add(self, step: Step, work: StepWork, now: float, seconds: float, waiting: int, running: int) -> None:
+    def add(self, step: Step, work: StepWork, now: float, seconds: float, held: tuple[int, int, int]) -> None:
+        """Write a step down; `held` counts those who wait, those who run, and their blocks."""
         number = len(self.started)
         self.started.append(now)
         self.seconds.append(seconds)
-        self.counts.append((work.decodes, work.decode_context_tokens, waiting, running))
+        self.counts.append((work.decodes, work.decode_context_tokens, *held))
         self.chunks += [(request.index, tokens, request.computed) for request, tokens in step.chunks]
         self.chunk_offsets.append(len(self.chunks))
         self.note_preempted(step)
@@ -258,7 +260,7 @@ class _StepLog:
 
     def columns(self) -> StepColumns:
         counts, chunks, spans = (
-            _integer_columns(self.counts, 4),
+            _integer_columns(self.counts, 5),
             _integer_columns(self.chunks, 3),
             _integer_columns(self.spans, 3),
         )
@@ -269,6 +271,7 @@ class _StepLog:
             decode_context_tokens=counts[1],
             waiting=counts[2],
             running=counts[3],
+            used_blocks=counts[4],
             chunk_offsets=np.array(self.chunk_offsets, dtype=np.int64),
             chunk_request=chunks[0],
             chunk_tokens=chunks[1],
@@ -302,7 +305,7 @@ class _Progress:
             end -= 1
         begins = log.chunk_offsets[min(first, end)]
         chunks = _integer_columns(log.chunks[begins : log.chunk_offsets[end]], 3)
-        counts = _integer_columns(log.counts[first:end], 4)
+        counts = _integer_columns(log.counts[first:end], 5)
         factors = [self.requests[request].prefill_factor for request in chunks[0].tolist()]
         return executed_steps(
             seconds=np.array(log.seconds[first:end], dtype=np.float64),

@@ -17,7 +17,7 @@ class StepColumns:
 
     `preempted_offsets` are the same for preemptions. A request decodes in all steps from `decode_first_step` up to
     `decode_end_step`, excluded; it may have several such spans, which stand in the order in which an engine serves them.
-    `waiting` and `running` count requests once the step was planned.
+    `waiting` and `running` count requests, and `used_blocks` the blocks that they hold, once the step was planned.
     """
 
     started_seconds: Floats
@@ -26,6 +26,7 @@ class StepColumns:
     decode_context_tokens: Integers
     waiting: Integers
     running: Integers
+    used_blocks: Integers
     chunk_offsets: Integers
     chunk_request: Integers
     chunk_tokens: Integers
@@ -113,7 +114,7 @@ def step_records(
 
     starts, seconds = steps.started_seconds.tolist(), steps.seconds.tolist()
     counts = (steps.decode_tokens.tolist(), steps.decode_context_tokens.tolist())
-    queues = (steps.waiting.tolist(), steps.running.tolist())
+    queues = (steps.waiting.tolist(), steps.running.tolist(), steps.used_blocks.tolist())
     chunks = list(
         zip(steps.chunk_request.tolist(), steps.chunk_tokens.tolist(), steps.chunk_context_tokens.tolist(), strict=True)
     )
@@ -139,6 +140,7 @@ def step_records(
             running=queues[1][step],
             preempted=tuple(sorted(name(each) for each in preempted[preempted_at[step] : preempted_at[step + 1]])),
             engine=engine,
+            used_blocks=queues[2][step],
         )
         for step, decoding in enumerate(steps.decoding())
     )

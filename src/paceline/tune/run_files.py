@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from paceline.errors import PacelineError, RequestFileError
+from paceline.json_document import parsed_json
 from paceline.profiles.atomic import new_directory
 from paceline.schedule.json_lines import parsed_lines
 from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes
@@ -81,3 +83,22 @@ def read_requests(run: Path) -> tuple[RequestTimes, ...]:
         return times
 
     return tuple(parsed_lines(text, path, parsed))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run: its document and its requests."""
+    return (path / DOCUMENT).is_file() and (path / REQUESTS).is_file()
+
+
+def read_document(run: Path) -> dict[str, object]:
+    """Return a run's description of itself; raises RequestFileError where it cannot be read as an object."""
+    path = run / DOCUMENT
+    try:
+        document = parsed_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read ({error})"
+        raise RequestFileError(path, reason, expected="a run's description", mend="name a run directory") from error
+    if not isinstance(document, dict):
+        reason = f"holds {document!r:.60}"
+        raise RequestFileError(path, reason, expected="an object", mend="name a run directory")
+    return cast("dict[str, object]", document)

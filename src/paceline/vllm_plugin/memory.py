@@ -93,3 +93,9 @@ class StepMemory:
             apply_admission_cap=scheduler.scheduler_reserve_full_isl,
             prefill_end=max(request.num_prompt_tokens, request.num_tokens - 1),
         )
+
+
+def used_blocks(scheduler: Any) -> int:
+    """Return the key-value blocks that requests hold; one of all is never anybody's."""
+    pool = scheduler.kv_cache_manager.block_pool
+    return pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()

@@ -8,6 +8,7 @@ from typing import Any
 
 from paceline.schedule.step_log import PrefillChunk, step_load
 from paceline.schedule.step_time import StepTimeModel
+from paceline.vllm_plugin.memory import used_blocks
 from paceline.vllm_plugin.recording import EngineRecorder, ScheduledStep
 from paceline.vllm_plugin.relied_on import EngineRequest, SchedulerMixin, StepOutput
 
@@ -116,6 +117,7 @@ class RecordedSteps(SchedulerMixin):
             decoding=tuple(request_id for request_id in output.num_scheduled_tokens if request_id in decoding),
             waiting=len(self.waiting) + len(self.kv_holding_waiting),
             running=len(self.running),
+            used_blocks=used_blocks(self),
         )
 
     @property

@@ -39,6 +39,7 @@ class ScheduledStep:
     decoding: tuple[str, ...]
     waiting: int
     running: int
+    used_blocks: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -235,4 +236,5 @@ def _step_record(
         preempted=tuple(sorted(step.output.preempted_req_ids or ())),
         engine=engine,
         run=run,
+        used_blocks=step.used_blocks,
     )

@@ -117,6 +117,7 @@ SCHEDULER_ATTRIBUTES = (
     "kv_cache_manager.watermark_blocks",
     "kv_cache_manager.empty_kv_cache_blocks",
     "kv_cache_manager.block_pool.get_num_free_blocks",
+    "kv_cache_manager.block_pool.num_gpu_blocks",
     "kv_cache_manager.coordinator.get_num_blocks_to_allocate",
     "kv_cache_manager.coordinator.single_type_managers",
     "encoder_cache_manager.cached",

@@ -14,6 +14,7 @@ from paceline.schedule.request_times import RequestTimes
 from paceline.schedule.step_log import PrefillChunk, StepRecord
 from paceline.schedule.step_time import StepTimeModel
 from paceline.vllm_plugin.made_up import made_up_cache, made_up_output
+from paceline.vllm_plugin.memory import used_blocks
 from paceline.vllm_plugin.relied_on import EngineRequest, StepOutput, StructuredOutputManager
 from paceline.vllm_plugin.schedulers import scheduler
 
@@ -71,6 +72,7 @@ class _Scheduled:
     decode_context_tokens: int
     waiting: int
     running: int
+    used_blocks: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,6 +153,7 @@ class VirtualEngine:
             decode_context_tokens=decode_context,
             waiting=len(scheduler.waiting) + len(scheduler.kv_holding_waiting),
             running=len(scheduler.running),
+            used_blocks=used_blocks(scheduler),
         )
 
     def _settle(self, scheduled: _Scheduled) -> None:
@@ -207,6 +210,7 @@ class VirtualEngine:
             decoding=scheduled.decoding,
             waiting=scheduled.waiting,
             running=scheduled.running,
+            used_blocks=scheduled.used_blocks,
             preempted=tuple(sorted(scheduled.output.preempted_req_ids or ())),
         )
         return replace(draft, execute_ms=self.step_time.predict_ms(draft.load))

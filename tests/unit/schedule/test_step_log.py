@@ -37,6 +37,7 @@ RECORDS = st.builds(
     preempted=st.lists(NAMES, max_size=4).map(tuple),
     engine=st.integers(0, 64),
     run=st.none() | NAMES,
+    used_blocks=st.none() | COUNTS,
 )
 RECORD = StepRecord(
     step=3,
@@ -83,6 +84,7 @@ def test_the_line_has_the_fields_that_readers_know() -> None:
         "preempted": ["e"],
         "engine": 0,
         "run": None,
+        "used_blocks": None,
     }
 
 
@@ -112,7 +114,9 @@ def test_fields_that_cannot_be_trusted_are_named(changes: dict[str, Any], messag
         StepRecord.from_line(json.dumps({**json.loads(RECORD.line()), **changes}))
 
 
-@pytest.mark.parametrize("name", [name for name in json.loads(RECORD.line()) if name not in ("engine", "run")])
+@pytest.mark.parametrize(
+    "name", [name for name in json.loads(RECORD.line()) if name not in ("engine", "run", "used_blocks")]
+)
 def test_a_missing_field_is_named(name: str) -> None:
     cells = json.loads(RECORD.line())
     del cells[name]
@@ -129,7 +133,7 @@ def test_any_other_text_is_refused_and_nothing_else_is_raised(text: str) -> None
 def test_a_line_of_an_earlier_version_is_of_the_only_engine() -> None:
     cells = json.loads(replace(RECORD, engine=3, run="5f").line())
     assert StepRecord.from_line(json.dumps(cells)).engine == 3
-    del cells["engine"], cells["run"]
+    del cells["engine"], cells["run"], cells["used_blocks"]
     assert StepRecord.from_line(json.dumps(cells)) == RECORD
 
 

@@ -83,7 +83,7 @@ class FastSimulation:
         fault = self._run_until(math.inf)
         if fault != at.FINISHED:
             raise _error(fault, self.state, self._engine, self._cost)
-        return _run(self.state, self._records)
+        return _run(self.state, self._records, self._engine)
 
     def _run_until(self, seconds: float) -> int:
         fault = run_until(self.state, self._rules, self._numbers, self._records, seconds)
@@ -185,7 +185,7 @@ def _error(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCost)
     return StepTimeError(log_too_short(row))
 
 
-def _run(state: at.State, records: at.Records) -> SimulatedRun:
+def _run(state: at.State, records: at.Records, engine: SimulatedEngine) -> SimulatedRun:
     received = _count(state, "received")
 
     def floats(name: str) -> Floats:
@@ -210,7 +210,7 @@ def _run(state: at.State, records: at.Records) -> SimulatedRun:
         preemptions=integers("preemptions"),
         restart_prompt_tokens=integers("restart_tokens"),
         step_count=_count(state, "step"),
-        steps=_steps(state, records) if records.wanted else None,
+        steps=_steps(state, records, engine.usable_blocks) if records.wanted else None,
     )
 
 
@@ -218,7 +218,7 @@ def _count(state: at.State, name: str) -> int:
     return int(column(state.now, name)[0])
 
 
-def _steps(state: at.State, records: at.Records) -> StepColumns:
+def _steps(state: at.State, records: at.Records, usable_blocks: int) -> StepColumns:
     steps, chunks, spans = (_count(state, name) for name in ("step", "logged_chunks", "spans"))
 
     def of_steps(name: str) -> Integers:
@@ -236,6 +236,7 @@ def _steps(state: at.State, records: at.Records) -> StepColumns:
         decode_context_tokens=of_steps("context"),
         waiting=of_steps("waiting"),
         running=of_steps("running"),
+        used_blocks=usable_blocks - of_steps("free"),
         chunk_offsets=np.concatenate([[0], of_steps("chunk_end")]),
         chunk_request=of_chunks("request"),
         chunk_tokens=of_chunks("tokens"),

@@ -92,12 +92,12 @@ def _plain_ticks(s: State, rules: Rules, cost: Cost, records: Records, until: fl
         seconds = decode_seconds(cost, decodes, context)
         if seconds < 0:
             break
+        free -= phase[at]
         if records.wanted:
             row = log[now.step + ticks]
             row.started, row.seconds, row.decodes, row.context = clock, seconds, decodes, context
-            row.waiting, row.running = now.waiting, decodes
+            row.waiting, row.running, row.free = now.waiting, decodes, free
             row.chunk_end, row.preempted_end = now.logged_chunks, now.logged_preempted
-        free -= phase[at]
         at = (at if at else rules.block_size) - 1
         clock += seconds
         busy += seconds

@@ -112,6 +112,7 @@ class StepRow:
     context: int
     waiting: int
     running: int
+    free: int  # blocks
     chunk_end: int
     preempted_end: int
 

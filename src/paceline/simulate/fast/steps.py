@@ -81,6 +81,7 @@ def record_step(s: State, seconds: float, records: Records) -> None:
     row.started, row.seconds = now.clock, seconds
     row.decodes, row.context = now.decodes, now.context
     row.waiting, row.running = now.waiting, now.decodes + now.partials
+    row.free = now.free
     row.chunk_end, row.preempted_end = now.logged_chunks, now.logged_preempted
 
 
