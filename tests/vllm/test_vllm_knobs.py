@@ -229,6 +229,9 @@ LIES = [
     {TOP_K: 1e308},
     {TOP_K: {"a": 1}},
     {ACTIVE_BLOCKS: 0},
+    {TOP_K: 0.5, ACTIVE_BLOCKS: -0.5},
+    {TOP_K: "", ACTIVE_BLOCKS: ["6"]},
+    {TOP_K: float("-inf"), ACTIVE_BLOCKS: float("nan")},
 ]
 
 
@@ -246,6 +249,12 @@ def test_nothing_that_a_client_sends_ends_the_engine_or_moves_another_answer(moe
     assert len(finished) == len(LIES) + len(honest)
     answers = [(answer(finished[str(number)].outputs[0]), None) for number in range(len(honest))]
     assert max(off_by(oracle["moe"], honest, answers)) < TOLERANCE
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400])
+def test_a_number_that_no_message_can_hold_is_refused_by_vllm_before_the_engine_sees_it(number):
+    with pytest.raises(ValueError, match=r"extra_args integers must be between -2\*\*63 and 2\*\*64 - 1"):
+        SamplingParams(extra_args={TOP_K: number})
 
 
 @pytest.mark.parametrize("extra", LIES)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_vllm_models import save_for_vllm
 
 from paceline.errors import ModelError, OutputPathError
 from paceline.models.loading import EMBEDDED
@@ -49,3 +50,26 @@ def test_a_checkpoint_is_converted_once_and_only_of_its_kind(digits_for_vllm, tm
         write_for_vllm(tmp_path, tmp_path / "out")
     with pytest.raises(ModelError, match="cannot be read"):
         write_for_vllm(tmp_path / "nothing", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def tiny_moe_saved(tmp_path_factory):
+    return save_for_vllm("qwen3_vl_moe", tmp_path_factory.mktemp("tiny") / "saved")
+
+
+def test_a_checkpoint_that_vllm_loads_as_it_is_is_not_turned_around(digits_for_vllm, tmp_path):
+    """As published, and as this function wrote it: turned around it would load where shapes are square, and answer wrongly."""
+    with pytest.raises(ModelError, match="as vLLM loads them; .*serve it as it is"):
+        write_for_vllm(digits_for_vllm, tmp_path / "twice")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_square_tensor_says_nothing_and_its_neighbour_does(tiny_moe_saved, tmp_path):
+    converted = write_for_vllm(tiny_moe_saved, tmp_path / "once")
+    with pytest.raises(ModelError, match="as vLLM loads them"):
+        write_for_vllm(converted, tmp_path / "twice")
+    config = json.loads((tiny_moe_saved / "config.json").read_text())
+    config["text_config"]["moe_intermediate_size"] += 1
+    (converted / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"experts.* has the shape \[.*config.json"):
+        write_for_vllm(converted, tmp_path / "other")

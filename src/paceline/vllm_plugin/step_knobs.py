@@ -12,6 +12,7 @@ import torch
 
 from paceline.models.knobs import skipped_blocks
 from paceline.vllm_plugin.request_knobs import KnobLimits, RequestKnobs
+from paceline.vllm_plugin.request_subset import RequestSubset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class StepKnobs:
     partly: Mapping[int, tuple[bool, ...]]
     native: bool
     rows: torch.Tensor | None = None  # those that run the block being computed, where it is not all of them
-    subsets: dict[tuple[bool, ...], "RequestSubset"] = field(default_factory=dict[tuple[bool, ...], "RequestSubset"])
+    subsets: dict[tuple[bool, ...], RequestSubset] = field(default_factory=dict[tuple[bool, ...], RequestSubset])
 
     @staticmethod
     def of(rows: Sequence[tuple[RequestKnobs, int]], model: KnobModel) -> "StepKnobs":
@@ -58,14 +59,15 @@ class StepKnobs:
             native=not anywhere and not mixed_k and largest == (native_k or 0),
         )
 
+    def top_k_of_rows(self, count: int) -> torch.Tensor:
+        """Return the experts that each of `count` rows takes, of those being computed.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestSubset:
-    """Some requests of a step: their rows, and what attention is told of a step of theirs alone."""
-
-    rows: torch.Tensor
-    slot_mapping: torch.Tensor
-    metadata: object
+        Rows beyond the step's own fill a captured graph's size up: they take as many as the first, and nobody reads them.
+        """
+        assert self.top_k_T is not None
+        top_k_T = self.top_k_T if self.rows is None else self.top_k_T[self.rows.to(self.top_k_T.device)]
+        missing = count - len(top_k_T)
+        return torch.cat([top_k_T, top_k_T[:1].expand(missing)]) if missing > 0 else top_k_T
 
 
 @lru_cache(maxsize=1024)

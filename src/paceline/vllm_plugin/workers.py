@@ -5,16 +5,19 @@ A worker sees every step that is scheduled and owns the model, on each tensor-pa
 
 from typing import Any
 
+from paceline.vllm_plugin.model_structure import decoder_layers, require_plain_layers
 from paceline.vllm_plugin.ranking import engine_ranking
 from paceline.vllm_plugin.relied_on_model import (
     NO_GRAPH,
     EngineWorker,
+    attention_builders,
     forward_context,
-    only_builder,
     refuse_engine,
     require_runner,
+    run_alone,
 )
-from paceline.vllm_plugin.steering import Steering, decoder_layers
+from paceline.vllm_plugin.request_subset import KNOWN_FIELDS, SubsetMetadata
+from paceline.vllm_plugin.steering import Steering
 
 
 class KnobWorker(EngineWorker):
@@ -29,8 +32,9 @@ class KnobWorker(EngineWorker):
         refuse_engine(self.vllm_config)
         super().load_model(*args, **kwargs)
         runner = self.model_runner
-        model = runner.get_model()
-        self.steering = Steering(model, engine_ranking(self.vllm_config.additional_config, len(decoder_layers(model))))
+        layers = decoder_layers(runner.get_model())
+        require_plain_layers(layers, lambda layer: run_alone(self.vllm_config, runner, layer))
+        self.steering = Steering(layers, engine_ranking(self.vllm_config.additional_config, len(layers)))
         if require_runner(runner, eager=self.vllm_config.model_config.enforce_eager):
             self._follow_first_runner(runner)
         else:
@@ -39,7 +43,7 @@ class KnobWorker(EngineWorker):
     def initialize_from_config(self, *args: Any, **kwargs: Any) -> None:
         """Make the key-value cache, and follow the builder of attention metadata that comes with it."""
         super().initialize_from_config(*args, **kwargs)
-        self.steering.follow_builder(only_builder(self.model_runner))
+        self.steering.follow(SubsetMetadata(*attention_builders(self.model_runner, KNOWN_FIELDS)))
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run a step, each request's rows under its own knobs."""

@@ -38,4 +38,9 @@ def normalize(image, mean, std, inplace=False):
     )
 
 
+def pad(image, padding):
+    left, top, right, bottom = padding
+    return torch.nn.functional.pad(image, (left, right, top, bottom))
+
+
 __getattr__ = missing("transforms.functional")
