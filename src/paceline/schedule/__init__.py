@@ -1,6 +1,8 @@
 """Scheduling to a budget: policies, the step planner, and the records that hosts exchange; pure."""
 
 from paceline.schedule.encoder import EncoderBudget, PromptImage
+from paceline.schedule.load_control import LoadCandidate, LoadController, LoadDecision, LoadSettings
+from paceline.schedule.look_ahead import LookAhead, Outlook, PrefillWork, StepPace
 from paceline.schedule.planner import StepPlan, plan_step
 from paceline.schedule.policies import (
     POLICIES,
@@ -24,14 +26,22 @@ __all__ = [
     "DecodeLoad",
     "EncoderBudget",
     "LinearStepTime",
+    "LoadCandidate",
+    "LoadController",
+    "LoadDecision",
+    "LoadSettings",
+    "LookAhead",
+    "Outlook",
     "PlannerSettings",
     "PolicyQueue",
     "PolicyWeights",
     "PrefillChunk",
     "PrefillRequest",
+    "PrefillWork",
     "PromptImage",
     "RequestTimes",
     "StepLoad",
+    "StepPace",
     "StepPlan",
     "StepRecord",
     "StepTimeModel",

@@ -10,7 +10,9 @@ from paceline.simulate.choosing import (
     PromptColumns,
 )
 from paceline.simulate.engine_settings import RULES, SimulatedEngine
+from paceline.simulate.exact import exact_first_token_seconds
 from paceline.simulate.load import RequestColumns
+from paceline.simulate.load_choices import LoadChooser
 from paceline.simulate.replayed import ReplayedCost
 from paceline.simulate.replicas import ReplicaRun, simulate_replicas
 from paceline.simulate.result import SimulatedRun, StepColumns, step_records
@@ -30,6 +32,7 @@ __all__ = [
     "EngineState",
     "ExecutedSteps",
     "LinearCost",
+    "LoadChooser",
     "PromptColumns",
     "ReplayedCost",
     "ReplicaRun",
@@ -40,6 +43,7 @@ __all__ = [
     "StepCost",
     "StepWork",
     "VidurTables",
+    "exact_first_token_seconds",
     "simulate",
     "simulate_replicas",
     "step_records",

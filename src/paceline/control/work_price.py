@@ -1,0 +1,69 @@
+"""What a second of prefill costs the requests to come, in accuracy; and the configuration that is worth its price.
+
+Everybody who takes all that fits his own budget leaves no room for the next tight one (the tragedy of the commons), so a
+choice maximises accuracy − λ · seconds of prefill. λ = max(floor, μ); μ rises when the work that is taken exceeds a share ρ of
+the time between arrivals: μ ← max(0, μ + η (w − ρ · gap)), a dual ascent on the constraint that work is at most ρ of time (as
+in online allocation: Balseiro, Lu and Mirrokni, The Best of Both Worlds, 2023; its regret bound is about average work and says
+nothing of deadlines).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paceline.errors import InvalidValueError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceSettings:
+    """`floor` λ0, accuracy a second; `step` η, accuracy a second²; `share` ρ of time; `ceiling` of μ, accuracy a second.
+
+    With floor and step 0 work has no price. Where even the least work exceeds the share, μ stays at the ceiling.
+    """
+
+    floor: float = 0.0
+    step: float = 0.0
+    share: float = 0.5
+    ceiling: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("floor", "step", "ceiling"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidValueError(name, value, "a finite number of at least 0")
+        if not 0 < self.share <= 1:
+            raise InvalidValueError("share", self.share, "a share of time above 0 and at most 1")
+
+
+class WorkPrice:
+    """The price of one engine's time, as requests arrive; knows no clock."""
+
+    __slots__ = ("_dual", "settings")
+
+    def __init__(self, settings: PriceSettings) -> None:
+        self.settings = settings
+        self._dual = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """Accuracy that a second of prefill must bring now."""
+        return max(self.settings.floor, self._dual)
+
+    def take(self, *, work_seconds: float, gap_seconds: float) -> None:
+        """Take note of a request's work, and of the time since the arrival before it."""
+        own = self.settings
+        risen = self._dual + own.step * (work_seconds - own.share * gap_seconds)
+        self._dual = min(max(0.0, risen), own.ceiling)
+
+
+def worthiest(
+    accuracies: Sequence[float], work_seconds: Sequence[float], fits: Sequence[bool], *, price_per_second: float
+) -> int | None:
+    """Return the place of the largest accuracy − price · work among what fits, the least work of equals; None without any."""
+    best, best_worth = None, (-math.inf, -math.inf)
+    for place, (accuracy, work, is_fitting) in enumerate(zip(accuracies, work_seconds, fits, strict=True)):
+        if is_fitting:
+            worth = (accuracy - price_per_second * work, -work)
+            if worth > best_worth:
+                best, best_worth = place, worth
+    return best

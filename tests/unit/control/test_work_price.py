@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.control.work_price import PriceSettings, WorkPrice, worthiest
+from paceline.errors import InvalidValueError
+
+OPTIONS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2), st.booleans()), min_size=1, max_size=27)
+
+
+@given(OPTIONS, st.floats(0, 10))
+def test_what_is_taken_fits_and_none_that_fits_is_worth_more(options, price):
+    accuracies, work, fits = zip(*options, strict=True)
+    found = worthiest(accuracies, work, fits, price_per_second=price)
+    if not any(fits):
+        assert found is None
+        return
+    worth = np.array(accuracies) - price * np.array(work)
+    assert fits[found] and worth[found] == worth[list(fits)].max()
+
+
+@given(OPTIONS, st.floats(0, 10), st.floats(0, 10))
+def test_a_higher_price_never_takes_more_work(options, one, more):
+    accuracies, work, fits = zip(*options, strict=True)
+    cheap, dear = (worthiest(accuracies, work, fits, price_per_second=price) for price in (one, one + more))
+    if cheap is not None:
+        assert work[dear] <= work[cheap] + 1e-9
+
+
+def test_the_price_rises_under_overload_stays_below_its_ceiling_and_falls_to_the_floor():
+    price = WorkPrice(PriceSettings(floor=0.5, step=0.3, share=0.5, ceiling=8.0))
+    assert price.per_second == 0.5
+    for _ in range(100_000):  # no configuration is as cheap as the target asks
+        price.take(work_seconds=0.1, gap_seconds=0.01)
+    assert price.per_second == 8.0
+    for _ in range(200):
+        price.take(work_seconds=0.1, gap_seconds=1.0)
+    assert price.per_second == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"floor": -0.1}, {"step": float("nan")}, {"share": 0.0}, {"share": 1.5}, {"ceiling": float("inf")}]
+)
+def test_a_price_that_cannot_work_is_refused(wrong):
+    with pytest.raises(InvalidValueError, match=next(iter(wrong))):
+        PriceSettings(**wrong)
