@@ -1,6 +1,6 @@
 """Every error that a user can meet: what is wrong, what was expected, how to mend it, and the values as attributes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -132,6 +132,27 @@ class BudgetTooSmallError(PacelineError):
             f"no configuration keeps a budget of {budget_ms:g} ms: the fastest takes {fastest_ms:.1f} ms; "
             f"ask for at least that, or leave strictness off to get the nearest configuration, marked"
         )
+
+
+class RequestRefusedError(PacelineError, ValueError):
+    """A request over HTTP that is not served: its status, OpenAI's `code`, the field at fault and what else a client is told.
+
+    `details` stand beside the message in the error object, `headers` in the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str = "invalid_value",
+        param: str | None = None,
+        details: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status, self.code, self.param = status, code, param
+        self.details, self.headers = dict(details or {}), dict(headers or {})
+        super().__init__(message)
 
 
 class StepTimeError(PacelineError, ValueError):

@@ -15,10 +15,12 @@ from paceline.errors import ModelError, UnknownChoiceError
 from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families.choosing import family_of
+from paceline.models.families.plans import Vision
 from paceline.models.features import project_tokens
 from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.probe import check_counts
 from paceline.models.prompts import Prompts
+from paceline.models.request_plans import PictureModel, RequestPlans
 from paceline.models.structure import ModelParts, find_parts
 from paceline.models.vision_language import PreparedRequest, VisionLanguageModel
 
@@ -63,6 +65,28 @@ def load_model(
     )
     check_counts(loaded)
     return loaded
+
+
+def load_request_plans(name: str, *, revision: str | None = None) -> RequestPlans:
+    """Load what tells a chat's tokens ahead, and no weights: a model's tokenizer and, where it sees pictures, image processor.
+
+    Raises ModelError when there is no such model, and for a family of pictures that cannot be steered.
+    """
+    source = str(EMBEDDED.get(name, name))
+    settings = read_model_settings(Path(source))
+    with _told(name):
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    tokenizer = _tokenizer(name, source, revision)
+    if getattr(config, "vision_config", None) is None:
+        return RequestPlans(tokenizer=tokenizer, pictures=None)
+    family = family_of(config, f"the model {name!r}")
+    pictures = PictureModel(
+        family=family,
+        vision=Vision(processor=_image_processor(name, source, revision), config=config),
+        prompts=Prompts(tokenizer=tokenizer, family=family, config=config, name=name),
+        tier_token_caps=settings.tier_token_caps or dict(family.caps),
+    )
+    return RequestPlans(tokenizer=tokenizer, pictures=pictures)
 
 
 @contextmanager

@@ -1,18 +1,22 @@
-"""Paceline in vLLM: `--scheduler-cls paceline.vllm_plugin.scheduler`, `--worker-cls paceline.vllm_plugin.worker`.
+"""Paceline in vLLM: `--scheduler-cls paceline.vllm_plugin.scheduler`, `--worker-cls paceline.vllm_plugin.worker`, `--middleware
+paceline.vllm_plugin.budgets`.
 
-`scheduler` plans every step, `stock` is vLLM's own with logs, `worker` gives every request its own experts and blocks. Each loads
-when it is first used: vLLM loads `compile_key` in every process, most of which have neither.
+`scheduler` plans every step, `stock` is vLLM's own with logs, `worker` gives every request its own experts and blocks, `budgets`
+chooses them for a request's latency budget. Each loads when it is first used: vLLM loads `compile_key` in every process, most of
+which have none of them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paceline.vllm_plugin.budgets_server import budgets
     from paceline.vllm_plugin.schedulers import scheduler, stock
     from paceline.vllm_plugin.workers import worker
 
-__all__ = ["scheduler", "stock", "worker"]
+__all__ = ["budgets", "scheduler", "stock", "worker"]
 HOMES = {
+    "budgets": ("budgets_server", "budgets"),
     "scheduler": ("schedulers", "scheduler"),
     "stock": ("schedulers", "stock"),
     "worker": ("workers", "worker"),

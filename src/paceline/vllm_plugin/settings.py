@@ -25,7 +25,8 @@ PLANNER_KEYS = (
 )
 LOG_KEYS = ("step_log", "request_log")
 KNOB_KEYS = ("block_ranking", "controller")  # not the scheduler's: the worker's, and whoever chooses for requests
-KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS, *KNOB_KEYS)
+BUDGET_KEYS = ("alpha", "client_knobs")  # the API server's, beside the controller
+KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS, *KNOB_KEYS, *BUDGET_KEYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,14 @@ class ImagePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierPlan:
+    """One picture under one tier: all tokens that it brings into the prompt, and the image processor's arguments."""
+
+    tokens: int
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Vision:
     """Where a family's numbers are: the image processor and the model's configuration."""
 

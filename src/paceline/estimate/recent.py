@@ -1,0 +1,70 @@
+"""Bounds from the requests that a server has answered itself: split-conformal quantiles over a window of the last ones.
+
+A score is log(measured / predicted), of whatever predicted it: a controller's own bound, a table's mean. So an artifact that
+was measured elsewhere (another host, another load) serves as soon as enough requests were answered here, and a slower machine
+is followed as the window fills with its requests. Exchangeability holds as far as the requests of the window are alike.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from functools import lru_cache
+
+from paceline.errors import InvalidValueError
+from paceline.estimate.bounds import DEFAULT_CONFIDENCE, SMALLEST_MS, least_requests, require_alpha
+from paceline.slo import tolerance_rank
+
+WINDOW = 500  # requests: the rank is then the 483rd for α 0.05 and confidence 0.9
+
+
+class RecentScores:
+    """The scores of the last requests; factors that turn a prediction into what bounds it. None before there are enough.
+
+    Above `upper` a latency lies with probability α at most, with `confidence` over the window that was drawn; below `lower`
+    with α at most, on average over windows.
+    """
+
+    def __init__(self, alpha: float, *, confidence: float = DEFAULT_CONFIDENCE, window: int = WINDOW) -> None:
+        require_alpha(alpha)
+        self.alpha, self.confidence, self.needed = alpha, confidence, least_requests(alpha, confidence)
+        if window < self.needed:
+            raise InvalidValueError("window", window, f"at least {self.needed} requests, which α {alpha:g} needs")
+        self._last: deque[float] = deque(maxlen=window)
+        self._sorted: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def observe(self, measured_ms: float, predicted_ms: float) -> None:
+        """Take note of what a request took, beside what was predicted of it."""
+        if not (0 <= measured_ms < math.inf and 0 <= predicted_ms < math.inf):
+            raise InvalidValueError(
+                "latency", (measured_ms, predicted_ms), "two finite numbers of milliseconds, none below 0"
+            )
+        score = math.log(max(measured_ms, SMALLEST_MS) / max(predicted_ms, SMALLEST_MS))
+        if len(self._last) == self._last.maxlen:
+            del self._sorted[bisect_left(self._sorted, self._last[0])]
+        self._last.append(score)
+        insort(self._sorted, score)
+
+    @property
+    def upper(self) -> float | None:
+        """What a prediction is multiplied by to be its bound."""
+        rank = _upper_rank(len(self._last), self.alpha, self.confidence)
+        return None if rank is None else math.exp(self._sorted[rank - 1])
+
+    @property
+    def lower(self) -> float | None:
+        """What a prediction is multiplied by to be surely exceeded."""
+        rank = math.floor((len(self._last) + 1) * self.alpha)
+        return math.exp(self._sorted[rank - 1]) if rank else None
+
+    @property
+    def median(self) -> float:
+        """What a prediction is multiplied by to be typical; 1 without any request."""
+        return math.exp(self._sorted[len(self._sorted) // 2]) if self._sorted else 1.0
+
+
+@lru_cache(maxsize=4096)
+def _upper_rank(count: int, alpha: float, confidence: float) -> int | None:
+    return tolerance_rank(count, 1 - alpha, confidence) if count else None

@@ -1,0 +1,145 @@
+"""What a chat will cost in tokens, told without the model: text tokens, and the plan of its picture under each tier.
+
+The same rules as `VisionLanguageModel`'s, over a tokenizer and an image processor alone: servers decide with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from paceline.errors import PictureError
+from paceline.models.families.family import Family
+from paceline.models.families.plans import TierPlan, Vision
+from paceline.models.pictures import check_pixels, check_smallest
+from paceline.models.prompts import Message, Prompts, texts_of
+from paceline.records import TIERS
+
+# a longer text is counted by its beginning: tokenizers take a millisecond for some five thousand letters
+MOST_LETTERS = 8192
+UNBOUNDED = 10**9
+LOWER_LIMITS = ("shortest_edge", "min_pixels")  # of arguments of image processors: they cap nothing
+PIXEL_LIMITS = {"max_pixels": "longest_edge", "min_pixels": "shortest_edge"}  # other words for the edges of a `size`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureModel:
+    """How a model's pictures become tokens: its family, image processor and configuration, and its tiers' caps."""
+
+    family: Family
+    vision: Vision
+    prompts: Prompts
+    tier_token_caps: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestPlans:
+    """Tells a chat's tokens ahead; `pictures` is None for a model that only reads text."""
+
+    tokenizer: Any
+    pictures: PictureModel | None
+
+    @property
+    def tiers(self) -> tuple[str | None, ...]:
+        """The tiers of this model, smallest first; (None,) where no picture has another number of tokens under one."""
+        return TIERS if self.pictures is not None and self.pictures.family.has_tiers else (None,)
+
+    def text_tokens(self, messages: Sequence[Message], *, arguments: Mapping[str, object] | None = None) -> int:
+        """Return the tokens of a chat and its template, its pictures left out; beyond 8,192 letters by its beginning.
+
+        A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it.
+        """
+        placeholder = "" if self.pictures is None else self.pictures.prompts.placeholder
+        try:
+            written: str = self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False, **(arguments or {})
+            )
+        except Exception:  # a template raises what it likes
+            written, placeholder = "\n".join(texts_of(messages)), ""
+        text = written.replace(placeholder, "") if placeholder else written
+        return self._counted(text)
+
+    def plans(self, width: int, height: int, *, cap_tokens: int | None = None) -> dict[str | None, TierPlan]:
+        """Return the plan of a picture of this size in pixels under every tier, none of them above `cap_tokens`.
+
+        Raises PictureError for a picture that no tier can carry, or that must be scaled before its processor sees it.
+        """
+        model = self._pictures()
+        check_pixels(width, height)
+        check_smallest(width, height, model.family.tiers.smallest_side(model.vision))
+        caps = {tier: UNBOUNDED if tier is None else model.tier_token_caps[tier] for tier in self.tiers}
+        if cap_tokens is not None:
+            caps = {tier: min(cap, cap_tokens) for tier, cap in caps.items()}
+        found: dict[int, TierPlan] = {}
+        for cap in caps.values():
+            if cap not in found:
+                found[cap] = self._plan(model, width, height, cap)
+        return {tier: found[cap] for tier, cap in caps.items()}
+
+    def cap_under(self, width: int, height: int, arguments: Mapping[str, object]) -> int:
+        """Return the most tokens that stay within a caller's own arguments of the image processor, read as upper limits.
+
+        Raises PictureError for arguments that no number of tokens follows from, naming those that do.
+        """
+        model = self._pictures()
+        limits = _limits(arguments)
+        low, high = 0, max(model.tier_token_caps.values()) if model.family.has_tiers else 0
+        while low < high:  # a plan's arguments grow with its cap
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._fits(model, width, height, middle, limits) else (low, middle - 1)
+        if low == 0:
+            raise PictureError(
+                f"mm_processor_kwargs {dict(arguments)!r} allow no picture that this model's tiers know; expected limits of "
+                f"{model.family.tiers.argument or 'nothing: its pictures have one size'}, or none"
+            )
+        return low
+
+    def _fits(self, model: PictureModel, width: int, height: int, cap: int, limits: Mapping[str, object]) -> bool:
+        try:
+            plan = model.family.plan(model.vision, width, height, cap, model.prompts.cost)
+        except PictureError:  # so few tokens make no picture: no limit is exceeded
+            return True
+        return _within(plan.arguments, limits)
+
+    def _plan(self, model: PictureModel, width: int, height: int, cap: int) -> TierPlan:
+        plan = model.family.plan(model.vision, width, height, cap, model.prompts.cost)
+        if plan.scaled_to is not None:
+            raise PictureError(
+                f"a picture of {width}x{height} pixels must be scaled to {plan.scaled_to[0]}x{plan.scaled_to[1]} before this "
+                "model's image processor sees it, which a server does not do; expected one that is: scale it first"
+            )
+        return TierPlan(tokens=model.prompts.cost(plan), arguments=plan.arguments)
+
+    def _pictures(self) -> PictureModel:
+        if self.pictures is None:
+            raise PictureError("this model only reads text; expected a chat without a picture")
+        return self.pictures
+
+    def _counted(self, text: str) -> int:
+        looked_at = text[:MOST_LETTERS]
+        tokens = len(self.tokenizer(looked_at, add_special_tokens=False).input_ids)
+        return tokens if len(text) == len(looked_at) else round(tokens * len(text) / len(looked_at))
+
+
+def _within(values: Mapping[str, Any], limits: Mapping[str, object]) -> bool:
+    for name, limit in limits.items():
+        if name in LOWER_LIMITS:
+            continue
+        value = values.get(name)
+        if isinstance(limit, Mapping):
+            inner = cast("Mapping[str, object]", limit)
+            if not isinstance(value, Mapping) or not _within(cast("Mapping[str, Any]", value), inner):
+                return False
+        elif not isinstance(limit, int | float) or not isinstance(value, int | float) or value > limit:
+            return False
+    return True
+
+
+def _limits(arguments: Mapping[str, object]) -> Mapping[str, object]:
+    """Return arguments with limits in pixels in the word that processors have for them now."""
+    pixels = {edge: arguments[name] for name, edge in PIXEL_LIMITS.items() if name in arguments}
+    others = {name: value for name, value in arguments.items() if name not in PIXEL_LIMITS}
+    if not pixels:
+        return others
+    given = others.get("size")
+    size = cast("Mapping[str, object]", given) if isinstance(given, Mapping) else {}
+    return {**others, "size": {**size, **pixels}}

@@ -1,0 +1,158 @@
+"""`--middleware paceline.vllm_plugin.budgets`: latency budgets in vLLM's own OpenAI server.
+
+Built when the server starts, from `--additional-config '{"paceline": {"controller": …}}'`; what cannot work ends the start with a
+sentence.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paceline.control.controller import Controller
+from paceline.control.estimated import DEFAULT_ALPHA, BoundController
+from paceline.control.learned.controller import LearnedController
+from paceline.control.loading import load_controller
+from paceline.errors import EngineError, InvalidValueError, PacelineError
+from paceline.estimate.bounds import require_alpha
+from paceline.models.loading import load_request_plans
+from paceline.models.request_plans import RequestPlans
+from paceline.records import KnobConfig
+from paceline.serving.desk import Desk, KnobNames
+from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
+from paceline.vllm_plugin.relied_on_server import admission, require_server, require_trusted_tiers, tell_times
+from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K
+from paceline.vllm_plugin.settings import section
+
+logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings:
+    """What an API server is told: whose choice, at which α it bounds, and whether clients may set knobs themselves."""
+
+    controller: Path
+    alpha: float = DEFAULT_ALPHA
+    client_knobs: bool = False
+
+
+class Budgets:
+    """The middleware that vLLM builds: it opens its desk when the server starts."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.opened: BudgetMiddleware | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection, or the server's start."""
+        if scope["type"] == "lifespan" and self.opened is None:
+            message = await receive()
+            try:
+                self.opened = open_budgets(self.app, scope["app"].state)
+            except PacelineError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await self.app(scope, replay(message, receive), send)
+        elif self.opened is None:
+            await self.app(scope, receive, send)
+        else:
+            await self.opened(scope, receive, send)
+
+
+budgets = Budgets  # as --middleware names it
+
+
+def open_budgets(app: App, state: Any) -> BudgetMiddleware:
+    """Return the middleware for a server that starts; raises EngineError, or what its settings and its controller raise."""
+    require_server(state)
+    cells = section(state.vllm_config.additional_config)
+    settings = read_budget_settings(cells)
+    model = state.vllm_config.model_config
+    plans = load_request_plans(model.model, revision=model.revision)
+    controllers = load_controllers(settings)
+    configs = configs_of(controllers["ttft"])
+    _require_blocks(controllers["ttft"], configs, cells.get("block_ranking"), model)
+    _require_tiers(configs, plans)
+    if len(plans.tiers) > 1:
+        require_trusted_tiers(state)
+    desk = Desk(
+        controllers=controllers,
+        sizes=plans,
+        alpha=settings.alpha,
+        names=KnobNames(top_k=TOP_K, active_blocks=ACTIVE_BLOCKS),
+        client_knobs=settings.client_knobs,
+    )
+    tell_times(state.engine_client, CURRENT.get)
+    logger.warning(
+        "budgets: %s over %d configurations, of kinds %s; nothing is promised before %d requests were answered alone",
+        settings.controller,
+        len(configs),
+        ", ".join(controllers),
+        desk.scores["ttft"].needed,
+    )
+    return BudgetMiddleware(app, desk, admits=admission(state.args))
+
+
+def read_budget_settings(cells: Mapping[str, Any]) -> BudgetSettings:
+    """Return the settings of Paceline's section of additional_config; raises InvalidValueError with the key that is wrong."""
+    controller, alpha, client_knobs = (cells.get(key) for key in ("controller", "alpha", "client_knobs"))
+    if not isinstance(controller, str) or not controller:
+        expected = "the path of a table file, or of the directory of an estimator or a learned controller"
+        raise InvalidValueError('additional_config["paceline"]["controller"]', controller, expected)
+    if client_knobs not in (None, False, True):
+        raise InvalidValueError('additional_config["paceline"]["client_knobs"]', client_knobs, "true or false")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | None):
+        raise InvalidValueError('additional_config["paceline"]["alpha"]', alpha, "a probability, for example 0.05")
+    if alpha is not None:
+        require_alpha(alpha)
+    return BudgetSettings(controller=Path(controller), alpha=alpha or DEFAULT_ALPHA, client_knobs=bool(client_knobs))
+
+
+def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
+    """Return the controllers by kind of budget: for times to first token, and for totals where the artifact bounds them.
+
+    A learned controller looks at pixels, which nobody decodes before a decision: the bounds that it carries choose in its place.
+    """
+    found = load_controller(settings.controller, alpha=settings.alpha)
+    if isinstance(found, LearnedController):
+        logger.warning(
+            "budgets: %s looks at pixels and prompts, which are not read before a decision; its bounds choose instead",
+            settings.controller,
+        )
+        return {"ttft": found.bound}
+    controllers = {"ttft": found}
+    if isinstance(found, BoundController):
+        with suppress(PacelineError):  # its profile bounds no totals
+            controllers["total"] = load_controller(settings.controller, alpha=settings.alpha, latency_kind="total")
+    return controllers
+
+
+def configs_of(controller: Controller) -> tuple[KnobConfig, ...]:
+    """Return the configurations that a controller chooses among."""
+    ranked = getattr(controller, "ranked", None)
+    return ranked.configs if ranked is not None else tuple(entry.config for entry in getattr(controller, "entries", ()))
+
+
+def _require_blocks(controller: Controller, configs: tuple[KnobConfig, ...], given: Any, model: Any) -> None:
+    """Raise EngineError where the engine skips other blocks than the controller's figures are of."""
+    num_blocks = int(model.hf_text_config.num_hidden_layers)
+    if all(config.num_active_blocks in (None, num_blocks) for config in configs):
+        return
+    stated = [run["block_ranking"] for run in controller.provenance if "block_ranking" in run]
+    if stated and any(list(each) != list(given or ()) for each in stated):  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+        raise EngineError(
+            f"block_ranking is {given!r} and the controller was measured with {stated[0]!r}: block counts would mean other "
+            'models; set "block_ranking" in additional_config["paceline"] to that, as `paceline vllm serve` does'
+        )
+
+
+def _require_tiers(configs: tuple[KnobConfig, ...], plans: RequestPlans) -> None:
+    unknown = sorted({str(config.tier) for config in configs} - {str(tier) for tier in plans.tiers})
+    if unknown:
+        known = ", ".join(map(str, plans.tiers))
+        raise EngineError(
+            f"the controller chooses among the tiers {', '.join(unknown)} and this model has {known}; build it from a profile of "
+            "this model"
+        )

@@ -1,0 +1,108 @@
+"""What Paceline's middleware relies on in vLLM's API server: apart from `relied_on`, for a server's process has no scheduler."""
+
+# pyright: reportMissingImports=false
+import os
+from collections.abc import AsyncGenerator, Callable, MutableMapping
+from contextlib import aclosing
+from functools import wraps
+from typing import Any
+
+from paceline.errors import EngineError, MissingExtraError
+
+try:
+    from vllm.version import __version__ as VLLM_VERSION
+except ModuleNotFoundError as error:
+    if error.name not in ("vllm", "vllm.version"):
+        raise
+    raise MissingExtraError("vllm", "vllm") from error
+
+from starlette.datastructures import Headers
+from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX, AuthenticationMiddleware
+
+from paceline.serving.answer import EngineTimes
+
+SUPPORTED_SERIES = "0.32."
+STATE = ("args", "vllm_config", "engine_client", "log_stats")
+MODULE = "paceline.vllm_plugin"
+
+
+def require_server(state: Any) -> None:
+    """Raise EngineError for an API server that budgets cannot be kept on, with what to change."""
+    if not VLLM_VERSION.startswith(SUPPORTED_SERIES):
+        raise EngineError(
+            f"vLLM {VLLM_VERSION} is not supported; expected {SUPPORTED_SERIES}x; run: pip install 'paceline[vllm]', or leave "
+            "--middleware out"
+        )
+    missing = [name for name in STATE if not hasattr(state, name)]
+    if missing:
+        raise EngineError(f"the state of vLLM's API server lacks {', '.join(missing)}; expected what vLLM 0.32 has")
+    args, config = state.args, state.vllm_config
+    refusals = {
+        f"--api-server-count is {args.api_server_count}, and each API server would know of its own requests alone; expected 1": (
+            (args.api_server_count or 1) > 1
+        ),
+        f"--worker-cls is not Paceline's, which runs each request's own experts and blocks; set it to {MODULE}.worker": (
+            MODULE not in str(config.parallel_config.worker_cls)
+        ),
+        f"--scheduler-cls is not Paceline's; set it to {MODULE}.scheduler or {MODULE}.stock": (
+            MODULE not in str(config.scheduler_config.scheduler_cls)
+        ),
+        "--disable-log-stats leaves requests without a time to first token; leave it out": not state.log_stats,
+    }
+    for problem, holds in refusals.items():
+        if holds:
+            raise EngineError(f"budgets cannot be kept on this server: {problem}; or leave --middleware out")
+
+
+def require_trusted_tiers(state: Any) -> None:
+    """Raise EngineError where a server would refuse the image processor's arguments that a tier is."""
+    if not state.args.trust_request_mm_kwargs:
+        raise EngineError(
+            "budgets cannot be kept on this server: a tier is mm_processor_kwargs, which it refuses; add "
+            "--trust-request-mm-kwargs: what clients send of them is stripped, or taken as a limit beside a budget"
+        )
+
+
+def admission(args: Any) -> Callable[[MutableMapping[str, Any]], bool]:
+    """Return who may be read at all: those whom vLLM's own check of API keys, which stands behind this middleware, admits."""
+    tokens = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
+    if not tokens:
+        return lambda _: True
+    check = AuthenticationMiddleware(app=None, tokens=tokens)  # pyright: ignore[reportArgumentType]
+
+    def admits(scope: MutableMapping[str, Any]) -> bool:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return not path.startswith(GUARDED_PREFIX) or check.verify_token(Headers(scope=scope))
+
+    return admits
+
+
+def tell_times(engine_client: Any, current: Callable[[], EngineTimes | None]) -> None:
+    """Let an engine's client note in `current()`, where that is not None, when each request had its first token."""
+    generate = engine_client.generate
+
+    @wraps(generate)
+    def timed(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        times = current()
+        outputs = generate(*args, **kwargs)
+        return outputs if times is None else _noted(outputs, times)
+
+    engine_client.generate = timed
+
+
+async def _noted(outputs: AsyncGenerator[Any, None], times: EngineTimes) -> AsyncGenerator[Any, None]:
+    async with aclosing(outputs):
+        async for output in outputs:
+            if times.first_token_wall is None:
+                _note(output.metrics, times)
+            yield output
+
+
+def _note(metrics: Any, times: EngineTimes) -> None:
+    """Read vLLM's RequestStateStats: the front end's wall clock and the engine's monotonic one, both in seconds."""
+    if metrics is None or not metrics.first_token_latency:
+        return
+    times.first_token_wall = metrics.arrival_time + metrics.first_token_latency
+    if 0 < metrics.queued_ts <= metrics.scheduled_ts <= metrics.first_token_ts:
+        times.queue_ms = 1e3 * (metrics.scheduled_ts - metrics.queued_ts)
+        times.prefill_ms = 1e3 * (metrics.first_token_ts - metrics.scheduled_ts)

@@ -1,0 +1,76 @@
+import math
+import warnings
+
+import pytest
+from learned_controllers import seen_request, synthetic_bounds, synthetic_learned, token_linear_of
+from serving_desk import CONFIGS, table
+
+from paceline.control.choosing import choose, needed_ms
+from paceline.control.estimated import BoundController
+from paceline.control.fixed import FixedConfiguration
+from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.records import TIERS, RequestFeatures
+
+FEATURES = RequestFeatures(text_tokens=10, vision_tokens={"low": 10, "medium": 40, "high": 90})
+BUDGETS = (0.01, 1, 10, 11.9, 12, 13, 20, 25, 35, 38, 60, 100, 200, 500, 1000, 5000)
+
+
+@pytest.fixture(autouse=True)
+def no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize("tiers", [TIERS, ("low",), ("low", "medium")])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_table_takes_the_most_accurate_that_fits_of_the_tiers(budget, tiers):
+    found = choose(table(), budget, FEATURES, tiers)
+    allowed = {config: cells for config, cells in CONFIGS.items() if config.tier in tiers}
+    fitting = [config for config, (ms, _) in allowed.items() if ms <= budget]
+    best = max(fitting, key=lambda config: CONFIGS[config][1]) if fitting else min(allowed, key=lambda c: CONFIGS[c][0])
+    assert found.taken.config == best and found.taken.within_budget is bool(fitting)
+    assert found.least.config == min(allowed, key=lambda config: CONFIGS[config][0])
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_over_all_tiers_a_controller_takes_what_it_always_takes(budget):
+    bounds = synthetic_bounds()
+    controller = BoundController(model=token_linear_of(), bounds=bounds)
+    request = seen_request()
+    found = choose(controller, budget, request, TIERS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = controller.predict(budget, features=request)
+    assert found.taken.config == expected.config or not expected.within_budget
+    assert found.taken.within_budget == expected.within_budget
+    low = choose(controller, budget, request, ("low",))
+    assert low.taken.config.tier == "low" == low.least.config.tier
+    # what needs the least is what the first budget that anything fits leads to
+    exact = choose(controller, needed_ms(low.least), request, ("low",))
+    assert exact.taken.within_budget and exact.taken.config == low.least.config
+    below = math.nextafter(needed_ms(low.least), 0)
+    assert not choose(controller, below, request, ("low",)).taken.within_budget
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_learned_choice_beyond_the_tiers_is_left_to_its_bounds(budget):
+    controller = synthetic_learned()
+    request = seen_request()
+    for tiers in (TIERS, ("low",)):
+        found = choose(controller, budget, request, tiers)
+        assert found.taken.config.tier in tiers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = controller.predict(budget, features=request)
+    if expected.within_budget:
+        assert choose(controller, budget, request, TIERS).taken.config == expected.config
+
+
+def test_what_nothing_can_be_chosen_from_is_refused():
+    with pytest.raises(InvalidValueError, match="tiers"):
+        choose(table(), 10, FEATURES, ())
+    with pytest.raises(InvalidValueError, match="latency budget"):
+        choose(table(), 0, FEATURES, TIERS)
+    with pytest.raises(UnknownChoiceError, match="FixedConfiguration"):
+        choose(FixedConfiguration(entry=table().entries[0], latency_kind="ttft"), 10, FEATURES, TIERS)

@@ -1,0 +1,289 @@
+import asyncio
+import json
+
+import pytest
+from serving_desk import CONFIGS, Client, FakeServer, calibrated_desk, chat, new_desk, picture_url
+
+from paceline.serving.answer import EngineTimes
+from paceline.serving.middleware import CURRENT, BudgetMiddleware
+
+
+def ask(body, *, desk=None, server=None, **connection):
+    server = server or FakeServer()
+    middleware = BudgetMiddleware(server, desk or new_desk(), clock=Ticks(0.001), wall=lambda: 100.0)
+    client = asyncio.run(Client(body, **connection).ask(middleware)) if isinstance(body, bytes | dict) else None
+    return client, server
+
+
+class Ticks:
+    """A clock that goes on by so many seconds whenever it is read."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self):
+        self.now += self.seconds
+        return self.now
+
+
+UNTOUCHED = [
+    b'{"model" : "m",  "messages":[{"role":"user","content":"h\xc3\xa9"}] , "seed": 12345678901234567890123}',
+    b'{"model":"m","messages":[{"role":"user","content":"\\u00e9\\ud83d"}]}',
+    b'{"model":"m","x":NaN,"vllm_xargs":{"session_id":"paceline_top_k"}}',
+    b'{"latency_budget_ms":null,"model":"m"}',
+    b'{"on_infeasible":"refuse"}',
+    b'{"latency_budget_ms": 3',
+    b"[1, 2]",
+    b"",
+    json.dumps({"model": "m", "messages": []}).encode("utf-16"),
+    json.dumps(chat()).encode(),
+]
+
+
+@pytest.mark.parametrize("body", UNTOUCHED)
+@pytest.mark.parametrize("parts", [1, 4])
+def test_without_a_budget_a_body_passes_byte_for_byte(body, parts):
+    client, server = ask(body, parts=parts)
+    ((scope, received),) = server.received
+    assert received == body
+    assert scope is client.scope and client.status == 200
+    assert not any(name.startswith("x-paceline") for name in client.headers)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/inference/v1/generate"])
+def test_a_clients_own_knobs_are_stripped_and_named(path):
+    body = {"model": "m", "vllm_xargs": {"paceline_top_k": 99, "a": 1}, "mm_processor_kwargs": {"size": {}}}
+    client, server = ask(body, path=path)
+    ((scope, received),) = server.received
+    assert json.loads(received) == {"model": "m", "vllm_xargs": {"a": 1}}
+    assert dict(scope["headers"])[b"content-length"] == str(len(received)).encode()
+    assert client.headers["x-paceline-stripped"] == "mm_processor_kwargs, vllm_xargs.paceline_top_k"
+    kept, server = ask(body, path=path, desk=new_desk(client_knobs=True))
+    assert json.loads(server.received[0][1]) == body and "x-paceline-stripped" not in kept.headers
+
+
+def test_a_budget_becomes_a_configuration_and_a_report():
+    desk = calibrated_desk()
+    client, server = ask(chat(30, temperature=0, vllm_xargs={"paceline_top_k": 99, "session": "s"}), desk=desk)
+    sent = json.loads(server.received[0][1])
+    assert not {"latency_budget_ms", "latency_budget_kind", "on_infeasible"} & set(sent)
+    assert sent["vllm_xargs"] == {"session": "s", "paceline_top_k": 8, "paceline_active_blocks": 16}
+    assert sent["mm_processor_kwargs"] == {"size": {"longest_edge": 40}} and sent["temperature"] == 0
+    assert sent["messages"] == chat()["messages"]
+    assert client.body.startswith(
+        b'{"choices":[{"message":{"content":"42"}}],"usage":{"completion_tokens":1},"paceline":{'
+    )
+    report = client.document["paceline"]
+    assert report["config"] == {"tier": "medium", "top_k": 8, "num_active_blocks": 16}
+    assert (report["image_tokens"], report["budget_ms"], report["budget_kind"]) == (40, 30, "ttft")
+    assert (report["promised"], report["degraded"], report["alpha"], report["calibration_n"]) == (True, False, 0.05, 50)
+    assert report["bound_ms"] == pytest.approx(28.0) and report["expected_ms"] == pytest.approx(28.0)
+    assert report["total_ms"] > 0 and report["ttft_ms"] is None and report["within_budget"] is None
+    assert client.headers["x-paceline-config"] == "medium_8_16"
+    assert client.headers["x-paceline-bound-ms"] == "28.00"
+    assert client.headers["x-paceline-stripped"] == "vllm_xargs.paceline_top_k"
+    assert int(client.headers["content-length"]) == len(client.body)
+
+
+def test_a_whole_answers_first_token_is_when_its_engine_had_it():
+    def told():
+        times: EngineTimes = CURRENT.get()
+        times.first_token_wall, times.queue_ms, times.prefill_ms = 100.02, 1.5, 17.0
+
+    desk = calibrated_desk()
+    client, _ = ask(chat(30), desk=desk, server=FakeServer(on_start=told))
+    report = client.document["paceline"]
+    assert report["ttft_ms"] == pytest.approx(20) and report["within_budget"] is True
+    assert client.headers["server-timing"] == "queue;dur=1.50, prefill;dur=17.00"
+    assert desk.metrics.promises["kept"] == 1
+    assert len(desk.scores["ttft"]) == 50  # the first requests of a process teach nothing
+    for _ in range(3):
+        ask(chat(30), desk=desk, server=FakeServer(on_start=told))
+    assert len(desk.scores["ttft"]) == 51 and list(desk.metrics.covered) == [True]
+
+
+def test_a_stream_is_measured_at_its_first_token_and_reports_in_the_usage_chunk():
+    desk = calibrated_desk()
+    client, server = ask(chat(12, stream=True, stream_options={"include_usage": False, "x": 1}), desk=desk)
+    sent = json.loads(server.received[0][1])
+    assert sent["stream_options"] == {"include_usage": True, "x": 1}
+    events = [json.loads(line[6:]) for line in client.body.decode().split("\n\n") if line.startswith("data: {")]
+    (report,) = [each["paceline"] for each in events if "paceline" in each]
+    assert events[-1]["paceline"] == report and events[-1]["usage"] and client.body.endswith(b"data: [DONE]\n\n")
+    assert report["config"]["tier"] == "low" and 0 < report["ttft_ms"] < report["total_ms"]
+    assert client.headers["x-paceline-config"] == "low_2_16"
+    # the start waits for the first byte
+    assert [message["type"] for message in client.sent[:2]] == ["http.response.start", "http.response.body"]
+    assert b"assistant" in client.sent[1]["body"]
+    assert desk.metrics.promises["kept"] == 1
+
+
+def test_an_error_of_the_servers_own_passes():
+    desk = calibrated_desk()
+    client, _ = ask(chat(30), desk=desk, server=FakeServer(status=400))
+    assert client.status == 400 and "paceline" not in client.document
+    assert desk.metrics.promises.total() == 0 and len(desk.scores["ttft"]) == 50
+
+
+REFUSED = {
+    "no number": (chat("30"), 400, "latency_budget_ms", "above 0"),
+    "another path": ({"latency_budget_ms": 3}, 400, "latency_budget_ms", "/v1/chat/completions"),
+    "kind": (chat(30, latency_budget_kind="total"), 400, "latency_budget_kind", "expected ttft"),
+    "elsewhere": (chat(30, image={"url": "https://example.com/a.png"}), 400, "messages", "data:image"),
+    "no header": (chat(30, image={"url": "data:image/png;base64,AAAA"}), 415, "messages", "PNG, JPEG"),
+    "too large": (chat(30, image={"url": picture_url(9001, 10)}), 413, "messages", "200:1"),
+    "video": (
+        {**chat(30), "messages": [{"role": "user", "content": [{"type": "video_url"}]}]},
+        400,
+        "messages",
+        "video_url",
+    ),
+    "no messages": ({"latency_budget_ms": 30}, 400, "messages", "expected a list"),
+    "two": ({**chat(30), "messages": chat()["messages"] * 2}, 400, "messages", "2 pictures"),
+    "content": ({**chat(30), "messages": [{"role": "user", "content": 3}]}, 400, "messages", "neither text"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_budget_can_be_kept_on_is_refused_before_the_engine_sees_it(case):
+    body, status, param, says = REFUSED[case]
+    path = "/v1/completions" if case == "another path" else "/v1/chat/completions"
+    desk = new_desk()
+    client, server = ask(body, path=path, desk=desk)
+    error = client.document["error"]
+    assert (client.status, error["param"]) == (status, param) and says in error["message"] and not server.received
+    assert {"message", "type", "param", "code"} <= set(error) and len(desk.ledger) == 0
+
+
+def test_a_budget_that_surely_cannot_be_kept_is_refused_where_the_caller_says_so():
+    desk = calibrated_desk(factor=2.0)  # 24 ms is the least of all
+    client, server = ask(chat(20, on_infeasible="refuse"), desk=desk)
+    error = client.document["error"]
+    assert (client.status, error["code"]) == (422, "budget_infeasible") and not server.received
+    assert (error["least_budget_ms"], error["config"]) == (24.0, "low_2_16")
+    assert desk.metrics.promises["refused"] == 1
+    degraded, server = ask(chat(20), desk=desk)
+    report = degraded.document["paceline"]
+    assert degraded.status == 200 and report["degraded"] and not report["promised"] and server.received
+    assert report["not_promised_because"] == "no configuration is bounded by this budget"
+    assert desk.metrics.promises["none_fit"] == 1
+
+
+def test_a_budget_is_contended_where_the_requests_ahead_take_too_long():
+    desk = calibrated_desk()
+    desk.ledger.accept(0.0, expected_ms=4500.0)
+    client, server = ask(chat(100, on_infeasible="refuse"), desk=desk)
+    assert (client.status, client.document["error"]["code"]) == (429, "budget_contended") and not server.received
+    assert client.headers["retry-after"] == "5"
+    degraded, _ = ask(chat(100), desk=desk)
+    report = degraded.document["paceline"]
+    assert (
+        degraded.status == 200
+        and report["degraded"]
+        and "another request is in the engine" in report["not_promised_because"]
+    )
+    assert report["expected_ms"] > 4000
+
+
+def test_nothing_is_promised_beside_another_request_nor_before_calibration():
+    beside = calibrated_desk()
+    beside.ledger.accept(0.0)  # one without a budget
+    report = ask(chat(500), desk=beside)[0].document["paceline"]
+    assert not report["promised"] and "another request is in the engine" in report["not_promised_because"]
+    early = ask(chat(500), desk=new_desk())[0].document["paceline"]
+    assert not early["promised"] and early["bound_ms"] is None and early["calibration_n"] == 0
+    assert early["not_promised_because"].startswith("0 of 45 requests that calibrate")
+    assert early["config"]["tier"] == "high"  # what the controller says, for want of anything better
+
+
+def test_a_request_beside_another_teaches_nothing():
+    desk = calibrated_desk()
+
+    async def both():
+        middleware = BudgetMiddleware(FakeServer(), desk)
+        clients = [Client(chat(500, stream=True)) for _ in range(2)]
+        await asyncio.gather(*(client.ask(middleware) for client in clients))
+
+    asyncio.run(both())
+    assert len(desk.scores["ttft"]) == 50 and len(desk.ledger) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier", "tokens", "undercut"),
+    [
+        ({"image": {"detail": "low"}}, "low", 10, False),
+        ({"image": {"detail": "high"}}, "high", 90, None),
+        ({"mm_processor_kwargs": {"size": {"longest_edge": 60}}}, "high", 60, False),
+        ({"mm_processor_kwargs": {"size": {"longest_edge": 40}}}, "medium", 40, False),
+        ({"mm_processor_kwargs": {"size": {"longest_edge": 5}}}, "low", 5, False),
+        ({"mm_processor_kwargs": {"size": {"longest_edge": 60}}, "budget_ms": 13}, "low", 10, True),
+    ],
+)
+def test_what_the_caller_caps_is_never_exceeded_and_undercut_for_the_budget_alone(fields, tier, tokens, undercut):
+    client, server = ask(chat(**{"budget_ms": 500, **fields}), desk=calibrated_desk())
+    report = client.document["paceline"]
+    assert (report["config"]["tier"], report["image_tokens"]) == (tier, tokens)
+    assert json.loads(server.received[0][1])["mm_processor_kwargs"] == {"size": {"longest_edge": tokens}}
+    assert report.get("cap", {}).get("undercut") is undercut
+
+
+def test_a_chat_without_a_picture_has_no_image_tokens():
+    client, server = ask(chat(500, picture=False), desk=calibrated_desk())
+    assert client.document["paceline"]["image_tokens"] == 0
+    assert "mm_processor_kwargs" not in json.loads(server.received[0][1])
+
+
+def test_a_proxys_ceiling_asks_nobody_for_a_promise_that_cannot_be_given():
+    headers = [(b"x-envoy-expected-rq-timeout-ms", b"15000")]
+    body = json.dumps(chat()).encode()
+    client, server = ask(body, headers=headers)
+    assert server.received[0][1] == body and "paceline" not in client.document
+    client, server = ask(
+        body,
+        headers=headers,
+        desk=new_desk(controllers={"ttft": new_desk().controllers["ttft"]} | {"total": new_desk().controllers["ttft"]}),
+    )
+    assert client.document["paceline"]["budget_kind"] == "total"
+    assert client.document["paceline"]["within_budget"] is True
+
+
+def test_the_page_of_metrics_has_ours_behind_the_servers():
+    class Metrics(FakeServer):
+        async def __call__(self, scope, receive, send):
+            self.received.append((scope, b""))
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"14")]})
+            await send({"type": "http.response.body", "body": b"vllm:requests ", "more_body": True})
+            await send({"type": "http.response.body", "body": b"1\n"})
+
+    client, server = ask(
+        b"",
+        path="/metrics",
+        method="GET",
+        server=Metrics(),
+        headers=[(b"accept-encoding", b"gzip"), (b"accept", b"application/openmetrics-text")],
+    )
+    assert client.body.startswith(b"vllm:requests 1\n# HELP paceline:promises_total")
+    assert int(client.headers["content-length"]) == len(client.body)
+    assert not {b"accept", b"accept-encoding"} & {name for name, _ in server.received[0][0]["headers"]}
+
+
+def test_who_is_not_admitted_is_not_read():
+    server = FakeServer()
+    middleware = BudgetMiddleware(server, new_desk(), admits=lambda scope: False)
+    client = asyncio.run(Client(chat("no number")).ask(middleware))
+    assert client.status == 200 and server.received[0][0] is client.scope
+
+
+def test_what_is_no_post_of_json_passes():
+    for connection in ({"method": "GET"}, {"headers": [(b"content-type", b"multipart/form-data; boundary=x")]}):
+        client, server = ask(json.dumps(chat("no number")).encode(), **connection)
+        assert client.status == 200 and server.received[0][0] is client.scope
+
+
+def test_a_table_takes_what_fits_the_budget_itself():
+    fastest = min(ms for ms, _ in CONFIGS.values())
+    for budget, degraded in (
+        (fastest, False),
+        (fastest * 0.97, True),
+    ):  # within the table's tolerance, not within the budget
+        assert ask(chat(budget), desk=calibrated_desk())[0].document["paceline"]["degraded"] is degraded
