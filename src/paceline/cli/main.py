@@ -49,6 +49,7 @@ COMMANDS = {  # name: (module, first line of its help)
         "simulate.command",
         "Serve a trace, or a synthetic load, in virtual time: no engine runs and no clock is read.",
     ),
+    "vllm": ("vllm", "Serve with vLLM under latency budgets: print the command, and run it."),
     "run": (
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",

@@ -1,0 +1,132 @@
+"""The command line of `vllm serve` that serves a model under latency budgets: built here, run by whoever asks for it."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from paceline.control.controller import Controller
+from paceline.control.loading import load_controller
+from paceline.errors import EngineError, InvalidValueError, MissingExtraError
+from paceline.json_document import parsed_json
+from paceline.models.loading import EMBEDDED
+from paceline.vllm_plugin.checkpoints import write_for_vllm
+
+MODULE = "paceline.vllm_plugin"
+SECTION = "paceline"
+CONFIG, WORKER, SCHEDULER, SERVERS = "--additional-config", "--worker-cls", "--scheduler-cls", "--api-server-count"
+# the embedded model's: it was trained in float32, on prompts of one picture and some words
+EMBEDDED_FLAGS = {
+    "--served-model-name": "digits",
+    "--dtype": "float32",
+    "--max-model-len": "512",
+    "--limit-mm-per-prompt": '{"image": 1, "video": 0}',
+}
+
+
+def require_vllm() -> None:
+    """Raise MissingExtraError where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingExtraError("vllm", "vllm")
+
+
+def serve_command(
+    model: str, *, controller: Path, alpha: float | None = None, arguments: Sequence[str] = ()
+) -> list[str]:
+    """Return the words of `vllm serve` for a model under a controller, with further arguments of vLLM's own.
+
+    The embedded model is first written as vLLM loads it, once, into the user's cache. Raises EngineError or InvalidValueError
+    for arguments that budgets cannot stand beside, and what `load_controller` raises.
+    """
+    chosen = load_controller(controller) if alpha is None else load_controller(controller, alpha=alpha)
+    given = [
+        word.replace("_", "-", word.partition("=")[0].count("_")) if word.startswith("--") else word
+        for word in arguments
+    ]
+    _refuse(given)
+    config, rest = _taken_out(given, CONFIG)
+    served, flags = _served(model)
+    words = [*_program(), "serve", served]
+    for name, value in flags.items():
+        words += [] if _value(rest, name) is not None else [name, value]
+    words += [WORKER, f"{MODULE}.worker"]
+    words += [] if _value(rest, SCHEDULER) is not None else [SCHEDULER, f"{MODULE}.scheduler"]
+    words += ["--middleware", f"{MODULE}.budgets", "--trust-request-mm-kwargs", "--enable-per-request-metrics"]
+    return [*words, CONFIG, json.dumps(_settings(config, chosen, controller, alpha)), *rest]
+
+
+def _settings(given: str | None, chosen: Controller, controller: Path, alpha: float | None) -> dict[str, Any]:
+    try:
+        whole = {} if given is None else parsed_json(given)
+    except ValueError as error:
+        raise InvalidValueError(CONFIG, given, f"a JSON object ({error})") from error
+    section = cast("dict[str, Any]", whole).get(SECTION, {}) if isinstance(whole, dict) else None
+    if not isinstance(whole, dict) or not isinstance(section, dict):
+        raise InvalidValueError(CONFIG, given, f'a JSON object, with an object under "{SECTION}" if it has that')
+    ours: dict[str, Any] = {"controller": str(controller.resolve())}
+    if alpha is not None:
+        ours["alpha"] = alpha
+    rankings = [run["block_ranking"] for run in chosen.provenance if "block_ranking" in run]
+    if rankings:
+        ours["block_ranking"] = rankings[0]
+    return {**cast("dict[str, Any]", whole), SECTION: {**cast("dict[str, Any]", section), **ours}}
+
+
+def _refuse(words: Sequence[str]) -> None:
+    servers, worker, scheduler = (_value(words, name) for name in (SERVERS, WORKER, SCHEDULER))
+    refusals = {
+        f"{SERVERS} is {servers}, and each API server would know of its own requests alone; expected 1": servers
+        not in (None, "1"),
+        f"{WORKER} is given; leave it out: it is {MODULE}.worker": worker is not None,
+        f"{SCHEDULER} is {scheduler}; expected {MODULE}.scheduler or {MODULE}.stock": scheduler is not None
+        and not scheduler.startswith(MODULE),
+    }
+    for problem, holds in refusals.items():
+        if holds:
+            raise EngineError(f"budgets cannot be kept on this server: {problem}")
+
+
+def _program() -> list[str]:
+    script = Path(sys.executable).with_name("vllm")
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "vllm.entrypoints.cli.main"]
+
+
+def _served(model: str) -> tuple[str, dict[str, str]]:
+    if model not in EMBEDDED:
+        return model, {}
+    source = EMBEDDED[model]
+    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "paceline" / f"{model}-vllm-{digest}"
+    if not folder.is_dir():
+        write_for_vllm(source, folder)
+    return str(folder), {**EMBEDDED_FLAGS, "--served-model-name": model}
+
+
+def _value(words: Sequence[str], name: str) -> str | None:
+    """Return what a flag is given, the last time it is; None where it is not."""
+    found = None
+    for place, word in enumerate(words):
+        if word == name:
+            found = words[place + 1] if place + 1 < len(words) else ""
+        elif word.startswith(f"{name}="):
+            found = word.removeprefix(f"{name}=")
+    return found
+
+
+def _taken_out(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """Return a flag's value and the words without it."""
+    rest: list[str] = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == name:
+            skip = True
+        elif not word.startswith(f"{name}="):
+            rest.append(word)
+    return _value(words, name), rest
