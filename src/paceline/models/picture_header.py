@@ -31,12 +31,11 @@ class PictureSize:
 
 
 class Base64File(io.RawIOBase):
-    """A file in base64 of which only what is read is decoded, and no more than `most_bytes` in all."""
+    """A file in base64, from a place in a text, of which only what is read is decoded, and no more than `most_bytes` in all."""
 
-    def __init__(self, text: str, *, most_bytes: int = MOST_BYTES) -> None:
-        self._text, self._place, self._left = text, 0, most_bytes
-        padding = len(text) - len(text.rstrip("=")) if text[-3:].endswith("=") else 0
-        self.size = len(text) // 4 * 3 - padding
+    def __init__(self, text: str, start: int = 0, *, most_bytes: int = MOST_BYTES) -> None:
+        self._text, self._start, self._place, self._left = text, start, 0, most_bytes
+        self.size = (len(text) - start) // 4 * 3 - text[-2:].count("=")
 
     def readable(self) -> bool:
         """Whether it can be read: yes."""
@@ -66,7 +65,7 @@ class Base64File(io.RawIOBase):
         self._left -= wanted
         first, last = self._place // 3, -(-(self._place + wanted) // 3)
         try:
-            decoded = binascii.a2b_base64(self._text[4 * first : 4 * last])
+            decoded = binascii.a2b_base64(self._text[self._start + 4 * first : self._start + 4 * last])
         except (binascii.Error, ValueError) as error:
             raise OSError(f"it is no base64: {error}") from error
         skipped = self._place - 3 * first
@@ -84,7 +83,7 @@ def size_of_data_url(url: str) -> PictureSize:
         raise PictureError(
             f"the picture's URL begins {url[:32]!r}; expected a data: URL of base64, data:image/png;base64,…"
         )
-    file = Base64File(url[len(spec) + 1 :])
+    file = Base64File(url, len(spec) + 1)  # no copy: pictures are megabytes
     try:
         return _webp_size(file) if _is_webp(file) else _pillow_size(file)
     except (

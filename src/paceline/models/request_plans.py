@@ -15,7 +15,7 @@ from paceline.models.prompts import Message, Prompts, texts_of
 from paceline.records import TIERS
 
 # a longer text is counted by its beginning: tokenizers take a millisecond for some five thousand letters
-MOST_LETTERS = 8192
+MOST_LETTERS = 4096
 UNBOUNDED = 10**9
 LOWER_LIMITS = ("shortest_edge", "min_pixels")  # of arguments of image processors: they cap nothing
 PIXEL_LIMITS = {"max_pixels": "longest_edge", "min_pixels": "shortest_edge"}  # other words for the edges of a `size`
@@ -44,7 +44,7 @@ class RequestPlans:
         return TIERS if self.pictures is not None and self.pictures.family.has_tiers else (None,)
 
     def text_tokens(self, messages: Sequence[Message], *, arguments: Mapping[str, object] | None = None) -> int:
-        """Return the tokens of a chat and its template, its pictures left out; beyond 8,192 letters by its beginning.
+        """Return the tokens of a chat and its template, its pictures left out; beyond 4,096 letters by its beginning.
 
         A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it.
         """

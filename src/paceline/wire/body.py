@@ -4,7 +4,7 @@ Pictures make bodies of megabytes. What is not changed is never decoded, and goe
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -14,16 +14,40 @@ from paceline.wire.budget import BUDGET_FIELD
 KNOB_PREFIX = "paceline_"
 TRUSTED_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")  # open on a server whose tiers are steered by them
 EXTRA_FIELDS = (("vllm_xargs",), ("sampling_params", "extra_args"))
-# any of these may stand in a body that has to be read; a backslash-u may spell any of them
-NEEDLES = (KNOB_PREFIX.encode(), BUDGET_FIELD.encode(), *(name.encode() for name in TRUSTED_FIELDS), b"\\u")
+# any of these may stand in a body that has to be read; base64 has no underscore, so that pictures are passed over quickly
+NEEDLES = (KNOB_PREFIX.encode(), BUDGET_FIELD.encode(), *(name.encode() for name in TRUSTED_FIELDS))
+MOST_LOOKS = 2000  # at underscores and escapes; a body with more is read
 
 Fields = dict[str, msgspec.Raw]
 _FIELDS = msgspec.json.Decoder(Fields)
 
 
 def may_matter(body: bytes) -> bool:
-    """Tell whether a body may hold a budget or a knob: False only where it holds none. A NUL marks UTF-16 and UTF-32."""
-    return any(needle in body for needle in NEEDLES) or b"\0" in body
+    """Tell whether a body may hold a budget or a knob: False only where it holds none.
+
+    Escapes may spell any name, and a NUL marks UTF-16 and UTF-32.
+    """
+    return b"\0" in body or _any_at(body, b"_", _needle_at) or _any_at(body, b"\\", _spelled_at)
+
+
+def _any_at(body: bytes, letter: bytes, holds: Callable[[bytes, int], bool]) -> bool:
+    """Tell whether something holds where a letter stands, or there are too many of it to look at."""
+    place = -1
+    for _ in range(MOST_LOOKS):
+        place = body.find(letter, place + 1)
+        if place < 0:
+            return False
+        if holds(body, place):
+            return True
+    return True
+
+
+def _needle_at(body: bytes, place: int) -> bool:
+    return any(body.startswith(needle, place - needle.index(b"_")) for needle in NEEDLES if place >= needle.index(b"_"))
+
+
+def _spelled_at(body: bytes, place: int) -> bool:
+    return body.startswith(b"u", place + 1)
 
 
 def fields_of(body: bytes) -> Fields | None:

@@ -65,3 +65,23 @@ def test_knobs_spelled_by_escapes_are_taken_out_too():
 def test_what_is_no_knob_stays(value):
     body = {"vllm_xargs": value, "sampling_params": {"extra_args": value}, "mm_processor_kwargs": None}
     assert stripped(json.dumps(body).encode()) == ((), body)
+
+
+NAMES = ("latency_budget_ms", "paceline_top_k", "mm_processor_kwargs", "media_io_kwargs", "\\u0070aceline", "\0")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("around", ["", "_", "a_b" * 50, "x" * 100_000, "_" * 5000, "\\n" * 3000])
+def test_no_body_with_a_name_that_matters_is_passed_over(name, around):
+    for body in (f"{around}{name}{around}", f"{around}{name}", f"{name}{around}"):
+        assert may_matter(body.encode())
+
+
+def test_bodies_without_one_are_passed_over():
+    body = {
+        "max_tokens": 3,
+        "messages": [{"content": [{"image_url": "data:;base64," + "Ab+/" * 1000}, "two\nlines \\ u"]}],
+    }
+    assert not may_matter(json.dumps(body).encode())
+    for near in ("latency_budget", "budget_ms", "acelin_", "paceline", "processor_kwargs", "_ms"):
+        assert not may_matter(near.encode())

