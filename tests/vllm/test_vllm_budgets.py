@@ -222,7 +222,9 @@ def test_curl_asks_with_a_gateways_header(server, asked, tmp_path):
         *("curl", "-sS", "-i", f"{server.address}/v1/chat/completions", "-H", "Content-Type: application/json"),
         *("-H", "x-llm-d-slo-ttft-ms: 60000", "-d", f"@{tmp_path / 'body.json'}"),
     ]
-    head, _, body = subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition("\r\n\r\n")
+    head, _, body = subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition(
+        "\n\n"
+    )  # line ends are read as one
     assert "200 OK" in head and "x-paceline-config: high_8_16" in head
     assert json.loads(body)["paceline"]["budget_ms"] == 60_000
 
