@@ -14,7 +14,9 @@ from paceline.models.families.plans import TierPlan
 from paceline.records import TIERS, KnobConfig
 from paceline.serving.desk import Desk, KnobNames
 
-NAMES = KnobNames(top_k="paceline_top_k", active_blocks="paceline_active_blocks")
+NAMES = KnobNames(
+    top_k="paceline_top_k", active_blocks="paceline_active_blocks", ttft_budget_ms="paceline_ttft_budget_ms"
+)
 CONFIGS = {  # latency in ms and accuracy: more of each costs more
     KnobConfig(tier=tier, top_k=top_k, num_active_blocks=16): (
         10.0 * (1 + tier_idx) + top_k,

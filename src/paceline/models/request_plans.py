@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from paceline.errors import PictureError
+from paceline.models.chats import Message, texts_of
 from paceline.models.families.family import Family
 from paceline.models.families.plans import TierPlan, Vision
 from paceline.models.pictures import check_pixels, check_smallest
-from paceline.models.prompts import Message, Prompts, texts_of
+from paceline.models.prompts import Prompts
 from paceline.records import TIERS
 
 # a longer text is counted by its beginning: tokenizers take a millisecond for some five thousand letters

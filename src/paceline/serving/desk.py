@@ -6,7 +6,7 @@ bounded. Clocks and engines are the host's.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.control.choosing import Choice, choose, needed_ms
 from paceline.control.controller import Controller
@@ -30,10 +30,11 @@ Wait = Callable[[Ledger, float], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnobNames:
-    """The names under which an engine takes top_k and active blocks among a request's extra arguments."""
+    """The names under which an engine takes top_k, active blocks and a budget among a request's extra arguments."""
 
     top_k: str
     active_blocks: str
+    ttft_budget_ms: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,10 @@ class Reading:
 
 @dataclass(slots=True, kw_only=True)
 class Ticket:
-    """One accepted request: what was decided, its body for the engine, and what was measured of it so far."""
+    """One accepted request: what was decided, its body for the engine, and what was measured of it so far.
+
+    `alone` says that it was accepted by an idle engine and is of the kind that bounds are calibrated on.
+    """
 
     promise: Promise
     decision: Decision
@@ -127,17 +131,17 @@ class Desk:
         if asked.on_infeasible == "refuse":
             self._refuse_infeasible(asked, choice, wait_ms)
         promise = self._promise(asked, chat, choice.taken, wait_ms)
-        self._rewrite(fields, chat, choice.taken)
-        alone = not len(self.ledger)
+        self._rewrite(fields, asked, chat, choice.taken)
+        alone = not len(self.ledger) and not self._unlike(chat)
         entry = self.ledger.accept(
             received_seconds,
             text_tokens=chat.text_tokens,
             image_tokens=promise.image_tokens,
-            config=choice.taken.config,
+            config=promise.config,
             deadline_seconds=received_seconds + asked.ms / 1e3,
             expected_ms=promise.expected_ms - wait_ms,
         )
-        self.metrics.decisions[choice.taken.config, promise.degraded] += 1
+        self.metrics.decisions[promise.config, promise.degraded] += 1
         return Ticket(
             promise=promise,
             decision=choice.taken,
@@ -194,7 +198,9 @@ class Desk:
             raise RequestRefusedError(message, param="latency_budget_kind")
 
     def _choice(self, asked: AskedBudget, chat: Chat, wait_ms: float) -> Choice:
-        features = RequestFeatures(text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens)
+        features = RequestFeatures(
+            text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens, pictures=int(chat.plans is not None)
+        )
         factor = self.scores[asked.kind].upper or 1.0
         left_ms = max(asked.ms - wait_ms, SMALLEST_LEFT_MS) / factor
         return choose(self.controllers[asked.kind], left_ms, features, chat.tiers)
@@ -203,29 +209,36 @@ class Desk:
         scores = self.scores[asked.kind]
         bound_ms = None if scores.upper is None else wait_ms + scores.upper * needed_ms(taken)
         image_tokens = chat.image_tokens(taken.config.tier)
+        config = taken.config if chat.plans is not None else replace(taken.config, tier=None)
         return Promise(
             asked=asked,
-            config=taken.config,
+            config=config,
             text_tokens=chat.text_tokens,
             image_tokens=image_tokens,
             expected_ms=wait_ms + scores.median * needed_ms(taken),
             bound_ms=bound_ms,
             degraded=not taken.within_budget,
-            why_not=self._why_not(scores, taken),
+            why_not=self._why_not(scores, chat, taken),
             alpha=self.alpha,
             calibration_n=len(scores),
             cap_tokens=chat.cap_tokens,
         )
 
-    def _why_not(self, scores: RecentScores, taken: Decision) -> str | None:
+    def _why_not(self, scores: RecentScores, chat: Chat, taken: Decision) -> str | None:
         if others := len(self.ledger):
             who = "another request is" if others == 1 else f"{others} other requests are"
             return f"{who} in the engine, and how long this one waits for that is not bounded"
         if scores.upper is None:
             return f"{len(scores)} of {scores.needed} requests that calibrate the bound were answered alone so far"
+        if self._unlike(chat):
+            return "it has no picture, and what the controller knows comes from requests with one"
         if taken.outside:
             return f"{', '.join(taken.outside)}: beyond what the controller was measured on"
         return None if taken.within_budget else "no configuration is bounded by this budget"
+
+    def _unlike(self, chat: Chat) -> bool:
+        """Tell whether a request has no picture where those that the controller knows have one."""
+        return chat.plans is None and None not in self.sizes.tiers
 
     def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, wait_ms: float) -> None:
         """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests."""
@@ -257,7 +270,7 @@ class Desk:
                 headers={"retry-after": str(max(1, math.ceil(wait_ms / 1e3)))},
             )
 
-    def _rewrite(self, fields: Fields, chat: Chat, taken: Decision) -> None:
+    def _rewrite(self, fields: Fields, asked: AskedBudget, chat: Chat, taken: Decision) -> None:
         """Turn a request's fields into what the engine takes: the budget out, its configuration in."""
         for name in BUDGET_FIELDS:
             fields.pop(name, None)
@@ -266,7 +279,11 @@ class Desk:
         else:
             fields["mm_processor_kwargs"] = raw(dict(chat.plans[taken.config.tier].arguments))
         given = value_of(fields, "vllm_xargs")
-        knobs = {self.names.top_k: taken.config.top_k, self.names.active_blocks: taken.config.num_active_blocks}
+        knobs = {
+            self.names.top_k: taken.config.top_k,
+            self.names.active_blocks: taken.config.num_active_blocks,
+            self.names.ttft_budget_ms: asked.ms if asked.kind == "ttft" else None,
+        }
         extra = {**(given if isinstance(given, dict) else {}), **{k: v for k, v in knobs.items() if v is not None}}
         if extra:
             fields["vllm_xargs"] = raw(extra)

@@ -23,7 +23,7 @@ from paceline.records import KnobConfig
 from paceline.serving.desk import Desk, KnobNames
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
 from paceline.vllm_plugin.relied_on_server import admission, require_server, require_trusted_tiers, tell_times
-from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K
+from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET_MS
 from paceline.vllm_plugin.settings import section
 
 logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
@@ -81,7 +81,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         controllers=controllers,
         sizes=plans,
         alpha=settings.alpha,
-        names=KnobNames(top_k=TOP_K, active_blocks=ACTIVE_BLOCKS),
+        names=KnobNames(top_k=TOP_K, active_blocks=ACTIVE_BLOCKS, ttft_budget_ms=TTFT_BUDGET_MS),
         client_knobs=settings.client_knobs,
     )
     tell_times(state.engine_client, CURRENT.get)

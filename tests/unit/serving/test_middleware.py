@@ -67,7 +67,8 @@ def test_a_budget_becomes_a_configuration_and_a_report():
     client, server = ask(chat(30, temperature=0, vllm_xargs={"paceline_top_k": 99, "session": "s"}), desk=desk)
     sent = json.loads(server.received[0][1])
     assert not {"latency_budget_ms", "latency_budget_kind", "on_infeasible"} & set(sent)
-    assert sent["vllm_xargs"] == {"session": "s", "paceline_top_k": 8, "paceline_active_blocks": 16}
+    knobs = {"paceline_top_k": 8, "paceline_active_blocks": 16, "paceline_ttft_budget_ms": 30}
+    assert sent["vllm_xargs"] == {"session": "s", **knobs}
     assert sent["mm_processor_kwargs"] == {"size": {"longest_edge": 40}} and sent["temperature"] == 0
     assert sent["messages"] == chat()["messages"]
     assert client.body.startswith(
@@ -227,10 +228,16 @@ def test_what_the_caller_caps_is_never_exceeded_and_undercut_for_the_budget_alon
     assert report.get("cap", {}).get("undercut") is undercut
 
 
-def test_a_chat_without_a_picture_has_no_image_tokens():
-    client, server = ask(chat(500, picture=False), desk=calibrated_desk())
-    assert client.document["paceline"]["image_tokens"] == 0
+def test_a_chat_without_a_picture_has_no_image_tokens_no_tier_and_no_promise():
+    desk = calibrated_desk()
+    for _ in range(5):
+        client, server = ask(chat(500, picture=False, stream=True), desk=desk)
+    events = [json.loads(line[6:]) for line in client.body.decode().split("\n\n") if line.startswith("data: {")]
+    report = events[-1]["paceline"]
+    assert (report["image_tokens"], report["config"]["tier"], report["promised"]) == (0, None, False)
+    assert "no picture" in report["not_promised_because"] and client.headers["x-paceline-config"] == "none_8_16"
     assert "mm_processor_kwargs" not in json.loads(server.received[0][1])
+    assert len(desk.scores["ttft"]) == 50  # it says nothing of requests with a picture
 
 
 def test_a_proxys_ceiling_asks_nobody_for_a_promise_that_cannot_be_given():
