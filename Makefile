@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm demo test explore test-lmms check format train clean
+.PHONY: setup setup-vllm demo test explore test-lmms test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -56,6 +56,19 @@ $(LMMS_INSTALLED): constraints.txt pyproject.toml
 	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# The families under the newest transformers and under the oldest that Paceline takes, each in an environment that has all else
+# from .venv: only transformers and what it pins is installed. Part of them: the rest of `make test` runs under constraints.txt.
+FAMILIES := tests/families/test_families.py tests/families/test_plans.py tests/unit/models
+
+test-transformers-newest test-transformers-oldest: test-transformers-%: .venv-transformers-%/.installed
+	.venv-transformers-$*/bin/python -m pytest $(FAMILIES) -k "not cached_equals or skips_0_1 or skips_3_4"
+
+.venv-transformers-%/.installed: constraints-transformers-%.txt constraints.txt pyproject.toml | setup
+	$(BIN)/python -m venv .venv-transformers-$*
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-transformers-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
+	.venv-transformers-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement constraints-transformers-$*.txt
+	@touch $@
+
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -72,4 +85,4 @@ train: setup
 	$(BIN)/python training/train_digits.py --out src/paceline/models/digits --work build/digits
 
 clean:
-	rm -rf .venv .venv-vllm .venv-lmms build demo-out
+	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest build demo-out

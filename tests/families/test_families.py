@@ -73,7 +73,7 @@ def test_a_family_without_tiers_refuses_one_and_says_why(family):
         family.model.prepare(family.picture, family.prompt, "low")
 
 
-@pytest.mark.parametrize("skipped", SKIPS, ids=str)
+@pytest.mark.parametrize("skipped", SKIPS, ids=lambda skipped: "skips_" + "_".join(map(str, sorted(skipped))))
 def test_cached_equals_uncached_while_blocks_are_skipped(family, skipped):
     parts = family.model.parts
     if skipped & parts.protected_blocks:

@@ -82,7 +82,7 @@ TINY: dict[str, Tiny] = {
     "qwen3_5": area(LINEAR, POSITIONS),
     "qwen3_5_moe": area({**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32}, POSITIONS),
     "exaone4_5": area(
-        {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 4096},
+        {"model_type": "exaone4", "layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 4096},
         {**WINDOWS, "num_key_value_heads": 2},
     ),
     "glm4v": area({}, {"image_size": 64}, processor="Glm4v", frames=True),
@@ -168,14 +168,14 @@ TINY: dict[str, Tiny] = {
     "granite4_vision": Tiny(
         processor="LlavaNextImageProcessorPil",
         processor_arguments={"size": TILE, "crop_size": TILE, "do_center_crop": False, "image_grid_pinpoints": PINPOINTS},
-        text={}, vision=SIGLIP,
+        text={}, vision={**SIGLIP, "hidden_size": 64},  # a head of its queries is 64 wide since transformers 5.20
         config={
             "image_grid_pinpoints": PINPOINTS, "vision_feature_select_strategy": "full", "vision_feature_layer": -1,
             "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_vision_layer": -1,
             "spatial_target_layers": [1, 2, 3, 4],
             "qformer_config": {
-                "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64,
-                "encoder_hidden_size": 32,
+                "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 64,
+                "encoder_hidden_size": 64,
             },
         },
         caps={"low": 20, "medium": 26, "high": 36},

@@ -13,6 +13,7 @@ from paceline.measure.greedy import greedy, own_settings_aside
 from paceline.models.critical_section import held
 from paceline.models.knobs import blocks_passed_through
 from paceline.models.loading import PreparedRequest
+from paceline.models.skip_cache import cache_name
 from paceline.models.structure import ModelParts
 
 PROMPT_TOKENS, NEW_TOKENS, CHUNK_TOKENS, PADDING = 24, 5, 7, 6
@@ -102,14 +103,12 @@ def _in_pieces(
     past: Any = (
         cache if cache is not None or _makes_a_cache(decoder, embeds_BLH) else DynamicCache(config=parts.text_config)
     )
-    at = 0
+    at, name = 0, cache_name(decoder)
     for piece in pieces:
         mask = None if mask_BL is None else mask_BL[:, : at + piece]
-        out = decoder(
-            inputs_embeds=embeds_BLH[:, at : at + piece], attention_mask=mask, past_key_values=past, use_cache=True
-        )
+        out = decoder(inputs_embeds=embeds_BLH[:, at : at + piece], attention_mask=mask, use_cache=True, **{name: past})
         outputs.append(out.last_hidden_state)
-        past, at = out.past_key_values, at + piece
+        past, at = getattr(out, name), at + piece
     seen_BL = torch.ones_like(uncached_BLH[..., 0], dtype=torch.bool) if mask_BL is None else mask_BL.bool()
     to_logits: Any = parts.model.get_output_embeddings()
     return _difference(to_logits(torch.cat(outputs, dim=1))[seen_BL], to_logits(uncached_BLH)[seen_BL])
@@ -117,7 +116,7 @@ def _in_pieces(
 
 def _makes_a_cache(decoder: Any, embeds_BLH: torch.Tensor) -> bool:
     """Tell whether a decoder that is given none makes a cache: some leave it to generate()."""
-    return decoder(inputs_embeds=embeds_BLH[:, :1], use_cache=True).past_key_values is not None
+    return getattr(decoder(inputs_embeds=embeds_BLH[:, :1], use_cache=True), cache_name(decoder)) is not None
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 
 from paceline.errors import InvalidValueError, ModelError
 from paceline.models.critical_section import held, replaced
-from paceline.models.skip_cache import SkipAwareCache
+from paceline.models.skip_cache import CACHE_NAMES, SkipAwareCache, cache_name
 from paceline.models.structure import ModelParts
 from paceline.records import KnobConfig, block_ranking
 
@@ -104,14 +104,14 @@ def _hand_on(hidden_states: torch.Tensor, *_args: object, **_kwargs: object) -> 
 
 
 def _cache_hook(parts: ModelParts, skipped: frozenset[int]) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    config = parts.text_config
+    config, decoder_takes = parts.text_config, cache_name(parts.decoder)
 
     def keep_aware(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        cache = kwargs.get("past_key_values")
-        if cache is not None:
-            kwargs["past_key_values"] = SkipAwareCache.over(cache, config=config, skipped=skipped)
-        elif module is parts.decoder and _wants_cache(kwargs, config.use_cache):
-            kwargs["past_key_values"] = SkipAwareCache(config=config, skipped=skipped)
+        given = [name for name in CACHE_NAMES if kwargs.get(name) is not None]
+        for name in given:
+            kwargs[name] = SkipAwareCache.over(kwargs[name], config=config, skipped=skipped)
+        if not given and module is parts.decoder and _wants_cache(kwargs, config.use_cache):
+            kwargs[decoder_takes] = SkipAwareCache(config=config, skipped=skipped)
         return args, kwargs
 
     return keep_aware

@@ -42,6 +42,18 @@ def test_a_family_that_is_not_supported_names_those_that_are():
         family_of(SimpleNamespace(model_type="novel_vl", vision_config=object()), "the model")
 
 
+def test_a_family_that_needs_a_newer_transformers_names_the_version(monkeypatch):
+    config = SimpleNamespace(model_type="smolvlm", vision_config=object())
+    monkeypatch.setattr(transformers, "__version__", "5.17.2")
+    with pytest.raises(
+        ModelError, match=r"works with transformers 5\.18 or newer, and this is 5\.17\.2: install a newer one"
+    ):
+        family_of(config, "the model")
+    for version in ("5.18.0.dev0", "5.18.0", "5.100.0", "6.0"):
+        monkeypatch.setattr(transformers, "__version__", version)
+        assert family_of(config, "the model") is FAMILIES["smolvlm"]
+
+
 def one_too_many(family):
     def plan(*arguments):
         right = family.tiers.plan(*arguments)

@@ -17,6 +17,8 @@ from paceline.models.families.layouts import (
 )
 from paceline.models.families.tier_rules import area, edge, enumerated, fixed, pinpoints, tile_count
 
+# before it, a few image processors for Pillow, and all of the automatic ones, could not be had without torchvision
+PILLOW_ALONE = (5, 18)
 PREFIX_LIMITS = "a prompt sees itself whole, so chunked prefill and hand-made decoding differ from one pass by design"
 
 
@@ -40,6 +42,7 @@ EDGE = Family(tiers=edge(of.merged_patch_side), layout=rows("[IMG_BREAK]", "[IMG
 IDEFICS3 = Family(
     tiers=tile_count("size", of.idefics_most_tiles, of.idefics_tiles),
     layout=rows_and_columns("<fake_token_around_image>", "<row_{row}_col_{column}>", "<global-img>"),
+    since=PILLOW_ALONE,
 )
 # the smallest picture of these is the whole one and tiles of the same size, so SPEC's low tier is out of reach: the tiers hold
 # a strip of two tiles, one of three, and a square of four (LLaVA-OneVision: squares of one, four and nine)
@@ -50,6 +53,7 @@ MINICPM = Family(
     tiers=tile_count("max_slice_nums", of.own_slices, of.minicpm_slices),
     layout=slices("<image_id>{picture}</image_id><image>", "</image>", "<slice>", "</slice>"),
     several=Several(along={"pixel_values": -1}),
+    since=(5, 19),  # before it, the encoder takes no slices of some shapes that its own image processor cuts
 )
 # LLaVA-OneVision cuts into tiles a picture that is alone; of several each is one square
 ONEVISION_SQUARES = Several(tiers=enumerated("size of the picture", of.onevision_square), together=True)
@@ -96,9 +100,11 @@ FAMILIES: dict[str, Family] = {
     "granite4_vision": Family(
         tiers=pinpoints(of.pinpoint_sizes, of.anyres(of.granite_side, lambda vision: of.granite_side(vision) ** 2))
     ),
-    "hyperclovax_vision_v2": AREA,
+    "hyperclovax_vision_v2": Family(tiers=area(), since=(5, 18)),
     "idefics2": Family(
-        tiers=enumerated("do_image_splitting", of.idefics2_settings), layout=fenced_pieces("<fake_token_around_image>")
+        tiers=enumerated("do_image_splitting", of.idefics2_settings),
+        layout=fenced_pieces("<fake_token_around_image>"),
+        since=PILLOW_ALONE,
     ),
     "idefics3": IDEFICS3,
     "internvl": INTERNVL,
@@ -120,6 +126,7 @@ FAMILIES: dict[str, Family] = {
         tiers=tile_count("max_patches", of.own_tiles, of.ovis_tiles),
         layout=grid_of_atoms("<IMG_START>", "<IMG_GRID>", "<IMG_ROW>", "<IMG_COL>", "<IMG_END>"),
         placeholder="<image>",
+        since=PILLOW_ALONE,
     ),
     "paddleocr_vl": AREA,
     "paligemma": Family(

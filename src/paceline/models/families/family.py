@@ -23,6 +23,7 @@ class Family:
     the whole prompt of a family that has no chat template: (tokenizer, the placeholders' text, the question). `caps` are the
     tiers of a model that ships with none of its own. `types` says what `token_type_ids` mark: the image tokens (1), those and
     the markers around them, or all that was generated. `several` says what is its own where a request has several pictures.
+    `since` is the first version of transformers that it works with, where the oldest that Paceline takes is too old.
     `limits` are sentences for the table of families.
     """
 
@@ -33,6 +34,7 @@ class Family:
     caps: Mapping[str, int] = field(default_factory=lambda: TIER_TOKEN_CAPS)
     types: Literal["image", "image and markers", "generated"] = "image"
     several: Several = field(default_factory=Several)
+    since: tuple[int, int] | None = None
     limits: str = ""
 
     @property

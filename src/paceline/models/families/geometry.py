@@ -4,6 +4,7 @@ The arithmetic is that of each family's own processor and modelling code in tran
 against the encoder itself when a model is loaded.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -182,16 +183,22 @@ def minicpm_slices(vision: Vision, width: int, height: int, slices: int) -> Imag
     patch, side = int(processor.patch_size), int(processor.scale_resolution)
     merged = 4 if processor.downsample_mode == "4x" else 16  # patches a token
     grid = processor.get_sliced_grid((height, width), slices, side)
-    whole = processor.find_best_resize((height, width), side, patch, allow_upscale=grid is None)
+    # since transformers 5.20 the sizes are multiples of what the mode merges; before, of sixteen patches in both
+    mode = {"downsample_mode": processor.downsample_mode} if _takes_mode(processor.find_best_resize) else {}
+    whole = processor.find_best_resize((height, width), side, patch, allow_upscale=grid is None, **mode)
     rows, columns = grid or (0, 0)
     pieces = [_area_of(whole) // patch**2 // merged]
     if grid is not None:
-        refined = processor.get_refine_size((height, width), grid, side, patch, allow_upscale=True)
+        refined = processor.get_refine_size((height, width), grid, side, patch, allow_upscale=True, **mode)
         one = (refined[0] // rows // patch) * (refined[1] // columns // patch) // merged
         pieces += [one] * (rows * columns)
     return ImagePlan(
         pieces=tuple(pieces), arguments={"max_slice_nums": slices, "slice_mode": True}, rows=rows, columns=columns
     )
+
+
+def _takes_mode(method: Callable[..., Any]) -> bool:
+    return "downsample_mode" in inspect.signature(method).parameters
 
 
 def own_slices(vision: Vision) -> int:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from paceline.models.families.choosing import needed_version
 from paceline.models.families.declared import FAMILIES
 from paceline.models.families.family import Family
 from paceline.models.families.refused import REFUSED
 from paceline.records import TIERS
 
-TESTED_TRANSFORMERS = ("5.19.0",)
+# the oldest, the one of vLLM's environment and of constraints.txt, and the newest: make test-transformers-oldest, make test and
+# make test-transformers-newest
+TESTED_TRANSFORMERS = ("5.16.0", "5.19.0", "5.24.0")
 
 TIER_RULES = {
     "area": "The picture is scaled to an area in pixels.",
@@ -48,8 +51,8 @@ def models_page() -> str:
         "# Models",
         "",
         f"{len(FAMILIES)} families of vision-language models, each tested as a tiny random model (`tests/families`) under "
-        f"transformers {' and '.join(TESTED_TRANSFORMERS)}. A family is an entry in `paceline/models/families/declared.py`; this "
-        "page is made from it by `paceline models --markdown`.",
+        f"transformers {', '.join(TESTED_TRANSFORMERS[:-1])} and {TESTED_TRANSFORMERS[-1]}. A family is an entry in "
+        "`paceline/models/families/declared.py`; this page is made from it by `paceline models --markdown`.",
         "",
         "Every family has the knob `num_active_blocks`. `top_k` is there where the checkpoint has experts, `tier` where the "
         "tokens of a picture can be moved. Caps are the tokens that a picture brings into the prompt at most, the family's own "
@@ -75,13 +78,14 @@ def models_page() -> str:
 
 def _row(name: str, family: Family) -> FamilyRow:
     has_tiers = family.has_tiers
+    version = f"transformers {needed_version(family)} or newer" if family.since else ""
     return FamilyRow(
         family=name,
         knobs=(*(("tier",) if has_tiers else ()), "top_k", "num_active_blocks"),
         tier_rule=family.tiers.kind,
         argument=family.tiers.argument,
         caps={tier: family.caps[tier] for tier in TIERS} if has_tiers else None,
-        limits=family.limits,
+        limits="; ".join(filter(None, (version, family.limits))),
     )
 
 
