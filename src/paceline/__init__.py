@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ProfileSample,
         Provenance,
         RequestFeatures,
+        Sampling,
         StageTimes,
     )
     from paceline.runtime import AdaptiveAnswer, AdaptiveModel
@@ -52,6 +53,7 @@ _HOME = {
     "ProfileStore": "paceline.profiles",
     "Provenance": "paceline.records",
     "RequestFeatures": "paceline.records",
+    "Sampling": "paceline.records",
     "StageTimes": "paceline.records",
     "applied": "paceline.models.knobs",
     "build_lookup_table": "paceline.fit",
@@ -92,6 +94,7 @@ __all__ = [  # noqa: RUF022  in the order of the pipeline: measure, build, serve
     "KnobGrid",
     "LatencyBudget",
     "RequestFeatures",
+    "Sampling",
     "StageTimes",
     "ProfileSample",
     "Provenance",

@@ -19,7 +19,9 @@ SCHEMA_VERSION = 1
 DATASET_NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}"
 DATASET_NAMES = "letters, digits, `_`, `-` and `.`, at most 100, the first of them no `.`"  # what file names can carry
 LARGEST_COUNT = 2**31 - 1
+TEMPLATE_ARGUMENTS = "template_arguments"  # in a profile's settings: what the chat template was given, as JSON
 LARGEST_SEED = 2**32 - 1  # that of numpy's older generator, which engines still seed
+SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 100.0  # below, a division overflows what float32 can hold
 PROMPT_EMBEDDING_SIZE = 16
 THUMBNAIL_PX = 64
 LARGEST_MARK_COUNT = 64
@@ -49,6 +51,27 @@ def require_seed(seed: int) -> None:
     """Raise InvalidValueError for a number that some random generator here cannot be seeded with."""
     if not 0 <= seed <= LARGEST_SEED:
         raise InvalidValueError("seed", seed, f"a whole number from 0 to {LARGEST_SEED}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Decoding by chance: each token is drawn from the nucleus of `top_p` at a temperature; 1 and 1 are the model's own odds.
+
+    The same seed gives the same answer; None draws a seed for each answer, which the answer then names.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_TEMPERATURE <= self.temperature <= LARGEST_TEMPERATURE:
+            possible = f"a number from {SMALLEST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}"
+            raise InvalidValueError("temperature", self.temperature, f"{possible}; without sampling decoding is greedy")
+        if not 0 < self.top_p <= 1:
+            raise InvalidValueError("top_p", self.top_p, "a number above 0, and 1 at most")
+        if self.seed is not None:
+            require_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from paceline.estimate.circumstances import Circumstances, circumstances_of, dif
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, settings_put_aside
 from paceline.measure.one_pass import MeasuredAnswer, request_measured
-from paceline.measure.provenance import device_name
+from paceline.measure.provenance import device_name, template_settings
 from paceline.models.chats import Message, opened, upright
 from paceline.models.knobs import check_config
 from paceline.models.loading import PreparedRequest, VisionLanguageModel, load_model
@@ -29,6 +29,7 @@ from paceline.records import (
     LatencyBudget,
     LatencyKind,
     RequestFeatures,
+    Sampling,
     StageTimes,
 )
 
@@ -45,7 +46,8 @@ class AdaptiveAnswer:
     wait for the model while another thread had it. `promised` says whether the controller expected
     the budget to hold, `within_budget` whether it held. `refused` marks a learned controller's choice that was not taken,
     `outside` names features of the request beyond what the controller was measured on. `vision_tokens` are all tokens that
-    the request's pictures brought into the prompt, `text_tokens` the others. `features_us` is the time taken to look at the
+    the request's pictures brought into the prompt, `text_tokens` the others. `sampling` is how its tokens were drawn, the seed
+    with it; None where the most probable were taken. `features_us` is the time taken to look at the
     request, `decision_us` the controller's own, both in microseconds.
     """
 
@@ -66,6 +68,7 @@ class AdaptiveAnswer:
     waited_ms: float
     features_us: float
     decision_us: float
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,22 +114,24 @@ class AdaptiveModel:
         device: str = "auto",
         dtype: str = "auto",
         revision: str | None = None,
+        template_arguments: Mapping[str, object] | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         strict: bool = False,
     ) -> "AdaptiveModel":
         """Load a model (`digits`, a local folder or a hub id) and put it under a controller.
 
         `controller` is one, or the path of a table file or of the directory of an estimator or a learned controller; the
-        latter two promise 95 of 100 requests their budgets. A controller that was measured on another device, in another
-        dtype, revision or number of threads is warned of once; with `strict` it is a TableError. So is an estimator that can
-        promise prefills alone, for its profile is older than T_ttft; with `strict` it is an EstimatorError.
+        latter two promise 95 of 100 requests their budgets. `template_arguments` go to the chat template of every request. A
+        controller that was measured on another device, in another dtype, revision or number of threads, or with other
+        template arguments, is warned of once; with `strict` it is a TableError. So is an estimator that can promise prefills
+        alone, for its profile is older than T_ttft; with `strict` it is an EstimatorError.
 
         Raises ModelError when the model cannot be steered, TableError, EstimatorError or ControllerError when the file cannot
         be trusted, and TableError when it was measured on another model.
         """
         chosen = load_controller(controller, strict=strict) if isinstance(controller, str | Path) else controller
         _require_same_model(name, chosen)
-        model = load_model(name, device=device, dtype=dtype, revision=revision)
+        model = load_model(name, device=device, dtype=dtype, revision=revision, template_arguments=template_arguments)
         return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict)
 
     def generate(
@@ -141,16 +146,17 @@ class AdaptiveModel:
         max_new_tokens: int | None = None,
         expected_output_tokens: float | None = None,
         per_step: bool = False,
+        sampling: Sampling | None = None,
     ) -> AdaptiveAnswer:
-        """Answer a request within `latency_budget_ms` of the controller's latency kind, greedily: a question about one
+        """Answer a request within `latency_budget_ms` of the controller's latency kind: a question about one
         picture (`image` and `prompt`), or a chat (`messages`) of roles and contents, as transformers' chat templates take
         them, with any number of pictures, each a `PIL.Image` or the path of one in a part `{"type": "image", "image": …}`.
 
         The budget is the whole request's; the tier is each picture's. What a controller knows comes from requests with one
         picture, so for a chat with several, or with none, nothing is promised: `promised` is False, `bound_ms` None and
         `pictures` in `outside`, while the configuration is still the one that its figures lead to for all the image tokens
-        together. Without a picture the tier is None. `template_arguments` go to the chat template with `messages`, for
-        example `enable_thinking`.
+        together. Without a picture the tier is None. `template_arguments` go to the chat template with `messages`, before the
+        model's own, for example `enable_thinking`. Decoding is greedy, or by `sampling`.
 
         An estimator promises the time to first token from this call on, a lookup table usually the model's prefill alone:
         `latency_kind` of the answer says which.
@@ -165,7 +171,7 @@ class AdaptiveModel:
         asked = self._asked(image, prompt, messages, template_arguments)
         timed = self._decide(asked, budget, strict, expected_output_tokens)
         tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        answer = self._answer(asked, timed.decision.config, tokens, per_step, called_at)
+        answer = self._answer(asked, timed.decision.config, tokens, per_step, called_at, sampling)
         # what nothing was promised of teaches nothing of the machine
         if isinstance(self.controller, DriftCorrecting) and timed.features.pictures == 1:
             self.controller.observe(timed.decision, _own_ms(answer.times, budget.kind))
@@ -266,6 +272,7 @@ class AdaptiveModel:
         max_new_tokens: int,
         per_step: bool,
         called_at: float | None = None,
+        sampling: Sampling | None = None,
     ) -> MeasuredAnswer:
         check_config(self.model.parts, config)
         return request_measured(
@@ -277,6 +284,7 @@ class AdaptiveModel:
             clock=clock_for(self.model.device),
             per_step=per_step,
             called_at=called_at,
+            sampling=sampling,
         )
 
 
@@ -305,6 +313,7 @@ def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget
         waited_ms=answer.times.waited_ms,
         features_us=timed.features_us,
         decision_us=timed.decision_us,
+        sampling=answer.sampling,
     )
 
 
@@ -351,8 +360,8 @@ def _circumstances(model: VisionLanguageModel) -> Circumstances:
         "revision": model.revision,
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
-    on_cpu = model.device.type == "cpu"
-    return circumstances_of([{**here, "settings": {"torch_threads": torch.get_num_threads()}} if on_cpu else here])
+    threads = {"torch_threads": torch.get_num_threads()} if model.device.type == "cpu" else {}
+    return circumstances_of([{**here, "settings": {**threads, **template_settings(model)}}])
 
 
 def _ranking(model: VisionLanguageModel, controller: Controller) -> tuple[int, ...]:

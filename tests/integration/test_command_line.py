@@ -153,7 +153,7 @@ def test_unknown_commands_and_flags_are_one_sentence_each(paceline):
     for words, told in {
         ("profil",): "No such command 'profil'",
         ("run", "--colour"): "No such option: --colour",
-        ("run", "digits"): "Missing option '--image'",
+        ("run", "digits"): "Missing option '--prompt'",
         ("demo", "--samples", "[/b]"): "Invalid value for '--samples': ",
         ("table", "[/b]"): "No such command '[/b]'",
     }.items():
@@ -206,12 +206,14 @@ def test_help_lists_every_command_with_its_own_first_line(paceline):
 FLAGS = {
     "profile": (
         "--out --datasets --samples --split --prompt-template --scorer --tiers --top-k --blocks --strategy --num-configs "
-        "--seed --max-new-tokens --warmup --sentinel-every --per-step --device --dtype --revision --json"
+        "--seed --max-new-tokens --warmup --sentinel-every --per-step --device --dtype --revision "
+        "--template-argument --json"
     ),
     "models": "--markdown --json",
-    "verify": "--tiers --top-k --blocks --pairs --out -o --device --dtype --revision --json",
+    "verify": "--tiers --top-k --blocks --pairs --out -o --device --dtype --revision --template-argument --json",
     "run": (
-        "--image --prompt --budget --table --strict --warmup --max-new-tokens --per-step --device --dtype --revision --json"
+        "--image --system --prompt --budget --table --strict --warmup --max-new-tokens --per-step --temperature --top-p "
+        "--seed --device --dtype --revision --template-argument --json"
     ),
     "evaluate": "--estimator --budgets --alpha --latency --seed --datasets --output -o --report --skip-bad --json",
     "demo": "--out --samples --requests --json",

@@ -218,9 +218,11 @@ def verified(*_, **__):
 def quick(monkeypatch, tmp_path, digits, questions):
     """The heavy parts made light: one loaded model, no demo, no verification, an engine that answers at once."""
 
-    def load(name, *, device="auto", dtype="auto", revision=None):
+    def load(name, *, device="auto", dtype="auto", revision=None, template_arguments=None):
         usual = name == "digits" and device in ("auto", "cpu") and dtype in ("auto", "float32")
-        return digits if usual else load_model(name, device=device, dtype=dtype, revision=revision)
+        if usual and not template_arguments:
+            return digits
+        return load_model(name, device=device, dtype=dtype, revision=revision, template_arguments=template_arguments)
 
     for module in (paceline.cli.profile, paceline.cli.verify, paceline.runtime):
         monkeypatch.setattr(module, "load_model", load)

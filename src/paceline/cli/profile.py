@@ -12,9 +12,11 @@ from paceline.cli.flags.model import (
     DeviceFlag,
     DtypeFlag,
     RevisionFlag,
+    TemplateArgumentFlag,
     TiersFlag,
     TopKFlag,
     names,
+    template_arguments,
     whole_numbers,
 )
 from paceline.cli.flags.profiles import note_drifts
@@ -64,6 +66,7 @@ def profile(
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
+    template_argument: TemplateArgumentFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure every stage of generate(), and the accuracy, under every configuration of a grid.
@@ -91,7 +94,13 @@ def profile(
     )
     share = share_of()
     rank, world_size = share.rank, share.world_size
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        template_arguments=template_arguments(template_argument),
+    )
     with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:
         run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, on_progress=move)
     if as_json:

@@ -12,9 +12,11 @@ from paceline.cli.flags.model import (
     DeviceFlag,
     DtypeFlag,
     RevisionFlag,
+    TemplateArgumentFlag,
     TiersFlag,
     TopKFlag,
     names,
+    template_arguments,
     whole_numbers,
 )
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json, print_table, progress_bar, write_document
@@ -41,11 +43,18 @@ def verify(
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
+    template_argument: TemplateArgumentFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails."""
     require_file_path(out)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        template_arguments=template_arguments(template_argument),
+    )
     grid = grid_of(
         loaded,
         tiers=names(tiers),

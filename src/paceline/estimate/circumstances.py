@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from paceline.records import ENGINES
+from paceline.records import ENGINES, TEMPLATE_ARGUMENTS
 
 IN_A_RUN = ("device", "dtype", "revision")
 IN_ITS_SETTINGS = ("torch_threads",)
@@ -22,6 +22,9 @@ def circumstances_of(runs: Sequence[Mapping[str, object]]) -> Circumstances:
             _add(found, name, run, name)
         for name in IN_ITS_SETTINGS:
             _add(found, name, run.get("settings"), name)
+        settings = run.get("settings")
+        if isinstance(settings, Mapping):
+            _add(found, "template arguments", {TEMPLATE_ARGUMENTS: "none", **settings}, TEMPLATE_ARGUMENTS)
         for name in IN_ITS_VERSIONS:
             _add(found, f"{name} version", run.get("versions"), name)
     return found

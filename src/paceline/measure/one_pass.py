@@ -17,16 +17,17 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from paceline.errors import ModelError
 from paceline.measure.clock import Clock
 from paceline.measure.greedy import greedy, own_settings_aside
+from paceline.measure.sampled import TokenSampler
 from paceline.models.critical_section import held, replaced
 from paceline.models.knobs import applied
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
 from paceline.models.structure import ModelParts
-from paceline.records import KnobConfig, StageTimes
+from paceline.records import KnobConfig, Sampling, StageTimes
 
 
 @dataclass(slots=True)
@@ -42,11 +43,12 @@ class _Marks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredAnswer:
-    """The text of one request with its stage times and token counts."""
+    """The text of one request with its stage times and token counts; `sampling` with its seed, None where it was greedy."""
 
     text: str
     times: StageTimes
     request: PreparedRequest
+    sampling: Sampling | None = None
 
 
 def answer_measured(
@@ -87,8 +89,13 @@ def request_measured(
     clock: Clock,
     per_step: bool = False,
     called_at: float | None = None,
+    sampling: Sampling | None = None,
 ) -> MeasuredAnswer:
-    """Answer the request that `prepare` encodes at a tier, as `answer_measured` does a question about one picture."""
+    """Answer the request that `prepare` encodes at a tier, as `answer_measured` does a question about one picture.
+
+    Decoding is greedy, or by `sampling`; what is measured is the same.
+    """
+    sampler = None if sampling is None else TokenSampler(sampling)
     started = time.perf_counter()
     request = prepare(config.tier)
     prepared = time.perf_counter()
@@ -104,8 +111,10 @@ def request_measured(
             waited_ms=waited_ms,
             called_at=called_at,
             per_step=per_step,
+            sampler=sampler,
         )
-    return MeasuredAnswer(text=model.decode(ids_S), times=times, request=request)
+    drawn = None if sampler is None else sampler.sampling
+    return MeasuredAnswer(text=model.decode(ids_S), times=times, request=request, sampling=drawn)
 
 
 def measure_generate(
@@ -118,17 +127,19 @@ def measure_generate(
     waited_ms: float = 0.0,
     called_at: float | None = None,
     per_step: bool = False,
+    sampler: TokenSampler | None = None,
 ) -> tuple[torch.Tensor, StageTimes]:
     """Call `generate()` once and return the new token ids (sequence) with their stage times.
 
-    `inputs` is one request (batch 1). Raises ModelError when the pass did not have the stages expected of it.
+    `inputs` is one request (batch 1); `sampler` draws its tokens, else the most probable are taken. Raises ModelError when the
+    pass did not have the stages expected of it.
     """
     marks = _Marks()
     with _marked(parts, marks, clock), own_settings_aside(parts.model):
         clock.settle()
         host_start = time.perf_counter()
         start = clock.mark()
-        sequence_BL = _generate(parts.model, inputs, generation)
+        sequence_BL = _generate(parts.model, inputs, generation, sampler)
         end = clock.mark()
         clock.settle()
         total_ms = (time.perf_counter() - host_start) * 1e3
@@ -178,8 +189,11 @@ def _encoder_marked(owner: Any, marks: _Marks, clock: Clock) -> Generator[None]:
         yield
 
 
-def _generate(model: Any, inputs: Mapping[str, torch.Tensor], generation: GenerationConfig) -> torch.Tensor:
-    return model.generate(**inputs, generation_config=generation)
+def _generate(
+    model: Any, inputs: Mapping[str, torch.Tensor], generation: GenerationConfig, sampler: TokenSampler | None
+) -> torch.Tensor:
+    drawing = {} if sampler is None else {"logits_processor": LogitsProcessorList([sampler])}
+    return model.generate(**inputs, generation_config=generation, **drawing)
 
 
 def _check_stages(marks: _Marks, output_tokens: int, *, pictures: bool) -> None:

@@ -1,5 +1,6 @@
 """What a profile's numbers depend on, read from this machine and stored with them."""
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from paceline.checkout import own_commit
 from paceline.measure.clock import clock_for
 from paceline.models.loading import VisionLanguageModel
-from paceline.records import KnobGrid, Provenance, QuestionSource
+from paceline.records import TEMPLATE_ARGUMENTS, KnobGrid, Provenance, QuestionSource
 
 RECORDED_PACKAGES = ("paceline", "torch", "transformers", "numpy", "pillow")
 
@@ -42,9 +43,15 @@ def provenance_of(
         block_ranking=tuple(ranking),
         datasets=dict(scorers),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings={**settings, "torch_threads": torch.get_num_threads()},
+        settings={**settings, **template_settings(model), "torch_threads": torch.get_num_threads()},
         sources=dict(sources),
     )
+
+
+def template_settings(model: VisionLanguageModel) -> dict[str, str]:
+    """Return the arguments that the model's chat template is given, as a profile's settings hold them; nothing without any."""
+    arguments = model.prompts.template_arguments
+    return {TEMPLATE_ARGUMENTS: json.dumps(arguments, sort_keys=True, ensure_ascii=False)} if arguments else {}
 
 
 def device_name(device: torch.device) -> str:

@@ -50,6 +50,17 @@ def user_message(pictures: Sequence[object], question: str) -> list[Message]:
     return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
 
 
+def in_parts(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with every content as parts: some chat templates read no other, and leave a bare text out."""
+    return [{**message, "content": list(_parts([message]))} for message in messages]
+
+
+def missing_texts(messages: Sequence[Message], written: str) -> list[str]:
+    """Return the texts that a written prompt does not hold; of what the assistant said, templates leave out its thoughts."""
+    told = texts_of([message for message in messages if message["role"] != "assistant"])
+    return [text for text in told if text.strip() not in written]
+
+
 def _parts(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:
     for message in messages:
         content = message["content"]

@@ -1,6 +1,6 @@
 """Load a model with its tokenizer and image processor, and check once that its image tokens are counted right."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    template_arguments: Mapping[str, object] | None = None,
 ) -> VisionLanguageModel:
     """Load an embedded model (`digits`), a local folder or a hub id with its tokenizer and image processor.
 
     `device` is auto (CUDA if there is one), cpu or cuda[:n]; `dtype` is auto (float32 on a CPU, bfloat16 on a GPU),
-    float32, bfloat16 or float16. Raises ModelError when there is no such model or it cannot be steered.
+    float32, bfloat16 or float16. `template_arguments` go to the chat template of every prompt, for example `enable_thinking`.
+    Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError for an argument that its
+    template does not read.
     """
     folder = EMBEDDED.get(name)
     source = str(folder) if folder else name
@@ -47,7 +54,9 @@ def load_model(
         config = AutoConfig.from_pretrained(source, revision=revision)
     family = family_of(config, f"the model {name!r}")
     tokenizer, image_processor = _tokenizer(name, source, revision), _image_processor(name, source, revision)
-    prompts = Prompts(tokenizer=tokenizer, family=family, config=config, name=name)
+    prompts = Prompts(
+        tokenizer=tokenizer, family=family, config=config, name=name, template_arguments=template_arguments
+    )
     with _told(name), _quiet_bars() if folder else nullcontext():
         model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
     parts = find_parts(model.to(where).eval())

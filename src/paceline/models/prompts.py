@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from paceline.errors import InvalidValueError, ModelError
-from paceline.models.chats import Message, texts_of
+from paceline.models.chats import Message, in_parts, missing_texts, texts_of
 from paceline.models.families.choosing import image_token_id
 from paceline.models.families.family import Family
 from paceline.models.families.plans import ImagePlan
@@ -45,9 +45,9 @@ class Prompts:
         self.placeholder = family.placeholder or self.image_token
         self._reserved = tuple(dict.fromkeys((*tokenizer.all_special_tokens, self.image_token, self.placeholder)))
         self._marker_tokens: dict[str, int] = {}
-        self.template_arguments: dict[str, object] = {}
-        self._check_template()
+        self._require_template()
         self.template_arguments = self._checked(template_arguments or {})
+        self._check_template()
 
     def question(self, question: str) -> str:
         """Return the written prompt of a question about one picture.
@@ -72,7 +72,14 @@ class Prompts:
             )
         for text in texts_of(messages):
             self._check_text(text)
-        written = self._templated(messages, {**self.template_arguments, **self._checked(arguments)})
+        arguments = {**self.template_arguments, **self._checked(arguments)}
+        written = self._templated(messages, arguments)
+        if missing_texts(messages, written):
+            written = self._templated(in_parts(messages), arguments)
+        for text in missing_texts(messages, written):
+            raise InvalidValueError(
+                "messages", text, f"texts that the chat template of {self.name!r} writes; it leaves this one out"
+            )
         found = written.count(self.placeholder)
         if found != pictures:
             raise ModelError(
@@ -181,12 +188,14 @@ class Prompts:
             )
         return token
 
-    def _check_template(self) -> None:
+    def _require_template(self) -> None:
         if self.family.prompt is None and not self.tokenizer.chat_template:
             raise ModelError(
                 f"the model {self.name!r} has no chat template; expected one beside its tokenizer "
                 "(chat_template.jinja): take that of the instruction-tuned model it comes from"
             )
+
+    def _check_template(self) -> None:
         found = self._written("a").count(self.placeholder)
         if found != 1:
             raise ModelError(

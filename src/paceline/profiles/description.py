@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -66,6 +67,15 @@ def require_one_engine(runs: Iterable[Provenance], source: Path) -> None:
         )
 
 
+def _apart(ours: object, theirs: object) -> tuple[object, object]:
+    """Return two values as they are, and of two dictionaries the entries that differ."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return ours, theirs
+    one, other = cast("dict[str, object]", ours), cast("dict[str, object]", theirs)
+    names = [name for name in {**other, **one} if one.get(name) != other.get(name)]
+    return {name: one.get(name) for name in names}, {name: other.get(name) for name in names}
+
+
 def joined_run(directory: Path, found: StoreDescription, run: Provenance) -> StoreDescription:
     """Return the description with one more run in it; the same one when nothing new is to be recorded.
 
@@ -78,7 +88,7 @@ def joined_run(directory: Path, found: StoreDescription, run: Provenance) -> Sto
         )
     held = found.provenance[-1]
     for name in IDENTITY:
-        ours, theirs = getattr(run, name), getattr(held, name)
+        ours, theirs = _apart(getattr(run, name), getattr(held, name))
         if ours != theirs:
             raise ProfileConflictError(
                 f"{directory} holds a profile whose {name} is {theirs!r}, but this run's {name} is {ours!r}; expected "

@@ -190,7 +190,10 @@ def test_another_run_is_refused_with_field_and_both_values(
     ProfileStore.open_or_create(tmp_path, synthetic_run()).close()
     with pytest.raises(ProfileConflictError) as caught:
         ProfileStore.open_or_create(tmp_path, synthetic_run(**{field: value}))
-    for part in (field, repr(value), repr(getattr(synthetic_run(), field)), "--out"):
+    held = getattr(synthetic_run(), field)
+    if isinstance(value, dict):  # what is the same on both sides is not told
+        value, held = ({name: each[name] for name in each if value[name] != held[name]} for each in (value, held))
+    for part in (field, repr(value), repr(held), "--out"):
         assert part in str(caught.value)
 
 

@@ -6,6 +6,7 @@ import typer
 
 from paceline.cli.flags.lists import split_list
 from paceline.errors import InvalidValueError
+from paceline.json_document import parsed_json
 
 DeviceFlag = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu or cuda[:n].")]
 DtypeFlag = Annotated[str, typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.")]
@@ -15,6 +16,32 @@ TopKFlag = Annotated[list[str] | None, typer.Option("--top-k", help="Experts a t
 BlocksFlag = Annotated[
     list[str] | None, typer.Option("--blocks", help="Active decoder blocks.", show_default="the model's own")
 ]
+
+TemplateArgumentFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-argument",
+        metavar="NAME=JSON",
+        help="An argument of the chat template, for example enable_thinking=false; may be repeated.",
+    ),
+]
+
+
+def template_arguments(values: list[str] | None) -> dict[str, object]:
+    """Return the arguments of the chat template; raises InvalidValueError for a word that is no NAME=JSON."""
+    return dict(_template_argument(value) for value in values or ())
+
+
+def _template_argument(word: str) -> tuple[str, object]:
+    name, separator, value = word.partition("=")
+    try:
+        return name, parsed_json(value if separator else "")
+    except ValueError as error:
+        raise InvalidValueError(
+            "--template-argument",
+            word,
+            'NAME=JSON, for example enable_thinking=false or language="de" (a text in quotes)',
+        ) from error
 
 
 def names(values: list[str] | None) -> tuple[str, ...] | None:
