@@ -15,6 +15,7 @@ from paceline.simulate import (
     SimulatedEngine,
     SimulatedRun,
     StepCost,
+    VaryingCost,
     VidurTables,
 )
 
@@ -142,6 +143,9 @@ def _cost(random: Random) -> StepCost:
     if kind == "linear":
         return LinearCost(STEP_TIME)
     numbers = np.random.default_rng(random.getrandbits(32))
+    if random.random() < 0.2:
+        inner = LinearCost(STEP_TIME) if kind == "log" else random_tables(numbers)
+        return VaryingCost(inner, numbers.lognormal(0, 0.3, random.choice([1, 50, 3000])))
     if kind == "log":
         started = np.cumsum(numbers.exponential(random.choice([0.003, 0.01, 0.012]), LOGGED_STEPS))
         return ReplayedCost(

@@ -20,6 +20,7 @@ from paceline.simulate.routers import ROUTERS
 from paceline.simulate.simulation import ENGINES, simulate
 from paceline.simulate.step_work import LinearCost, StepCost, StepWork
 from paceline.simulate.tables import VidurTables
+from paceline.simulate.varying import VaryingCost
 
 __all__ = [
     "ENGINES",
@@ -42,6 +43,7 @@ __all__ = [
     "StepColumns",
     "StepCost",
     "StepWork",
+    "VaryingCost",
     "VidurTables",
     "exact_first_token_seconds",
     "simulate",

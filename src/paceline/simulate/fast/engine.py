@@ -20,6 +20,7 @@ from paceline.simulate.replayed import ReplayedCost, log_too_short
 from paceline.simulate.result import SimulatedRun, StepColumns
 from paceline.simulate.step_work import LinearCost, StepCost
 from paceline.simulate.tables import VidurTables, table_too_small
+from paceline.simulate.varying import VaryingCost
 
 FIRST_STEPS, LONGEST_RECORD = 4096, 4096
 NO_TABLE: Floats = np.zeros((0, 0))
@@ -131,7 +132,10 @@ def _cost(cost: StepCost) -> at.Cost:
         layers=1.0,
         has_factors=False,
         replayed=NO_TABLE,
+        varying=np.zeros(0),
     )
+    if isinstance(cost, VaryingCost):
+        return _cost(cost.cost)._replace(varying=cost.factors)
     if isinstance(cost, LinearCost):
         return numbers._replace(linear=_coefficients(cost.model))
     if isinstance(cost, ReplayedCost):

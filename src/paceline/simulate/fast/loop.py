@@ -18,7 +18,7 @@ from paceline.simulate.fast.state import (
     State,
 )
 from paceline.simulate.fast.steps import end_decode_tick, full_step, record_step
-from paceline.simulate.fast.work import decode_seconds, decode_step, no_earlier
+from paceline.simulate.fast.work import decode_seconds, decode_step, no_earlier, varied
 
 
 @compiled_once
@@ -92,6 +92,7 @@ def _plain_ticks(s: State, rules: Rules, cost: Cost, records: Records, until: fl
         seconds = decode_seconds(cost, decodes, context)
         if seconds < 0:
             break
+        seconds = varied(cost, now.step + ticks, seconds)
         free -= phase[at]
         if records.wanted:
             row = log[now.step + ticks]

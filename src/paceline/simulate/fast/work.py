@@ -48,6 +48,14 @@ def decode_seconds(cost: Cost, decodes: int, context: int) -> float:
 
 
 @compiled
+def varied(cost: Cost, step: int, seconds: float) -> float:
+    """Return what a step takes of which the model says so many seconds."""
+    if len(cost.varying) == 0:
+        return seconds
+    return seconds * cost.varying[min(step, len(cost.varying) - 1)]
+
+
+@compiled
 def decode_step(s: State, cost: Cost) -> tuple[int, float]:
     """Return a fault, FINISHED for none, and the seconds of a step that only decodes."""
     if cost.kind == REPLAYED:
@@ -55,7 +63,7 @@ def decode_step(s: State, cost: Cost) -> tuple[int, float]:
     decodes, context = s.now[0].decodes, s.now[0].context
     seconds = decode_seconds(cost, decodes, context)
     if seconds >= 0:
-        return FINISHED, seconds
+        return FINISHED, varied(cost, s.now[0].step, seconds)
     if decodes >= cost.by_tokens.shape[1]:
         return _fault(s, TOKEN_TABLE, decodes, 0)
     return _fault(s, DECODE_TABLE, decodes, ((context + decodes) // decodes + CONTEXT_STEP - 1) // CONTEXT_STEP)
@@ -96,8 +104,10 @@ def _by_model(s: State, rules: Rules, cost: Cost) -> tuple[int, float]:
             chunk = s.chunks[at].tokens
             tokens += chunk
             attention += chunk * (s.requests[s.chunks[at].request].computed + chunk / 2)
-        return FINISHED, predict_ms(cost.linear, s.now[0].decodes, s.now[0].context, tokens, attention) / 1e3
-    return _tabled(s, rules, cost)
+        seconds = predict_ms(cost.linear, s.now[0].decodes, s.now[0].context, tokens, attention) / 1e3
+        return FINISHED, varied(cost, s.now[0].step, seconds)
+    fault, seconds = _tabled(s, rules, cost)
+    return fault, varied(cost, s.now[0].step, seconds)
 
 
 @compiled
