@@ -24,4 +24,6 @@ def with_scheduler(
         hash_block_size=old.hash_block_size,
         log_stats=False,
     )
+    # the worker is told of requests that end with the step after
+    core.scheduler.finished_req_ids |= old.finished_req_ids
     return core.scheduler

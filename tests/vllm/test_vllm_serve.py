@@ -134,21 +134,45 @@ def test_requests_over_http_have_their_own_active_blocks(serve, tiny_llm):
     wait_until_healthy(server, address, output)
     oracle = Transformers(tiny_llm, ranking=(1,))
     prompt = list(range(1, 151))
-    found = {}
-    for asked, blocks in ((None, None), (1, 1), (99, None), ("1", None), (0, 1)):
-        body = {
-            "model": str(tiny_llm),
-            "prompt": prompt,
-            "max_tokens": 5,
-            "ignore_eos": True,
-            "temperature": 0,
-            "return_token_ids": True,
-            **({} if asked is None else {"vllm_xargs": {ACTIVE_BLOCKS: asked}}),
-        }
-        request = urllib.request.Request(
-            f"{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+    expected = {blocks: oracle.greedy(RequestKnobs(None, blocks), prompt, 5) for blocks in (None, 1)}
+    assert expected[None] != expected[1]
+    for asked, blocks in (*HONEST, *LIES):
+        status, answer = completed(f"{address}/v1/completions", tiny_llm, prompt, asked)
+        if status == 200:
+            assert answer["choices"][0]["token_ids"] == expected[blocks], asked
+        else:
+            # said to whoever asked it: the server takes no such value, and goes on
+            assert (asked, blocks) in LIES and status in REFUSED, (asked, status, answer)
+    with urllib.request.urlopen(f"{address}/health", timeout=30) as response:
+        assert response.status == 200
+
+
+# what stands in the body behind the name of the knob, and the blocks that run
+HONEST = [(None, None), ("2", None), ("1", 1), ("1.0", 1)]
+LIES = [
+    *(("99", None), ("0", 1), ("-5", 1), ("0.5", 1), ("1e308", None), ("-1e308", 1)),
+    *(('"1"', None), ('"1; drop"', None), ('""', None), ("[1]", None), ("true", 1)),
+    *(
+        ("9223372036854775807", None),
+        ("-9223372036854775808", 1),
+        ("18446744073709551616", None),
+        ("1" + 400 * "0", None),
+    ),
+    *(("NaN", None), ("Infinity", None), ("1e400", None), ("null", None), ('{"a": 1}', None), ("[[1]]", None)),
+]
+REFUSED = (400, 422)
+
+
+def completed(address, model, prompt, asked):
+    body = json.dumps(
+        {"model": str(model), "prompt": prompt, "max_tokens": 5, "ignore_eos": True, "temperature": 0}
+        | {"return_token_ids": True}
+    )
+    if asked is not None:
+        body = f'{body[:-1]}, "vllm_xargs": {{"{ACTIVE_BLOCKS}": {asked}}}}}'
+    request = urllib.request.Request(address, body.encode(), {"Content-Type": "application/json"})
+    try:
         with urllib.request.urlopen(request, timeout=300) as response:
-            found[asked] = json.loads(response.read())["choices"][0]["token_ids"]
-        assert found[asked] == oracle.greedy(RequestKnobs(None, blocks), prompt, 5), asked
-    assert found[None] != found[1]
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
