@@ -268,7 +268,6 @@ SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_
 @pytest.mark.parametrize(
     ("made", "architecture", "problem"),
     [
-        (lambda: transformers.GPT2Config(vocab_size=512, n_embd=64, n_head=2, n_layer=2), "GPT2LMHeadModel", "`model.layers`"),
         (lambda: transformers.Gemma3TextConfig(**SMALL | SLIDING), "Gemma3ForCausalLM", "2 kinds of attention"),
         (lambda: transformers.Glm4MoeConfig(**SMALL | MIXTURE), "Glm4MoeForCausalLM", "score correction"),
     ],
