@@ -1,19 +1,22 @@
 """Measure the complete profile that `benchmarks/certified_profile.py` draws from: the embedded model, every configuration.
 
-    python benchmarks/certified_population.py [--per-set 1000] [--timed 60] [--batch-size 48] [--part 0 --parts 1]
+    python benchmarks/certified_population.py --latencies demo-out/profile [--per-set 1000] [--batch-size 48]
+        [--profiles STORE ...] [--part 0 --parts 1] [--collect]
 
-Writes benchmarks/results/certified_population.npz: the accuracy of every question (question, configuration; 0 or 1), its data
-set, and of `--timed` questions prefill and total milliseconds at batch size 1, configurations in a new random order for each.
-Accuracies come from batched passes in which a tier's pictures are encoded once; they are kept in build/ block by block, so that
-a killed run goes on, and `--parts` runs beside each other share the blocks (the one that starts without --part joins them).
-The timed questions are answered both ways: the file says how many answers are equal, and what a cell took each way in seconds
-of the processor and of the clock, since other work may share the machine.
+Writes benchmarks/results/certified_population.npz: the accuracy of every question (question, configuration; 0 or 1) and its data
+set, from batched passes in which a tier's pictures are encoded once. They are kept in build/ block by block, so that a killed run
+goes on; `--parts` runs beside each other share the blocks; `--collect` measures nothing and joins what is there. Complete
+questions of other profiles of the same model are joined by `--profiles`. Prefill milliseconds at batch size 1 (request,
+configuration), and answers to hold the batched ones against, come from a profile, that of `paceline demo` for example: some of
+its questions are answered in batches too, and the file says how many of those answers are equal, and what a cell took in seconds
+of the processor. Other work may share the machine.
 """
 
 import argparse
 import json
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +26,14 @@ import torch
 from paceline.checkout import own_commit
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions
 from paceline.measure.batched import answer_batched
-from paceline.measure.clock import clock_for
-from paceline.measure.one_pass import answer_measured
 from paceline.models.grid import default_grid
 from paceline.models.loading import VisionLanguageModel, load_model
+from paceline.profiles import read_profile
 from paceline.records import KnobConfig
 
 OUT = Path(__file__).parent / "results" / "certified_population.npz"
 WORK = Path("build/certified_population")
-BLOCK = 96
+BLOCK, COMPARED = 96, 12
 SPLIT, SEED, MAX_NEW_TOKENS = "test", 18, 32
 
 
@@ -63,98 +65,128 @@ def accuracies(
     return found, texts
 
 
-def one_at_a_time(
-    model: VisionLanguageModel, questions: list[VisualQuestion], configs: list[KnobConfig]
-) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-    """Return prefill and total milliseconds, and texts (question, configuration), at batch size 1."""
-    clock, random = clock_for(model.device), np.random.default_rng(SEED)
-    prefill_ms, total_ms = (np.zeros((len(questions), len(configs)), dtype=np.float32) for _ in range(2))
-    texts = [[""] * len(configs) for _ in questions]
-    for row, question in enumerate(questions):
-        picture = question.picture
-        for column in random.permutation(len(configs)):
-            answer = answer_measured(
-                model,
-                picture,
-                question.prompt,
-                configs[column],
-                ranking=model.block_ranking or (),
-                max_new_tokens=MAX_NEW_TOKENS,
-                clock=clock,
-            )
-            prefill_ms[row, column], total_ms[row, column] = answer.times.prefill_ms, answer.times.total_ms
-            texts[row][column] = answer.text
-    return prefill_ms, total_ms, texts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Questions of a profile that every configuration answered: accuracies, prefill and total milliseconds, texts."""
+
+    names: list[tuple[str, str]]
+    accuracy: np.ndarray
+    prefill_ms: np.ndarray
+    total_ms: np.ndarray
+    texts: list[list[str]]
 
 
-def timed(call: Any) -> tuple[Any, float, float]:
-    """Return what a call returns, its seconds of the processor and those of the clock."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    return call(), time.process_time() - cpu, time.perf_counter() - wall
+def complete_questions(store: Path, configs: list[KnobConfig]) -> Measured:
+    """Return the complete questions of a profile."""
+    columns = {config: column for column, config in enumerate(configs)}
+    rows: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for row in read_profile(store).samples.iter_rows(named=True):
+        config = KnobConfig(tier=row["tier"], top_k=row["top_k"], num_active_blocks=row["num_active_blocks"])
+        if config in columns:
+            rows.setdefault((row["dataset"], row["sample_id"]), {})[columns[config]] = row
+    whole = {name: found for name, found in sorted(rows.items()) if len(found) == len(configs)}
+    in_order = [[found[column] for column in range(len(configs))] for found in whole.values()]
+    return Measured(
+        names=list(whole),
+        accuracy=np.array([[cell["accuracy"] for cell in found] for found in in_order], dtype=np.float32),
+        prefill_ms=np.array([[cell["T_vision_total"] + cell["T_LLM_prefill"] for cell in found] for found in in_order]),
+        total_ms=np.array([[cell["T_total"] for cell in found] for found in in_order]),
+        texts=[[cell["pred"] for cell in found] for found in in_order],
+    )
+
+
+def questions_named(names: list[tuple[str, str]]) -> list[VisualQuestion]:
+    """Return digit questions by their ids, `<set>-<split>-<seed>-<index>`."""
+    found: list[VisualQuestion] = []
+    for dataset, sample_id in names:
+        split, seed, index = sample_id.removeprefix(f"{dataset}-").split("-")
+        found.append(digit_questions(dataset, split=split, count=int(index) + 1, seed=int(seed))[-1])
+    return found
 
 
 def kept_blocks(
     model: VisionLanguageModel, questions: list[VisualQuestion], configs: list[KnobConfig], told: argparse.Namespace
-) -> np.ndarray:
-    """Return the accuracies of all questions, block by block from disk where they were measured before."""
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Return the accuracies of all questions with their names, block by block from disk where they were measured before."""
     WORK.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(questions), BLOCK)
     for number, start in enumerate(starts):
         path = WORK / f"{len(questions)}-{start:05d}.npy"
-        if number % told.parts != told.part or path.exists():
+        if told.collect or number % told.parts != told.part or path.exists():
             continue
         found, _ = accuracies(model, questions[start : start + BLOCK], configs, told.batch_size)
         np.save(path.with_suffix(".part.npy"), found)
         path.with_suffix(".part.npy").rename(path)
         print(f"block {number + 1} of {len(starts)}", flush=True)
-    missing = [start for start in starts if not (WORK / f"{len(questions)}-{start:05d}.npy").exists()]
-    if missing:
-        raise SystemExit(f"{len(missing)} blocks are still to be measured by the other parts")
-    return np.concatenate([np.load(WORK / f"{len(questions)}-{start:05d}.npy") for start in starts])
+    there = [start for start in starts if (WORK / f"{len(questions)}-{start:05d}.npy").exists()]
+    if len(there) < len(starts) and not told.collect:
+        raise SystemExit(f"{len(starts) - len(there)} blocks are still to be measured by the other parts")
+    blocks = [np.load(WORK / f"{len(questions)}-{start:05d}.npy") for start in there]
+    rows = [row for start in there for row in range(start, min(start + BLOCK, len(questions)))]
+    return np.concatenate(blocks), [(questions[row].dataset, questions[row].sample_id) for row in rows]
+
+
+def compared(
+    model: VisionLanguageModel, singly: Measured, configs: list[KnobConfig], batch_size: int
+) -> dict[str, float | int]:
+    """Return how many answers of a profile are equal in batches, and the processor's milliseconds a cell of those."""
+    questions = questions_named(singly.names[:: max(1, len(singly.names) // COMPARED)])
+    texts_of = dict(zip(singly.names, singly.texts, strict=True))
+    started = time.process_time()
+    _, together = accuracies(model, questions, configs, batch_size)
+    spent = time.process_time() - started
+    pairs = [
+        (one, other)
+        for question, texts in zip(questions, together, strict=True)
+        for one, other in zip(texts_of[question.dataset, question.sample_id], texts, strict=True)
+    ]
+    return {
+        "compared_answers": len(pairs),
+        "equal_answers": sum(one == other for one, other in pairs),
+        "batched_cpu_ms_a_cell": spent / len(pairs) * 1e3,
+    }
 
 
 def main() -> None:
     """Measure and write the population."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--latencies", type=Path, required=True)
+    parser.add_argument("--profiles", type=Path, nargs="*", default=[])
     parser.add_argument("--per-set", type=int, default=1000)
-    parser.add_argument("--timed", type=int, default=60)
     parser.add_argument("--part", type=int, default=0)
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--collect", action="store_true")
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--out", type=Path, default=OUT)
     told = parser.parse_args()
     model = load_model("digits")
     configs = default_grid(model).configurations()
-    questions = asked_questions(told.per_set)
-    found = kept_blocks(model, questions, configs, told)
-    few = questions[: told.timed]
-    one_at_a_time(model, few[:2], configs)  # new shapes choose new kernels
-    (prefill_ms, total_ms, singly), single_cpu, single_wall = timed(lambda: one_at_a_time(model, few, configs))
-    (_, together), batch_cpu, batch_wall = timed(lambda: accuracies(model, few, configs, told.batch_size))
-    equal = sum(a == b for one, other in zip(singly, together, strict=True) for a, b in zip(one, other, strict=True))
-    cells = len(few) * len(configs)
+    found, names = kept_blocks(model, asked_questions(told.per_set), configs, told)
+    timed = complete_questions(told.latencies, configs)
+    known = dict(zip(names, found, strict=True))
+    for other in (timed, *(complete_questions(store, configs) for store in told.profiles)):
+        known |= dict(zip(other.names, other.accuracy, strict=True))
     note = {
         "model": model.name,
         "split": SPLIT,
         "seed": SEED,
         "configurations": [each.key for each in configs],
         "datasets": list(DIGIT_SETS),
+        "questions_in_batches": len(names),
+        "questions_of_profiles": len(known) - len(names),
         "batch_size": told.batch_size,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "torch": torch.__version__,
         "commit": own_commit(),
-        "equal_answers": equal,
-        "compared_answers": cells,
-        "one_at_a_time_ms_a_cell": {"cpu": single_cpu / cells * 1e3, "wall": single_wall / cells * 1e3},
-        "batched_ms_a_cell": {"cpu": batch_cpu / cells * 1e3, "wall": batch_wall / cells * 1e3},
+        **compared(model, timed, configs, told.batch_size),
+        "one_at_a_time_ms_a_cell": float(timed.total_ms.mean()),
     }
     np.savez_compressed(
         told.out,
-        accuracy=found.astype(np.uint8),
-        dataset=np.array([DIGIT_SETS.index(each.dataset) for each in questions], dtype=np.uint8),
-        prefill_ms=prefill_ms,
-        total_ms=total_ms,
+        accuracy=np.array(list(known.values())).astype(np.uint8),
+        dataset=np.array([DIGIT_SETS.index(dataset) for dataset, _ in known], dtype=np.uint8),
+        prefill_ms=timed.prefill_ms.astype(np.float32),
         note=np.array(json.dumps(note)),
     )
     print(json.dumps(note, indent=2))

@@ -105,6 +105,10 @@ class ControllerError(UntrustedFileError):
     """A learned controller that cannot be trusted or does not fit."""
 
 
+class CertificateError(UntrustedFileError):
+    """A certificate, or the parts and the plan behind it, that cannot be trusted or is asked for what it does not hold."""
+
+
 class RequestFileError(UntrustedFileError, ValueError):
     """A trace, or a file of a benchmark run, that cannot be trusted; names the line and the column too."""
 

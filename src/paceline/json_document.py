@@ -1,6 +1,12 @@
-"""JSON that somebody else may have written: one way to parse it, with one kind of error for all that cannot be used."""
+"""JSON that somebody else may have written: one way to parse it, with one kind of error for all that cannot be used, and one
+way to seal it, so that an edit by hand is seen."""
 
+import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "description_sha256"
 
 LARGEST_WHOLE_NUMBER = 2**63  # what files hold as whole numbers is counted, in 64 bits everywhere behind the readers
 
@@ -14,6 +20,22 @@ def parsed_json(text: str | bytes) -> object:
         return json.loads(text, parse_int=_whole_number)
     except RecursionError as error:
         raise ValueError("its lists or objects are nested too deeply") from error
+
+
+def seal_of(document: Mapping[str, object]) -> str:
+    """Return the hash of all fields but the seal, whatever their order and the file's white space."""
+    fields = {name: value for name, value in document.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(document: Mapping[str, object]) -> dict[str, Any]:
+    """Return the document with its seal, the SHA-256 of all its other fields."""
+    return {**document, SEAL: seal_of(document)}
+
+
+def stands_as_sealed(document: Mapping[str, object]) -> bool:
+    """Tell whether a document's fields are those that it was sealed with."""
+    return document.get(SEAL) == seal_of(document)
 
 
 def _whole_number(digits: str) -> int:

@@ -14,6 +14,7 @@ from PIL import Image
 from paceline.control.controller import Controller, DriftCorrecting, SeesPictures, as_promised
 from paceline.control.loading import load_controller
 from paceline.control.measured_ranking import measured_ranking
+from paceline.control.table import LookupTable
 from paceline.errors import InvalidValueError, ModelError, PacelineWarning, TableError
 from paceline.estimate.circumstances import Circumstances, circumstances_of, differences, engines_apart
 from paceline.measure.clock import clock_for
@@ -117,6 +118,7 @@ class AdaptiveModel:
         template_arguments: Mapping[str, object] | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         strict: bool = False,
+        certified_only: bool = False,
     ) -> "AdaptiveModel":
         """Load a model (`digits`, a local folder or a hub id) and put it under a controller.
 
@@ -125,11 +127,18 @@ class AdaptiveModel:
         controller that was measured on another device, in another dtype, revision or number of threads, or with other
         template arguments, is warned of once; with `strict` it is a TableError. So is an estimator that can promise prefills
         alone, for its profile is older than T_ttft; with `strict` it is an EstimatorError.
+        With `certified_only` nothing is taken but what the table's certificate holds, and the full configuration.
 
         Raises ModelError when the model cannot be steered, TableError, EstimatorError or ControllerError when the file cannot
         be trusted, and TableError when it was measured on another model.
         """
-        chosen = load_controller(controller, strict=strict) if isinstance(controller, str | Path) else controller
+        chosen = (
+            load_controller(controller, strict=strict, certified_only=certified_only)
+            if isinstance(controller, str | Path)
+            else _certified(controller)
+            if certified_only
+            else controller
+        )
         _require_same_model(name, chosen)
         model = load_model(name, device=device, dtype=dtype, revision=revision, template_arguments=template_arguments)
         return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict)
@@ -286,6 +295,15 @@ class AdaptiveModel:
             called_at=called_at,
             sampling=sampling,
         )
+
+
+def _certified(controller: Controller) -> Controller:
+    if isinstance(controller, LookupTable):
+        return controller.certified_only()
+    raise TableError(
+        f"a {type(controller).__name__} holds no certificate, and certified configurations alone are asked for; expected the "
+        "table of `paceline profile --certify`: give that, or leave certified_only out"
+    )
 
 
 def _own_ms(times: StageTimes, kind: LatencyKind) -> float:

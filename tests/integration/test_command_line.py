@@ -207,13 +207,13 @@ FLAGS = {
     "profile": (
         "--out --datasets --samples --split --prompt-template --scorer --tiers --top-k --blocks --strategy --num-configs "
         "--seed --max-new-tokens --warmup --sentinel-every --per-step --device --dtype --revision "
-        "--template-argument --json"
+        "--template-argument --certify --minutes --questions --batch-size --json"
     ),
     "models": "--markdown --json",
     "verify": "--tiers --top-k --blocks --pairs --out -o --device --dtype --revision --template-argument --json",
     "run": (
-        "--image --system --prompt --budget --table --strict --warmup --max-new-tokens --per-step --temperature --top-p "
-        "--seed --device --dtype --revision --template-argument --json"
+        "--image --system --prompt --budget --table --strict --certified-only --warmup --max-new-tokens --per-step "
+        "--temperature --top-p --seed --device --dtype --revision --template-argument --json"
     ),
     "evaluate": "--estimator --budgets --alpha --latency --seed --datasets --output -o --report --skip-bad --json",
     "demo": "--out --samples --requests --json",

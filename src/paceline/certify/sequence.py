@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from paceline.certify.betting import first_crossing, log_evidence
 from paceline.certify.exact import certifies
-from paceline.certify.planning import require_margin
+from paceline.certify.margin import require_margin
 from paceline.errors import InvalidValueError, UnknownChoiceError
 
 Floats = NDArray[np.float64]

@@ -28,9 +28,10 @@ def sets_differ(answers_MC: Floats, sets_M: Sequence[str], random: Generator, *,
     if len(counts) < 2:
         return 1.0
 
+    sets = np.arange(len(counts))[:, None]
+
     def spread(labels: NDArray[np.intp]) -> float:
-        sums = np.zeros((len(counts), centred_MC.shape[1]))
-        np.add.at(sums, labels, centred_MC)
+        sums = (sets == labels).astype(np.float64) @ centred_MC
         return float((sums**2 / counts[:, None]).sum())
 
     own = spread(labels_M)

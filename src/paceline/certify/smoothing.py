@@ -1,8 +1,9 @@
 """Accuracies of a grid from few questions, by borrowing strength among neighbouring configurations.
 
 Empirical Bayes: the means of paired answers are seen as a sum of main effects, effects of pairs of knobs and a part of each
-configuration's own, with an ordinal kernel a knob; how large each part is follows from the marginal likelihood. Where a grid
-has no structure the own part carries all and the estimate is close to plain means; a cross-validation guards what is left.
+configuration's own, with an ordinal kernel a knob; how large each part is follows from the marginal likelihood. Held-out
+questions then say how far to go from plain means to the smoothed ones (stacking: Wolpert, Neural Networks 5, 1992), so that a
+grid without structure does not mislead.
 Gaussian processes for noisy means: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, chapter 2.
 
 Legend of array suffixes: M questions, C configurations, K knobs, P priors.
@@ -16,6 +17,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from paceline.certify.grid import ordinal_places
 from paceline.errors import InvalidValueError
@@ -23,14 +25,16 @@ from paceline.records import KnobConfig
 
 Floats = NDArray[np.float64]
 
-LEVEL_STD = 0.3  # of the accuracy that all configurations share
-MAIN_STDS = (0.0, 0.03, 0.06, 0.12, 0.24)
-PAIR_STDS = (0.0, 0.015, 0.03, 0.06)
-OWN_STDS = (0.001, 0.004, 0.012, 0.03, 0.08)
+# prior deviations on the probit scale, on which knobs nearly add up
+LEVEL_STD = 0.9  # of what all configurations share
+MAIN_STDS = (0.0, 0.15, 0.3, 0.6, 1.2)
+PAIR_STDS = (0.0, 0.06, 0.15, 0.3)
+OWN_STDS = (0.003, 0.01, 0.03, 0.09, 0.3)
 KERNEL_WIDTH = 4.5  # exp(-(i - j)² / 4.5): neighbours 0.8, the ends of three values 0.41
 SHRINKING_QUESTIONS = 60
 FOLDS = 4
-MOST_ERROR = 1.05  # of the smoothed held-out error over that of plain means
+LEAST_LOG_WEIGHT = 7.0
+FULL_TRUST = 0.75  # of the best weight by held-out questions, which are noisy; from there on plain means have no part
 LEAST_FOR_FOLDS = 2 * FOLDS
 
 
@@ -38,22 +42,20 @@ LEAST_FOR_FOLDS = 2 * FOLDS
 class GridAccuracies:
     """What few questions say of every configuration: `accuracy_C` to choose by, `std_C` its posterior deviation.
 
-    `smoothed` tells whether neighbours lent strength, or plain means stand alone. `error_ratio` is the held-out squared error
-    of smoothing over that of plain means, None with too few questions to tell.
+    `trust` is how far the estimate goes from plain means (0) to the smoothed ones (1), by held-out questions.
     """
 
     accuracy_C: Floats
     std_C: Floats
     means_C: Floats
-    smoothed: bool
-    error_ratio: float | None
+    trust: float
 
 
 def grid_accuracies(answers_MC: Floats, configs: Sequence[KnobConfig], random: Generator) -> GridAccuracies:
     """Return the accuracies of a grid from the answers (question, configuration) to the same questions, 0 to 1 each.
 
-    Smoothed over the grid, unless a four-fold cross-validation over questions shows that plain means predict better. Raises
-    InvalidValueError for answers of another shape, or of a single question.
+    Smoothed over the grid as far as a four-fold cross-validation over questions shows that it predicts better than plain means.
+    Raises InvalidValueError for answers of another shape, or of a single question.
     """
     answers_MC = np.asarray(answers_MC, dtype=np.float64)
     if answers_MC.ndim != 2 or answers_MC.shape[1] != len(configs) or len(answers_MC) < 2:
@@ -65,15 +67,13 @@ def grid_accuracies(answers_MC: Floats, configs: Sequence[KnobConfig], random: G
     places_CK = ordinal_places(configs)
     means_C = answers_MC.mean(axis=0)
     smooth_C, std_C = _posterior(answers_MC, places_CK)
-    ratio = _error_ratio(answers_MC, places_CK, random)
-    smoothed = ratio is None or ratio <= MOST_ERROR
+    trust = _trust(answers_MC, places_CK, random)
     plain_std_C = np.sqrt(np.diag(_noise(answers_MC)))
     return GridAccuracies(
-        accuracy_C=smooth_C if smoothed else means_C,
-        std_C=std_C if smoothed else plain_std_C,
+        accuracy_C=means_C + trust * (smooth_C - means_C),
+        std_C=plain_std_C + trust * (std_C - plain_std_C),
         means_C=means_C,
-        smoothed=smoothed,
-        error_ratio=ratio,
+        trust=trust,
     )
 
 
@@ -84,26 +84,30 @@ def smoothed_means(answers_MC: Floats, configs: Sequence[KnobConfig]) -> Floats:
 
 def _posterior(answers_MC: Floats, places_CK: Floats) -> tuple[Floats, Floats]:
     """Return mean and deviation of every configuration's accuracy, averaged over priors by their marginal likelihood."""
-    means_C, noise_CC = answers_MC.mean(axis=0), _noise(answers_MC)
+    means_C = answers_MC.mean(axis=0)
+    rate_C = (answers_MC.sum(axis=0) + 0.5) / (len(answers_MC) + 1)
+    probit_C = norm.ppf(rate_C)
+    slope_C = 1 / norm.pdf(probit_C)
     prior_PCC = _priors(tuple(map(tuple, places_CK.tolist())))
-    centre = means_C.mean()
-    residual_C = means_C - centre
-    total_PCC = prior_PCC + noise_CC
+    centre = probit_C.mean()
+    residual_C = probit_C - centre
+    total_PCC = prior_PCC + _noise(answers_MC) * np.outer(slope_C, slope_C)
     lower_PCC = np.linalg.cholesky(total_PCC)
     white_PC = np.linalg.solve(lower_PCC, residual_C[:, None])[:, :, 0]
     log_P = -0.5 * (white_PC**2).sum(axis=1) - np.log(np.diagonal(lower_PCC, axis1=1, axis2=2)).sum(axis=1)
-    weight_P = np.exp(log_P - log_P.max())
+    kept_P = log_P > log_P.max() - LEAST_LOG_WEIGHT
+    weight_P = np.exp(log_P[kept_P] - log_P.max())
     weight_P /= weight_P.sum()
-    kept = weight_P > 1e-4
-    weight_P, prior_PCC, total_PCC = weight_P[kept] / weight_P[kept].sum(), prior_PCC[kept], total_PCC[kept]
+    prior_PCC, total_PCC = prior_PCC[kept_P], total_PCC[kept_P]
     gain_PCC = np.linalg.solve(total_PCC, prior_PCC).transpose(0, 2, 1)
     mean_PC = gain_PCC @ residual_C
-    # the level is the questions' own: only differences between configurations are smoothed
-    mean_PC -= mean_PC.mean(axis=1, keepdims=True)
     variance_PC = np.diagonal(prior_PCC - gain_PCC @ prior_PCC, axis1=1, axis2=2)
     mean_C = weight_P @ mean_PC
     variance_C = weight_P @ (variance_PC + mean_PC**2) - mean_C**2
-    return centre + mean_C, np.sqrt(np.maximum(variance_C, 0))
+    accuracy_C = norm.cdf(centre + mean_C)
+    # the level is the questions' own: only differences between configurations are smoothed
+    accuracy_C += means_C.mean() - accuracy_C.mean()
+    return accuracy_C, norm.pdf(centre + mean_C) * np.sqrt(np.maximum(variance_C, 0))
 
 
 def _noise(answers_MC: Floats) -> Floats:
@@ -138,19 +142,21 @@ def _priors(places: tuple[tuple[float, ...], ...]) -> Floats:
     )
 
 
-def _error_ratio(answers_MC: Floats, places_CK: Floats, random: Generator) -> float | None:
-    """Return how far held-out means are from smoothed ones, over how far from plain means; levels are taken out."""
+def _trust(answers_MC: Floats, places_CK: Floats, random: Generator) -> float:
+    """Return the weight of the smoothed estimate at which it predicts held-out means best, over FULL_TRUST and within 0 to 1.
+
+    Levels are taken out. With too few questions to hold any out nothing speaks against smoothing.
+    """
     if len(answers_MC) < LEAST_FOR_FOLDS:
-        return None
-    errors = np.zeros(2)
+        return 1.0
+    gained, moved = 0.0, 0.0
     for held_out in np.array_split(random.permutation(len(answers_MC)), FOLDS):
         rest_MC = np.delete(answers_MC, held_out, axis=0)
-        true_C = _centred(answers_MC[held_out].mean(axis=0))
-        errors += [
-            ((_centred(_posterior(rest_MC, places_CK)[0]) - true_C) ** 2).sum(),
-            ((_centred(rest_MC.mean(axis=0)) - true_C) ** 2).sum(),
-        ]
-    return float(errors[0] / errors[1]) if errors[1] else None
+        plain_C = _centred(rest_MC.mean(axis=0))
+        step_C = _centred(_posterior(rest_MC, places_CK)[0]) - plain_C
+        gained += len(held_out) * float(step_C @ (_centred(answers_MC[held_out].mean(axis=0)) - plain_C))
+        moved += len(held_out) * float(step_C @ step_C)
+    return float(np.clip(gained / moved / FULL_TRUST, 0, 1)) if moved > 0 else 1.0
 
 
 def _centred(values_C: Floats) -> Floats:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli.certified import CertifyAsked, profile_certified
 from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.flags.model import (
     BlocksFlag,
@@ -24,6 +25,8 @@ from paceline.cli.flags.questions import PLACES, SplitFlag, TemplateHelp
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json, progress_bar
 from paceline.datasets import DIGIT_SETS
 from paceline.datasets.question_sets import QuestionSet
+from paceline.errors import InvalidValueError
+from paceline.fit.certified.plan import DEFAULT_QUESTIONS
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.measure.ranks import share_of
 from paceline.measure.strategies import STRATEGIES
@@ -67,6 +70,23 @@ def profile(
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
     template_argument: TemplateArgumentFlag = None,
+    certify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EPS,DELTA",
+            help="Choose on few questions and certify on others: within EPS of the full configuration with error DELTA.",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="With --certify: stop in time, with what is certain then.")
+    ] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            help="With --certify: questions over all datasets, both parts.", show_default=f"{DEFAULT_QUESTIONS:,}"
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="With --certify: questions answered at once.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure every stage of generate(), and the accuracy, under every configuration of a grid.
@@ -92,6 +112,27 @@ def profile(
         per_step=per_step,
         prefetch=prefetch,
     )
+    if certify is not None:
+        profile_certified(
+            CertifyAsked(
+                model=model,
+                out=out,
+                margin=certify,
+                minutes=minutes,
+                questions=questions,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                template_arguments=template_arguments(template_argument),
+                as_json=as_json,
+            ),
+            plan,
+        )
+        return
+    for flag, value in (("--minutes", minutes), ("--questions", questions), ("--batch-size", batch_size)):
+        if value is not None:
+            raise InvalidValueError(flag, value, "nothing without --certify: `--samples` says how many are measured")
     share = share_of()
     rank, world_size = share.rank, share.world_size
     loaded = load_model(

@@ -38,6 +38,9 @@ def run(
             help="Refuse a budget that nothing keeps, and a controller measured elsewhere.",
         ),
     ] = False,
+    certified_only: Annotated[
+        bool, typer.Option("--certified-only", help="Take nothing that the table's certificate does not hold.")
+    ] = False,
     warmup: Annotated[
         int, typer.Option(help="Untimed runs first: a process's first request is slow.", min=0, max=1000)
     ] = 2,
@@ -65,7 +68,7 @@ def run(
     sampling = _sampling(temperature, top_p, seed)
     wanted = LatencyBudget(ms=budget)
     pictures = [open_picture(each) for each in image or ()]
-    chosen = load_controller(controller, strict=strict)
+    chosen = load_controller(controller, strict=strict, certified_only=certified_only)
     adaptive = AdaptiveModel.from_pretrained(
         model,
         controller=chosen,

@@ -12,6 +12,7 @@ from paceline.cli.flags.lists import ListFlagCommand, split_numbers
 from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag, one_source, read_listing_left_out
 from paceline.cli.printing import JsonFlag, note, note_written, print_json, print_table, say
 from paceline.control import AggregationMethod, LookupTable
+from paceline.control.certificate import Certificate
 from paceline.control.table_entry import DEFAULT_TOLERANCE
 from paceline.errors import InvalidValueError, PacelineWarning, UnknownChoiceError
 from paceline.fit import build_dataset_tables, build_lookup_table, save_table
@@ -137,8 +138,25 @@ def _print_decisions(table: LookupTable, decisions: Sequence[tuple[float, Decisi
         "Decisions (times in ms)", COLUMNS, [_row(table, budget_ms, decision) for budget_ms, decision in decisions]
     )
     unused = ", ".join(entry.config.key for entry in table.never_taken) or "none"
+    if table.certificate is not None:
+        print_certificate(table.certificate)
     say(
         f"Never taken at any budget: {len(table.never_taken)} of {statistics.num_configs} configurations ({unused})",
+    )
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """Print what a certificate holds: each claim of its sequence, and the questions behind it."""
+    mix = ", ".join(f"{count:,} of {name}" for name, count in certificate.mix.items())
+    say(
+        f"Certificate (epsilon {certificate.epsilon:g}, delta {certificate.delta:g}, {certificate.rule}): {certificate.sentence}"
+        + (f"; {certificate.stopped}" if certificate.stopped else "")
+    )
+    for claim in certificate.claims:
+        say(f"  {claim}")
+    say(
+        f"  about a mix of {mix}; {certificate.choosing_questions:,} other questions chose the sequence, fixed as plan "
+        f"{certificate.plan_sha256[:12]} before the first certifying answer; seed {certificate.seed}"
     )
 
 
@@ -162,6 +180,7 @@ def _document(table: LookupTable, decisions: Sequence[tuple[float, Decision]]) -
         "decisions": [_decision_document(budget_ms, decision) for budget_ms, decision in decisions],
         "never_taken": [entry.config.key for entry in table.never_taken],
         "cautions": list(table.cautions),
+        "certificate": None if table.certificate is None else table.certificate.document(),
     }
 
 

@@ -9,7 +9,7 @@ from paceline.control.learned.artifact import is_chooser_directory, read_chooser
 from paceline.control.learned.controller import LearnedController
 from paceline.control.learned.network import ChooserNetwork
 from paceline.control.table import LookupTable
-from paceline.errors import EstimatorError, InvalidValueError, PacelineWarning
+from paceline.errors import ControllerError, EstimatorError, InvalidValueError, PacelineWarning
 from paceline.estimate.bounds import LatencyBounds
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
@@ -22,6 +22,7 @@ def load_controller(
     alpha: float = DEFAULT_ALPHA,
     latency_kind: LatencyKind | None = None,
     strict: bool = False,
+    certified_only: bool = False,
 ) -> Controller:
     """Load a table file as a LookupTable, an estimator's directory as a BoundController, a learned controller's as such.
 
@@ -29,13 +30,22 @@ def load_controller(
     `ttft`, what a caller waits for the first token, or with a PacelineWarning `prefill` where the profile behind them is
     older than that; with `strict` that is an EstimatorError. A table and a learned controller have their own. Raises TableError,
     EstimatorError or ControllerError for what cannot be trusted, and InvalidValueError for an α that the bounds cannot
-    promise and for another latency kind than a learned controller's.
+    promise and for another latency kind than a learned controller's. With `certified_only` a table gives the configurations
+    of its certificate alone; TableError where it holds none, ControllerError for what is no table.
     """
     path = Path(path)
+    if certified_only and path.is_dir():
+        raise ControllerError(
+            path,
+            "is an estimator or a learned controller, which hold no certificate",
+            expected="the table of `paceline profile --certify`, where certified configurations alone are asked for",
+            mend="name that table, or leave certified_only out",
+        )
     if is_chooser_directory(path):
         return _learned(path, alpha, latency_kind)
     if not path.is_dir():
-        return LookupTable.load(path)
+        table = LookupTable.load(path)
+        return table.certified_only() if certified_only else table
     model, bounds = NetworkEstimator.load(path), load_bounds(path)
     kind = latency_kind or served_kind(bounds, path, strict=strict)
     return BoundController(model=model, bounds=bounds, alpha=alpha, latency_kind=kind)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
 
+from paceline.control.certificate import Certificate
 from paceline.control.table_entry import TableEntry, TableMetadata, require_tolerance
 from paceline.control.table_file import parse_entries, parse_metadata, read_document, require_agreement
 from paceline.errors import BudgetTooSmallError, InvalidValueError, PacelineWarning, TableError
@@ -80,6 +81,24 @@ class LookupTable:
         return self.metadata.provenance
 
     @property
+    def certificate(self) -> Certificate | None:
+        """What was certified of this table's configurations; None for a table without a certificate."""
+        return self.metadata.certificate
+
+    def certified_only(self) -> "LookupTable":
+        """Return the table of the certified configurations and the full one, which no budget leads beyond.
+
+        Raises TableError for a table without a certificate.
+        """
+        if self.certificate is None:
+            raise TableError(
+                "this table holds no certificate, and certified configurations alone are asked for; expected one that "
+                "`paceline profile --certify` wrote and finished: certify, or leave certified_only out"
+            )
+        certified = set(self.certificate.certified)
+        return LookupTable(entries=[each for each in self.entries if each.config in certified], metadata=self.metadata)
+
+    @property
     def latency_range_ms(self) -> tuple[float, float]:
         """The fastest and the slowest configuration's latency."""
         return self._latencies[0], self._latencies[-1]
@@ -112,6 +131,12 @@ class LookupTable:
         """What a reader must know before trusting the figures of this table; empty for a plain prefill table."""
         counts = [entry.num_samples for entry in self.entries]
         found = {
+            f"accuracies are smoothed over the grid from {self.metadata.chosen_on} questions a configuration": (
+                self.metadata.chosen_on is not None
+            ),
+            "nothing of this table is certified: its certifying part did not begin": (
+                self.metadata.chosen_on is not None and self.certificate is None
+            ),
             "aggregated by max_accuracy: optimistic, each configuration shows its single best sample": (
                 self.metadata.aggregation_method == "max_accuracy"
             ),
@@ -217,7 +242,11 @@ class LookupTable:
 
     def document(self) -> dict[str, Any]:
         """Return the table as the JSON document of a table file."""
-        metadata = self.metadata
+        metadata, certificate = self.metadata, self.certificate
+        certified = {
+            **({} if certificate is None else {"certificate": certificate.document()}),
+            **({} if metadata.chosen_on is None else {"chosen_on": metadata.chosen_on}),
+        }
         return {
             "config_table": {entry.config.key: _cells(entry) for entry in self.entries},
             "lookup_table": self.by_budget(),
@@ -231,6 +260,7 @@ class LookupTable:
                 "num_profiling_results": metadata.num_profiling_results,
                 "provenance": list(metadata.provenance),
                 "cautions": list(self.cautions),
+                **certified,
             },
         }
 

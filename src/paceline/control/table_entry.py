@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from paceline.control.certificate import Certificate
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
@@ -37,7 +38,11 @@ class TableEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableMetadata:
-    """How a table was aggregated and from what; `provenance` holds one JSON document a profiling run."""
+    """How a table was aggregated and from what; `provenance` holds one JSON document a profiling run.
+
+    `chosen_on` is the number of questions a configuration whose accuracies were smoothed over the grid, None for plain
+    aggregates; `certificate` is what was certified on others.
+    """
 
     aggregation_method: AggregationMethod
     tolerance: float
@@ -45,6 +50,8 @@ class TableMetadata:
     datasets: tuple[str, ...]
     num_profiling_results: int
     provenance: tuple[dict[str, object], ...] = field(default=())
+    certificate: Certificate | None = None
+    chosen_on: int | None = None
 
     def __post_init__(self) -> None:
         if self.aggregation_method not in AGGREGATION_METHODS:

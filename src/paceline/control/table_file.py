@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from paceline.control.certificate import parse_certificate
 from paceline.control.table_entry import TableEntry, TableMetadata
 from paceline.errors import PacelineError, TableError
 from paceline.json_document import parsed_json
@@ -72,6 +73,10 @@ def parse_metadata(document: Mapping[str, Any], path: Path) -> TableMetadata:
             datasets=tuple(values["datasets"]),
             num_profiling_results=values["num_profiling_results"],
             provenance=tuple(values["provenance"]),
+            certificate=parse_certificate(metadata["certificate"]) if "certificate" in metadata else None,
+            chosen_on=_field(metadata, "chosen_on", "a whole number", path, "metadata.")
+            if "chosen_on" in metadata
+            else None,
         )
     except PacelineError as error:
         raise TableError(f"{path}: metadata: {error}; {REBUILD}") from error

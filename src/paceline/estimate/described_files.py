@@ -19,9 +19,8 @@ from safetensors.numpy import load
 
 from paceline.errors import ControllerError, EstimatorError
 from paceline.estimate.json_fields import UnfitFieldError, typed_fields
-from paceline.json_document import parsed_json
+from paceline.json_document import SEAL, parsed_json, sealed, stands_as_sealed
 
-SEAL = "description_sha256"
 UNSEALED_VERSION, SCHEMA_VERSION = 1, 2
 OTHER_VERSION = "read it with the version of paceline that wrote it, or train it again"
 
@@ -64,13 +63,13 @@ class ArtifactFiles:
     def require_seal(self, path: Path) -> None:
         """Refuse a description whose fields are not those that it was written with; raises the artifact's error."""
         document = self._object(path)
-        if document.get("schema_version") != UNSEALED_VERSION and document.get(SEAL) != _seal(document):
+        if document.get("schema_version") != UNSEALED_VERSION and not stands_as_sealed(document):
             raise self.unfit(path, "was changed after it was written", f"the fields whose hash is its {SEAL}")
 
     def written(self, document: Mapping[str, object]) -> bytes:
         """Return the content of a description's file: the document in this version, sealed."""
         versioned = {**document, "schema_version": SCHEMA_VERSION}
-        return (json.dumps({**versioned, SEAL: _seal(versioned)}, indent=2, allow_nan=False) + "\n").encode()
+        return (json.dumps(sealed(versioned), indent=2, allow_nan=False) + "\n").encode()
 
     def content(self, path: Path, digest: str, *, of: str) -> bytes:
         """Return a file of the artifact when it has this SHA-256; raises the artifact's error. `of` is the artifact in words."""
@@ -125,9 +124,3 @@ class ArtifactFiles:
         if not isinstance(document, dict):
             raise self.unfit(path, "is no JSON object", f"the description of {self.described}")
         return cast("dict[str, Any]", document)
-
-
-def _seal(document: Mapping[str, object]) -> str:
-    """Return the hash of all fields but the seal, whatever their order and the file's white space."""
-    fields = {name: value for name, value in document.items() if name != SEAL}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -37,6 +37,7 @@ from paceline.estimate.latency_model import LatencyModel
 from paceline.fit.table import aggregate_configs
 from paceline.profiles import CONFIGURATION, Profile, SampleParts, Split, split_samples
 from paceline.profiles.atomic import write_atomically
+from paceline.profiles.parts import refuse_choosing_part
 from paceline.profiles.questions import pictures_of_profile
 from paceline.profiles.requests import MeasuredRequests, measured_requests
 from paceline.profiles.splits import DEFAULT_SEED, picture_shared
@@ -120,8 +121,13 @@ def usual_split(profile: Profile, *, alpha: float = DEFAULT_ALPHA, seed: int = D
 
 
 def parts_of_profile(profile: Profile, split: Split) -> SampleParts:
-    """Part a profile; a split by picture takes the pictures that its store tells."""
-    return split_samples(profile.samples, split, pictures_of_profile(profile.source) if split.by_picture else None)
+    """Part a profile; a split by picture takes the pictures that its store tells.
+
+    Raises CertificateError where questions that chose configurations would calibrate their bounds.
+    """
+    parts = split_samples(profile.samples, split, pictures_of_profile(profile.source) if split.by_picture else None)
+    refuse_choosing_part(profile.source, parts.calibration, purpose="calibrating bounds")
+    return parts
 
 
 def split_of(description: EstimatorDescription) -> Split:

@@ -17,7 +17,7 @@ from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import ProfileStore
 from paceline.profiles.questions import AskedQuestion
 from paceline.profiles.sentinels import MachineDrift, read_drifts
-from paceline.records import KnobConfig, KnobGrid, require_seed
+from paceline.records import KnobConfig, KnobGrid, Provenance, require_seed
 
 CALIBRATION_QUESTIONS = 24
 MOST = 1_000_000  # of anything that is counted out one by one
@@ -101,18 +101,9 @@ def run_profile(
     sets = load_question_sets(plan)
     questions = [question for each in sets for question in each.questions]
     ranking = block_ranking(model, questions)
-    put_aside = settings_put_aside(model.parts.model)
-    provenance = provenance_of(
-        model,
-        grid=grid,
-        ranking=ranking,
-        scorers={each.name: each.scorer for each in sets},
-        seed=plan.seed,
-        settings=_settings(plan, sets, put_aside),
-        sources={each.name: each.source for each in sets if each.source is not None},
-    )
-    settings = _sweep_settings(plan, ranking, rank, world_size)
-    asked = [_asked(question) for question in questions]
+    provenance = profile_provenance(model, plan, grid, sets, ranking)
+    settings = sweep_settings(plan, ranking, rank, world_size)
+    asked = [asked_question(question) for question in questions]
     with ProfileStore.open_or_create(out, provenance, rank, questions=asked) as store:
         added = sweep(model, questions, configurations, store, settings, on_progress)
         parquet = store.compact() if world_size == 1 else None
@@ -128,6 +119,21 @@ def run_profile(
             sets=sets,
             drifts=read_drifts(out),
         )
+
+
+def profile_provenance(
+    model: VisionLanguageModel, plan: ProfilePlan, grid: KnobGrid, sets: Sequence[QuestionSet], ranking: tuple[int, ...]
+) -> Provenance:
+    """Return where the numbers of this plan come from, on this machine and now."""
+    return provenance_of(
+        model,
+        grid=grid,
+        ranking=ranking,
+        scorers={each.name: each.scorer for each in sets},
+        seed=plan.seed,
+        settings=_settings(plan, sets, settings_put_aside(model.parts.model)),
+        sources={each.name: each.source for each in sets if each.source is not None},
+    )
 
 
 def load_question_sets(plan: ProfilePlan) -> tuple[QuestionSet, ...]:
@@ -150,7 +156,8 @@ def block_ranking(model: VisionLanguageModel, questions: Sequence[VisualQuestion
     return rank_blocks(block_influence(model.parts, requests), protected=model.parts.protected_blocks)
 
 
-def _asked(question: VisualQuestion) -> AskedQuestion:
+def asked_question(question: VisualQuestion) -> AskedQuestion:
+    """Return what a store keeps of a question: its hashes, and how it is judged."""
     return AskedQuestion(
         dataset=question.dataset,
         sample_id=question.sample_id,
@@ -164,7 +171,8 @@ def _asked(question: VisualQuestion) -> AskedQuestion:
     )
 
 
-def _sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, world_size: int) -> SweepSettings:
+def sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, world_size: int) -> SweepSettings:
+    """Return how this plan's sweeps are run."""
     return SweepSettings(
         ranking=ranking,
         seed=plan.seed,

@@ -13,6 +13,7 @@ from paceline.profiles import CONFIGURATION, Profile, read_profile
 from paceline.profiles.sentinels import read_drifts
 from paceline.records import LatencyKind
 from paceline.report import figures
+from paceline.report.certified import certificate_section
 from paceline.report.charts import TIER_COLOURS, chart_specifications
 from paceline.report.parts import (
     ASSETS,
@@ -71,6 +72,7 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
         "histogram_note": _histogram_note(analysis.percentiles, latency_kind),
         "percentile_numbers": _percentile_numbers({**shares, "all": analysis.percentiles}),
         "knobs": "\n".join(_knob_panel(knob) for knob in document["knobs"]),
+        "certificate": certificate_section(profile.source),
         "provenance": provenance_list(profile),
     }
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(cells)

@@ -1,0 +1,6 @@
+"""A profile at a tenth of the cost: choose on few questions, certify on others, write a table with its certificate."""
+
+from paceline.fit.certified.plan import CertifyPlan
+from paceline.fit.certified.run import CertifiedRun, run_certified
+
+__all__ = ["CertifiedRun", "CertifyPlan", "run_certified"]

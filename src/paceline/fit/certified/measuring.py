@@ -1,0 +1,187 @@
+"""What a certified profile asks of the model: requests one at a time for latencies, batches for accuracies, until time ends."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from paceline.datasets.question import VisualQuestion
+from paceline.errors import InvalidValueError
+from paceline.fit.certified.plan import CertifyPlan
+from paceline.measure.batched import answer_batched
+from paceline.measure.profiling import sweep_settings
+from paceline.measure.sweep import sweep
+from paceline.models.loading import VisionLanguageModel
+from paceline.profiles import CONFIGURATION, ProfileStore
+from paceline.profiles.answers import Answer, AnswerJournal, AnswerKey
+from paceline.profiles.fields import KEY
+from paceline.profiles.native import read_native
+from paceline.records import KnobConfig
+
+
+class OutOfTimeError(Exception):
+    """The minutes are over; what was measured is kept. It never leaves this package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedSamples:
+    """Accuracy and prefill milliseconds of requests that ran one at a time, by question and configuration."""
+
+    measured: dict[AnswerKey, tuple[float, float]]
+    configs: tuple[KnobConfig, ...]
+
+    def whole(self, question: VisualQuestion) -> bool:
+        """Tell whether a question was measured under every configuration."""
+        return all((question.dataset, question.sample_id, config) in self.measured for config in self.configs)
+
+    def latencies(self, question: VisualQuestion) -> list[float]:
+        """Return a whole question's milliseconds, in the order of configurations."""
+        return [self.measured[question.dataset, question.sample_id, config][1] for config in self.configs]
+
+
+@dataclass(slots=True, kw_only=True)
+class Measuring:
+    """The model under its store and journal; raises OutOfTimeError when the deadline has passed."""
+
+    model: VisionLanguageModel
+    store: ProfileStore
+    answers: AnswerJournal
+    plan: CertifyPlan
+    ranking: tuple[int, ...]
+    deadline: float
+    clock: Callable[[], float]
+    on_progress: Callable[[int, int], None]
+    seen_pictures: dict[int, str] = field(default_factory=dict[int, str])
+
+    def time_each(
+        self,
+        questions: Sequence[VisualQuestion],
+        configs: Sequence[KnobConfig],
+        *,
+        least: int = 0,
+        on_question: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Measure questions one at a time under every configuration, those that are in the store already left out.
+
+        `on_question` is called when another question is whole. Raises InvalidValueError where the first question shows that
+        `least` of them do not fit the time.
+        """
+        started, first, width = self.clock(), -1, len(configs)
+
+        def moved(done: int, total: int) -> None:
+            nonlocal first, started
+            self.on_progress(done, total)
+            if first < 0:  # called before the warm-up
+                first = done
+                return
+            if done == first + 1:
+                started = self.clock()  # the warm-up is over
+            if done == first + width and first == 0:
+                self._require_time((self.clock() - started) * width / max(1, width - 1), least, width)
+            if done % width == 0:
+                on_question()
+            if done < total:
+                self.require_time()
+
+        self.require_time()
+        settings = sweep_settings(self.plan.measured, self.ranking, 0, 1)
+        sweep(self.model, questions, configs, self.store, settings, moved)
+
+    def answer(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> None:
+        """Answer questions in batches under every configuration; what is in the journal is not asked again."""
+        step = self.plan.batch_size
+        for start in range(0, len(questions), step):
+            some = questions[start : start + step]
+            open_for = {
+                config: [each for each in some if (each.dataset, each.sample_id, config) not in self.answers.accuracies]
+                for config in configs
+            }
+            left = [each for each in some if any(each in asked for asked in open_for.values())]
+            wanted = [config for config in configs if open_for[config]]
+            if left:
+                self.require_time()
+                self._answer_batch(left, wanted)
+            self.on_progress(min(start + step, len(questions)) * len(configs), len(questions) * len(configs))
+
+    def _answer_batch(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> None:
+        answered = answer_batched(
+            self.model,
+            questions,
+            configs,
+            ranking=self.ranking,
+            max_new_tokens=self.plan.profile.max_new_tokens,
+            batch_size=self.plan.batch_size,
+        )
+        for each in answered:
+            name = each.question.dataset, each.question.sample_id
+            if (*name, each.config) in self.answers.accuracies:
+                continue
+            assert each.accuracy is not None, "sets that are judged as a whole were refused"
+            self.answers.append(
+                Answer(
+                    dataset=name[0],
+                    sample_id=name[1],
+                    config=each.config.key,
+                    accuracy=each.accuracy,
+                    pred=each.text,
+                    output_tokens=each.output_tokens,
+                    batch_size=each.batch_size,
+                )
+            )
+
+    def samples(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> TimedSamples:
+        """Return what the store holds of these questions."""
+        names = {(each.dataset, each.sample_id) for each in questions}
+        columns = (*KEY, "accuracy", "T_vision_total", "T_LLM_prefill")
+        found: dict[AnswerKey, tuple[float, float]] = {}
+        for row in read_native(self.store.path, columns=columns).samples.iter_rows(named=True):
+            if (row["dataset"], row["sample_id"]) in names:
+                config = KnobConfig(**{name: row[name] for name in CONFIGURATION})
+                found[row["dataset"], row["sample_id"], config] = (
+                    row["accuracy"],
+                    row["T_vision_total"] + row["T_LLM_prefill"],
+                )
+        return TimedSamples(measured=found, configs=tuple(configs))
+
+    def answered(self, question: VisualQuestion, configs: Sequence[KnobConfig], samples: TimedSamples) -> bool:
+        """Tell whether a question has an accuracy under every configuration, timed or in a batch."""
+        return all(self._found(question, config, samples) is not None for config in configs)
+
+    def accuracy(self, question: VisualQuestion, config: KnobConfig, samples: TimedSamples) -> float:
+        """Return the accuracy of an answered question."""
+        found = self._found(question, config, samples)
+        assert found is not None, "only of questions that are answered"
+        return found
+
+    def batched_accuracy(self, question: VisualQuestion, config: KnobConfig) -> float:
+        """Return the accuracy that a batched pass gave a question."""
+        return self.answers.accuracies[question.dataset, question.sample_id, config]
+
+    def _found(self, question: VisualQuestion, config: KnobConfig, samples: TimedSamples) -> float | None:
+        key = question.dataset, question.sample_id, config
+        return samples.measured[key][0] if key in samples.measured else self.answers.accuracies.get(key)
+
+    def picture_of(self, question: VisualQuestion) -> str:
+        """Return what names a question's picture."""
+        return question.picture_id or question.sample_id
+
+    def answered_cells(self) -> int:
+        """Return how many answers of batched passes there are."""
+        return len(self.answers.accuracies)
+
+    def timed_cells(self) -> int:
+        """Return how many requests were measured one at a time."""
+        return len(self.store.done())
+
+    def require_time(self) -> None:
+        """Raise OutOfTimeError when the deadline has passed."""
+        if self.clock() >= self.deadline:
+            raise OutOfTimeError(f"the {self.plan.minutes:g} minutes were over")
+
+    def _require_time(self, seconds_a_question: float, least: int, width: int) -> None:
+        needed = seconds_a_question * least / 60
+        if self.plan.minutes is not None and needed > self.plan.minutes:
+            raise InvalidValueError(
+                "minutes",
+                self.plan.minutes,
+                f"{needed:.2g} at least: one question took {seconds_a_question:.1f} s under all {width} configurations, and "
+                f"the first pass asks {least}; give more --minutes, or a smaller grid",
+            )
