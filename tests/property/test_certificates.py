@@ -172,7 +172,7 @@ def test_no_plan_is_below_the_floor_and_none_reaches_a_loss_of_epsilon(
         assert needed is None
     else:
         assert needed is not None and needed >= fewest_questions(epsilon, delta)
-        assert needed <= rounded_up(needed) <= 1.2 * needed + 10
+        assert needed <= rounded_up(needed) <= 1.34 * needed + 1
 
 
 @settings(deadline=None, max_examples=60)

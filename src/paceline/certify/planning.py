@@ -7,7 +7,7 @@ from scipy.stats import norm
 from paceline.certify.margin import require_margin
 
 POWER = 0.8
-DIGITS = 2
+STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 
 
 def fewest_questions(epsilon: float, delta: float) -> int:
@@ -33,6 +33,6 @@ def questions_needed(
 
 
 def rounded_up(questions: int) -> int:
-    """Return the next number of two digits and zeros: 1,234 becomes 1,300."""
-    step = 10 ** max(0, len(str(questions)) - DIGITS)
-    return -(-questions // step) * step
+    """Return the next of 10, 12, 15, 20, 25, 30, 40, 50, 60 and 80 times a power of ten: 1,234 becomes 1,500."""
+    tens = 10 ** max(0, len(str(questions)) - 2)
+    return next(step * tens for step in STEPS if step * tens >= questions)
