@@ -137,6 +137,11 @@ def test_replicas_share_a_load(paceline, trace, step_time, tmp_path):
         (["--sweep", "chunk_size=many"], "--sweep chunk_size is 'many'; expected a whole number"),
         (["--sweep", "policy=fcfs", "--replicas", "2"], "expected one engine and no --out"),
         (["--limit", "0"], "limit is 0"),
+        (["--device-memory", "80GiB"], "--model-config is None"),
+        (["--model-config", "CONFIG"], "--device-memory is None; expected --device-memory, and no --num-blocks"),
+        (["--model-config", "CONFIG", "--device-memory", "much"], "expected a number with B, KB, MB"),
+        (["--model-config", "CONFIG", "--device-memory", "1GiB"], "a readable config.json"),
+        (["--model-config", "CONFIG", "--device-memory", "1GiB", "--kv-dtype", "int8"], "kv dtype 'int8' is unknown"),
     ],
 )
 def test_what_cannot_be_simulated_is_a_sentence(paceline, trace, step_time, flags, words):
@@ -147,3 +152,32 @@ def test_a_trace_or_a_synthetic_load_is_needed(paceline, step_time):
     refused(paceline("simulate", "--step-time", step_time), "--synthetic")
     text = " ".join(done(paceline("simulate", "--synthetic", "--limit", "20", "--step-time", step_time)).split())
     assert "simulated, synthetic load" in text
+
+
+def test_blocks_follow_from_a_model_and_a_devices_memory(paceline, trace, step_time, tmp_path):
+    config = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "torch_dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    flags = [
+        "--step-time",
+        step_time,
+        "--chunk-size",
+        "64",
+        "--max-num-seqs",
+        "8",
+        "--model-config",
+        tmp_path,
+        "--json",
+    ]
+    block = 2 * 2 * 2 * 32 * 2 * 16  # layers, keys and values, heads, their size, bytes, tokens
+
+    def blocks(*more):
+        return json.loads(done(paceline("simulate", trace, *flags, *more)))["engine"]["num_blocks"]
+
+    assert blocks("--device-memory", f"{1000 * block}B", "--memory-utilization", "0.5") == 500
+    (tmp_path / "model.safetensors").write_bytes(b"0" * (100 * block))
+    assert blocks("--device-memory", f"{1000 * block}B", "--memory-utilization", "0.5") == 400
+    assert blocks("--device-memory", f"{1000 * block}B", "--other-memory", f"{300 * block}B") == 600
+    assert blocks("--device-memory", f"{1000 * block}B", "--other-memory", "0", "--kv-dtype", "float32") == 450
+    assert blocks("--device-memory", "64 MiB", "--tensor-parallel", "2", "--other-memory", "0") == 64 * 2**20 * 9 // (
+        10 * block // 2
+    )

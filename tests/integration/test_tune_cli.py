@@ -411,7 +411,7 @@ FLAGS = {
     "replay": f"{RUNS} --min-chunk-threshold --stock --virtual",
     "threshold sweep": f"{RUNS} --max --step --repetitions --simulate",
     "threshold select": f"--root --baseline {SELECT} {SELECT.replace('-', '_').replace('__', '--')} --rule --json",
-    "aging": "--statistic --short-request-factor --json",
+    "aging": "--statistic --short-request-factor --simulate --step-time --chunk-size --max-num-seqs --num-blocks --json",
     "step-time": "--output -o --json",
 }
 
@@ -476,3 +476,36 @@ def test_a_simulated_sweep_is_refused_without_its_clock(paceline, trace, model, 
 def test_replay_says_whether_it_was_virtual(paceline, opened, model, trace, tmp_path):
     done(paceline("tune", "replay", model, "--trace", trace, "--out", tmp_path / "run", "--virtual"))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["virtual"] is True
+
+
+def test_aging_of_a_trace_is_that_of_its_simulated_run_and_is_tried_on_it(paceline, trace, step_time, tmp_path):
+    flags = ["--step-time", step_time, "--chunk-size", "64", "--max-num-seqs", "8"]
+    found = json.loads(done(paceline("tune", "aging", trace, "--simulate", *flags, "--json")))
+    run = tmp_path / "run"
+    done(paceline("simulate", trace, *flags, "--policy", "fcfs", "--out", run))
+    of_run = json.loads(done(paceline("tune", "aging", run, "--json")))
+    tried = found.pop("simulated")
+    assert set(found) == set(of_run)
+    for name in ("time_weight", "prompt_weight", "token_weighted_mean"):
+        assert found[name] == pytest.approx(of_run[name], rel=1e-9)
+    assert [each["name"] for each in tried][:3] == ["fcfs", "aging, mean", "aging, mean, alternative"]
+    assert len(tried) == 9 and tried[0]["time_weight"] is None
+    by_hand = [
+        "--policy",
+        "aging",
+        "--time-weight",
+        tried[1]["time_weight"],
+        "--prompt-weight",
+        tried[1]["prompt_weight"],
+    ]
+    alone = json.loads(done(paceline("simulate", trace, *flags, *by_hand, "--json")))["summary"]
+    assert tried[1]["ttft_ms"]["p95"] == pytest.approx(alone["ttft_ms"]["p95"]["value"], rel=1e-9)
+    shown = " ".join(done(paceline("tune", "aging", trace, "--simulate", *flags)).split())
+    assert "Aging weights from the mean" in shown and "simulated" in shown
+
+
+def test_aging_that_cannot_be_simulated_is_a_sentence(paceline, trace, step_time, tmp_path):
+    refused(paceline("tune", "aging", trace, "--simulate"), "--step-time is None; expected what a step takes")
+    refused(paceline("tune", "aging", tmp_path, "--step-time", step_time), "none without --simulate")
+    wrong = ["--simulate", "--step-time", step_time, "--statistic", "medain"]
+    refused(paceline("tune", "aging", trace, *wrong), "statistic 'medain' is unknown")

@@ -1,13 +1,14 @@
 """Weights of the aging policy from a run: what a second of waiting is worth in prompt tokens."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
 from paceline.errors import InvalidValueError, RequestFileError, UnknownChoiceError
 from paceline.schedule.policies import PolicyWeights
+from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes
 from paceline.slo import percentile
 from paceline.tune.metrics_csv import run_metric
 from paceline.tune.run_files import REQUESTS, read_requests
@@ -73,14 +74,10 @@ def aging_weights(
 ) -> AgingWeights:
     """Return aging's weights from a run's CSV files; raises RequestFileError when it has none that can be trusted."""
     run = Path(run)
-    if statistic not in STATISTICS:
-        raise UnknownChoiceError("statistic", statistic, STATISTICS)
-    if not (math.isfinite(short_request_factor) and short_request_factor > 0):
-        raise InvalidValueError("short request factor", short_request_factor, "a number above 0, for example 0.3")
+    _require_choice(statistic, short_request_factor)
     seconds = run_metric(run, PREFILL_METRIC)
-    values = list(seconds.values())
-    figures = {"mean": fmean(values), "median": median(values), "p80": percentile(values, 80)}
     by_tokens = _token_weighted_mean(run, seconds)
+    figures = _statistics(list(seconds.values()))
     if statistic == TOKEN_WEIGHTED and by_tokens is None:
         raise RequestFileError(
             run,
@@ -97,8 +94,37 @@ def aging_weights(
         token_weighted_mean=by_tokens,
         statistic=statistic,
         short_request_factor=short_request_factor,
-        requests=len(values),
+        requests=len(seconds),
     )
+
+
+def weights_of(
+    requests: Sequence[RequestTimes], *, statistic: str = "mean", short_request_factor: float = SHORT_REQUEST_FACTOR
+) -> AgingWeights:
+    """Return aging's weights from finished requests; raises as `aging_weights` does for what cannot be asked for."""
+    _require_choice(statistic, short_request_factor)
+    metric = REQUEST_METRICS[PREFILL_METRIC]
+    seconds = [metric(request) or 0.0 for request in requests]
+    tokens = [request.prompt_tokens for request in requests]
+    weighted = sum(each * count for each, count in zip(seconds, tokens, strict=True))
+    return AgingWeights(
+        seconds_per_prefill_token=_statistics(seconds),
+        token_weighted_mean=weighted / sum(tokens),
+        statistic=statistic,
+        short_request_factor=short_request_factor,
+        requests=len(requests),
+    )
+
+
+def _require_choice(statistic: str, short_request_factor: float) -> None:
+    if statistic not in STATISTICS:
+        raise UnknownChoiceError("statistic", statistic, STATISTICS)
+    if not (math.isfinite(short_request_factor) and short_request_factor > 0):
+        raise InvalidValueError("short request factor", short_request_factor, "a number above 0, for example 0.3")
+
+
+def _statistics(seconds: Sequence[float]) -> dict[str, float]:
+    return {"mean": fmean(seconds), "median": median(seconds), "p80": percentile(seconds, 80)}
 
 
 def _token_weighted_mean(run: Path, seconds_per_token: Mapping[str, float]) -> float | None:

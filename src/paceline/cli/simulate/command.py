@@ -12,6 +12,16 @@ import typer
 from paceline.cli.flags.lists import ListFlagCommand, split_list
 from paceline.cli.printing import JsonFlag, print_json, print_table, progress_bar
 from paceline.cli.run_summary import print_summary
+from paceline.cli.simulate.memory import (
+    DeviceMemoryOption,
+    KvDtypeOption,
+    MemoryFlags,
+    MemoryUtilizationOption,
+    ModelConfigOption,
+    NumBlocksOption,
+    OtherMemoryOption,
+    TensorParallelOption,
+)
 from paceline.cli.tune.flags import (
     DEFAULT_LOAD,
     DEFAULT_WEIGHTS,
@@ -43,11 +53,12 @@ from paceline.schedule.settings import DEFAULT_BASE_SHARE
 from paceline.schedule.step_time import LinearStepTime
 from paceline.simulate import ROUTERS, RULES, LinearCost, SimulatedEngine, StepCost
 from paceline.simulate.engine_settings import PACELINE
+from paceline.simulate.memory_size import DEFAULT_UTILIZATION
 from paceline.simulate.routers import ROUND_ROBIN
 from paceline.simulate.simulation import ENGINES, FAST
 from paceline.tune.environment import package_versions
 from paceline.tune.run_files import write_run
-from paceline.tune.simulated import SimulatedHost, blocks_that_last, read_cost
+from paceline.tune.simulated import SimulatedHost, read_cost
 from paceline.tune.simulated_sweep import SettingFigures, front, read_grid, settings_of, sweep_simulated
 from paceline.tune.summary import summarize
 from paceline.tune.workload import Workload
@@ -82,9 +93,13 @@ def simulate(
     rules: Annotated[str, typer.Option(help=f"Whose scheduler: {', '.join(RULES)}.")] = PACELINE,
     engine: Annotated[str, typer.Option(help=f"What computes it: {', '.join(ENGINES)}; equal steps.")] = FAST,
     max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once.")] = DEFAULT_MAX_NUM_SEQS,
-    num_blocks: Annotated[
-        int | None, typer.Option(help="Blocks of the key-value cache.", show_default="memory never runs out")
-    ] = None,
+    num_blocks: NumBlocksOption = None,
+    model_config: ModelConfigOption = None,
+    device_memory: DeviceMemoryOption = None,
+    memory_utilization: MemoryUtilizationOption = DEFAULT_UTILIZATION,
+    other_memory: OtherMemoryOption = None,
+    tensor_parallel: TensorParallelOption = 1,
+    kv_dtype: KvDtypeOption = None,
     block_size: Annotated[int, typer.Option(help="Tokens of a block.")] = 16,
     watermark: Annotated[
         float | None, typer.Option(help="Share of blocks that an admission leaves free.", show_default="the rules' own")
@@ -141,6 +156,15 @@ def simulate(
         target_base_share=target_base_share,
         step_time=None,
     )
+    memory = MemoryFlags(
+        num_blocks=num_blocks,
+        model_config=model_config,
+        device_memory=device_memory,
+        memory_utilization=memory_utilization,
+        other_memory=other_memory,
+        tensor_parallel=tensor_parallel,
+        kv_dtype=kv_dtype,
+    )
     if out is not None:
         refuse_occupied(out)
     workload = load.loads(maxsize)(seed)
@@ -149,8 +173,7 @@ def simulate(
         rules=rules,
         planner=scheduler.planner(min_chunk_threshold=min_chunk_threshold),
         max_num_seqs=max_num_seqs,
-        num_blocks=num_blocks
-        or blocks_that_last(workload.requests, max_num_seqs=max(1, max_num_seqs), block_size=max(1, block_size)),
+        num_blocks=memory.blocks(rules, workload, max_num_seqs=max_num_seqs, block_size=block_size),
         block_size=block_size,
         watermark=watermark,
         target_model=_target_model(target_step_time, cost),

@@ -1,14 +1,21 @@
 """`paceline tune`: choose scheduler parameters from benchmark runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from paceline.cli.printing import JsonFlag, note, note_written, print_facts, print_json, print_table, say
+from paceline.cli.printing import JsonFlag, note, note_written, print_facts, print_json, print_table, progress_bar, say
 from paceline.cli.tune import runs
+from paceline.cli.tune.flags import ChunkSizeOption
+from paceline.errors import InvalidValueError
 from paceline.fit.step_time import StepTimeFit, fit_step_time, save_step_time
+from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import read_step_log
+from paceline.schedule.trace_request import TraceRequest
+from paceline.simulate import SimulatedEngine
+from paceline.simulate.engine_settings import PACELINE
 from paceline.tune.aging import SHORT_REQUEST_FACTOR, STATISTICS, AgingWeights, aging_weights
 from paceline.tune.run_files import STEPS
 from paceline.tune.select import (
@@ -21,6 +28,9 @@ from paceline.tune.select import (
     ThresholdScore,
     select_threshold,
 )
+from paceline.tune.simulated import SimulatedHost, blocks_that_last, read_cost
+from paceline.tune.simulated_aging import TriedWeights, simulated_aging
+from paceline.tune.trace import read_trace
 
 HELP = "Replay loads against vLLM and choose scheduler parameters from the runs."
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory.")]
@@ -101,21 +111,80 @@ def select(
 
 
 def aging(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory; with --simulate, a trace.")],
     statistic: Annotated[
         str, typer.Option("--statistic", help=f"Over the run's requests: {', '.join(STATISTICS)}.")
     ] = STATISTICS[0],
     short_request_factor: Annotated[
         float, typer.Option("--short-request-factor", help="Of the prefill rate, in the alternative's time_weight.")
     ] = SHORT_REQUEST_FACTOR,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Simulate the trace by --step-time, and try the weights on it.")
+    ] = False,
+    step_time: Annotated[
+        Path | None, typer.Option("--step-time", help="With --simulate: what a step takes (docs/simulate.md).")
+    ] = None,
+    chunk_size: ChunkSizeOption = 2048,
+    max_num_seqs: Annotated[int, typer.Option(help="With --simulate: most requests that run at once.")] = 128,
+    num_blocks: Annotated[
+        int | None,
+        typer.Option(help="With --simulate: blocks of the key-value cache.", show_default="memory never runs out"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print weights for the aging policy from a run's normalized prefill times."""
+    """Print weights for the aging policy from a run's normalized prefill times, or from a simulated run's."""
+    if simulate:
+        engine = _simulated_engine(run, step_time, chunk_size, max_num_seqs, num_blocks)
+        _aging_simulated(*engine, statistic, short_request_factor, as_json)
+        return
+    if step_time is not None:
+        raise InvalidValueError("--step-time", str(step_time), "none without --simulate: a run has its own times")
     found = aging_weights(run, statistic=statistic, short_request_factor=short_request_factor)
     if as_json:
         print_json(found.document())
     else:
         _print_weights(found)
+
+
+def _simulated_engine(
+    trace: Path, step_time: Path | None, chunk_size: int, max_num_seqs: int, num_blocks: int | None
+) -> tuple[tuple[TraceRequest, ...], SimulatedHost]:
+    if step_time is None:
+        raise InvalidValueError("--step-time", None, "what a step takes: in virtual time it is the clock")
+    requests = read_trace(trace).requests
+    engine = SimulatedEngine(
+        rules=PACELINE,
+        planner=PlannerSettings(chunk_size=chunk_size),
+        max_num_seqs=max_num_seqs,
+        num_blocks=num_blocks or blocks_that_last(requests, max_num_seqs=max(1, max_num_seqs), block_size=16),
+    )
+    return requests, SimulatedHost(engine=engine, cost=read_cost(step_time))
+
+
+def _aging_simulated(
+    requests: Sequence[TraceRequest], host: SimulatedHost, statistic: str, short_request_factor: float, as_json: bool
+) -> None:
+    with progress_bar(f"simulating {len(requests):,} requests") as move:
+        found, tried = simulated_aging(
+            requests, host, statistic=statistic, short_request_factor=short_request_factor, on_progress=move
+        )
+    if as_json:
+        print_json({**found.document(), "simulated": [each.document() for each in tried]})
+        return
+    _print_weights(found)
+    columns = ("policy", "time_weight", "prompt_weight", "TTFT mean ms", "P50", "P95", "P99", "longest")
+    print_table(f"On the same {len(requests):,} requests, simulated", columns, [_tried_row(each) for each in tried])
+
+
+def _tried_row(tried: TriedWeights) -> list[object]:
+    weights = tried.weights
+    figures = (tried.ttft_mean_ms, tried.ttft_p50_ms, tried.ttft_p95_ms, tried.ttft_p99_ms, tried.ttft_max_ms)
+    return [
+        tried.name,
+        None if weights is None else f"{weights.time_weight:.4g}",
+        None if weights is None else f"{weights.prompt_weight:.4g}",
+        *(f"{figure:,.1f}" for figure in figures),
+    ]
 
 
 def step_time(
