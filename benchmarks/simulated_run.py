@@ -115,8 +115,7 @@ def main() -> None:
     columns["simulator, fitted"] = figures(fitted)
     replayed: list[dict[str, float]] = []
     for number, run in enumerate(runs):
-        origin = min(request.arrival_seconds for request in run.requests)
-        again = simulated(workload, ReplayedCost.of(run.steps, origin_seconds=origin))
+        again = simulated(workload, ReplayedCost.of(run.steps, requests=run.requests))
         columns[f"simulator, log of {number}"] = figures(again)
         replayed.append(largest_difference(ttfts_ms(again), ttfts_ms(run.requests)))
     pairs = list(combinations(range(len(runs)), 2))

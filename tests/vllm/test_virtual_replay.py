@@ -128,4 +128,4 @@ def test_a_real_runs_log_gives_its_first_tokens_back(paceline, tiny_llm, trace, 
         abs(each.first_token_seconds - (real[each.request_id].first_token_seconds - first)) * 1e3
         for each in read_requests(simulated)
     )
-    assert off_ms[len(off_ms) // 2] < 1.0, off_ms
+    assert off_ms[-1] < 1.0, off_ms

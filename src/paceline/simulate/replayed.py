@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paceline.errors import InvalidValueError, StepLogError, StepTimeError
+from paceline.schedule.request_times import RequestTimes
 from paceline.schedule.step_log import StepRecord
 from paceline.simulate.load import Floats
 from paceline.simulate.step_work import StepWork
@@ -29,19 +30,26 @@ class ReplayedCost:
             raise InvalidValueError("columns of a step log", sizes, "as many starts as times")
 
     @staticmethod
-    def of(steps: Sequence[StepRecord], *, origin_seconds: float | None = None) -> "ReplayedCost":
-        """Return the times of a log of one engine and run; `origin_seconds` is the first arrival by the log's clock.
+    def of(steps: Sequence[StepRecord], *, requests: Sequence[RequestTimes] = ()) -> "ReplayedCost":
+        """Return the times of a log of one engine and run, from the first arrival of the run's `requests` on.
 
-        Without it the first request is taken to have arrived when the first step started. Raises StepLogError for a log
-        of several engines or runs.
+        With the requests the log tells who was there when a step was scheduled: those that waited or ran, and those that
+        had ended. One that arrived after the engine had looked for new ones is not among them, whatever the clock says.
+        Without requests the first is taken to have arrived when the first step started, and everybody to be there who
+        arrived before a step began to be scheduled. Raises StepLogError for a log of several engines or runs.
         """
         writers = {(step.engine, step.run) for step in steps}
         if len(writers) != 1:
             raise StepLogError(f"the log holds steps of {len(writers)} engines or runs; expected one: split it first")
-        origin = steps[0].started_seconds if origin_seconds is None else origin_seconds
+        scheduled = np.array([step.started_seconds - step.schedule_us / 1e6 for step in steps])
+        started = np.array([step.started_seconds for step in steps])
+        origin, closed = float(started[0]), scheduled
+        if requests:
+            origin = min(request.arrival_seconds for request in requests)
+            closed = _closed_by_count(steps, scheduled, requests)
         return ReplayedCost(
-            closed_seconds=np.array([step.started_seconds - step.schedule_us / 1e6 - origin for step in steps]),
-            started_seconds=np.array([step.started_seconds - origin for step in steps]),
+            closed_seconds=closed - origin,
+            started_seconds=started - origin,
             execute_seconds=np.array([step.execute_ms / 1e3 for step in steps]),
         )
 
@@ -62,6 +70,22 @@ class ReplayedCost:
         if step >= len(self.started_seconds):
             return now_seconds
         return max(now_seconds, float(self.started_seconds[step]))
+
+
+def _closed_by_count(steps: Sequence[StepRecord], scheduled: Floats, requests: Sequence[RequestTimes]) -> Floats:
+    """Return for each step a time by which just those had arrived whom the log counts.
+
+    Where the counts cannot be those of the requests, some of which the log may lack, the time is when scheduling began.
+    """
+    arrivals = np.sort(np.array([request.arrival_seconds for request in requests]))
+    ends = np.sort(np.array([request.completion_seconds for request in requests]))
+    present = np.array([step.waiting + step.running for step in steps])
+    arrived = present + np.searchsorted(ends, scheduled, side="right")
+    if (np.diff(arrived) < 0).any() or arrived[0] < 1 or arrived[-1] != len(arrivals):
+        return scheduled
+    last = arrivals[arrived - 1]
+    coming = np.append(arrivals, np.inf)[arrived]
+    return np.where(scheduled >= coming, (last + coming) / 2, np.maximum(scheduled, last))
 
 
 def log_too_short(steps: int) -> str:

@@ -111,10 +111,8 @@ def read_cost(path: Path) -> StepCost:
     if log.suffix != ".jsonl":
         return LinearCost(LinearStepTime.load(path))
     steps = read_step_log(log)
-    origin = None
-    if (log.parent / REQUESTS).exists():
-        origin = min(request.arrival_seconds for request in read_requests(log.parent))
-    return ReplayedCost.of(steps, origin_seconds=origin)
+    requests = read_requests(log.parent) if (log.parent / REQUESTS).exists() else ()
+    return ReplayedCost.of(steps, requests=requests)
 
 
 def blocks_that_last(requests: Sequence[TraceRequest], *, max_num_seqs: int, block_size: int) -> int:

@@ -15,6 +15,20 @@ from paceline.vllm_plugin.relied_on import EngineRequest, SchedulerMixin, StepOu
 LOG = logging.getLogger(__name__)
 
 
+def wall_ahead_seconds() -> float:
+    """Return how far the wall clock is ahead of the monotonic one: of three readings the one that took least.
+
+    A thread may be held up between two clocks, for milliseconds on a busy machine.
+    """
+    readings: list[tuple[float, float]] = []
+    for _ in range(3):
+        before = time.monotonic()
+        wall = time.time()
+        after = time.monotonic()
+        readings.append((after - before, wall - (before + after) / 2))
+    return min(readings)[1]
+
+
 class RecordedSteps(SchedulerMixin):
     """Mixin before one of vLLM's schedulers: stamps around schedule() and update_from_output() go to a recorder."""
 
@@ -28,7 +42,7 @@ class RecordedSteps(SchedulerMixin):
         with self._noting() as recorder:
             if recorder is not None:
                 # converted here: the wall clock may be set while the request waits
-                arrival = request.arrival_time - (time.time() - time.monotonic())
+                arrival = request.arrival_time - wall_ahead_seconds()
                 recorder.queued(request.request_id, arrival_seconds=arrival)
         super().add_request(request)
 

@@ -21,6 +21,7 @@ from paceline.schedule.step_log import StepRecord
 from paceline.schedule.step_time import LinearStepTime
 from paceline.schedule.trace_request import TraceRequest
 from paceline.vllm_plugin.compile_key import SECTION, leave_settings_out
+from paceline.vllm_plugin.recorded import wall_ahead_seconds
 from paceline.vllm_plugin.recording import EngineRecorder
 from paceline.vllm_plugin.relied_on import (
     EngineArgs,
@@ -105,7 +106,7 @@ class OfflineVllm:
         while pending or self.engine.has_unfinished_requests():
             while pending and pending[0].arrival_seconds <= time.monotonic() - started:
                 request = pending.popleft()
-                wall = time.time() - (time.monotonic() - started) + request.arrival_seconds
+                wall = wall_ahead_seconds() + started + request.arrival_seconds
                 arrived[self._add(request, prompts[request.request_id], arrival_wall_seconds=wall)] = request
             if self.engine.has_unfinished_requests():
                 if any(output.finished for output in self.engine.step()):
