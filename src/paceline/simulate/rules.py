@@ -191,8 +191,8 @@ class PacelineRules:
     """Paceline's scheduler in vLLM 0.32: a plan of `plan_step` says how many tokens each prompt gets, then vLLM's rules.
 
     While somebody is partly prefilled, a waiting request is offered to the plan only if its blocks fit beside those of
-    the ones offered before it and of all that runs. Should nothing be served though chunks were planned, the next step
-    goes without a plan.
+    the ones offered before it and of all that runs. Of a plan something always comes, unless a request outgrows the
+    whole cache, which ends a run: what the plugin does then, for images and prefixes, is not needed here.
     """
 
     def __init__(self, engine: SimulatedEngine) -> None:
@@ -202,7 +202,6 @@ class PacelineRules:
         self._key_of: Callable[[Request], tuple[float, ...]] = lambda request: order(_view(request))
         self._waiting: PolicyQueue[Request] = PolicyQueue(self._key_of)
         self._numbers = count()
-        self._leave_to_vllm = False
 
     @property
     def waiting_count(self) -> int:
@@ -226,17 +225,14 @@ class PacelineRules:
         return partial, sorted([*self._waiting, *coming], key=self._key_of)
 
     def retries(self, step: Step) -> bool:
-        """After a preemption, and after a plan of which nothing came."""
-        return bool(step.preempted) or self._leave_to_vllm
+        """After a preemption: the next step admits."""
+        return bool(step.preempted)
 
     def step(self) -> Step:
         """Plan a step, then serve what vLLM's rules let through of the plan."""
         decoding = [request for request in self.running if request.decodes]
         partial = sorted((request for request in self.running if not request.decodes), key=self._key_of)
         self.running[:] = [*decoding, *partial]
-        if self._leave_to_vllm:
-            self._leave_to_vllm = False
-            return self._vllm_step(list(self._waiting), tokens_of=lambda request: request.missing)
         room = self.engine.max_num_seqs - len(self.running)
         by_name: dict[str, Request] = {}
         plan = plan_step(
@@ -252,16 +248,11 @@ class PacelineRules:
         def planned(request: Request) -> int:
             return request.missing if request.decodes else plan.chunks.get(str(request.index), 0)
 
-        step = self._vllm_step(admitted, tokens_of=planned)
-        self._leave_to_vllm = bool(plan.chunks) and not (step.decoding or step.chunks)
-        return step
+        return _vllm_step(self, admitted, tokens_of=planned, requeue=self._waiting.push)
 
     def remove(self, request: Request) -> None:
         """Take an admitted request out of the queue."""
         self._waiting.remove(request)
-
-    def _vllm_step(self, candidates: list[Request], *, tokens_of: Callable[[Request], int]) -> Step:
-        return _vllm_step(self, candidates, tokens_of=tokens_of, requeue=self._waiting.push)
 
     def _offers(
         self, decoding: list[Request], partial: list[Request], offered: dict[str, Request]

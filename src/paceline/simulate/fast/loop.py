@@ -52,7 +52,7 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records, until: flo
     now = s.now[0]
     now.chunks = 0
     is_served = False
-    if now.decodes == 0 or now.partials or now.leave:
+    if now.decodes == 0 or now.partials:
         return FINISHED, False
     while _admits_nobody(s, rules) and decodes_fit(s, rules) and not (records.wanted and _is_full(s, records)):
         if cost.kind != REPLAYED and _plain_ticks(s, rules, cost, records, until):
@@ -150,7 +150,7 @@ def _wait(s: State) -> int:
     """Go on after a step that served nobody: at once where the next one may, else at the next arrival."""
     now = s.now[0]
     s.now[0].begun = 0
-    if now.preempted or now.leave:
+    if now.preempted:
         return FINISHED
     if now.arrived == now.received:
         return NEVER_ADMITTED

@@ -21,18 +21,15 @@ def predict_ms(model: Floats, decodes: int, context: int, tokens: int, attention
 
 
 @compiled
-def plan(s: State, rules: Rules) -> int:
-    """Set the planned tokens of all partial prefills, and of the waiting requests to be admitted, which leave the queue.
-
-    Returns how many requests got any.
-    """
+def plan(s: State, rules: Rules) -> None:
+    """Set the planned tokens of all partial prefills, and of the waiting requests to be admitted, which leave the queue."""
     _begin(s, rules)
-    given, at = 0, 0
+    at = 0
     new = _offer(s, rules)
     while True:
         is_new = new != NOBODY and (at == s.now[0].partials or comes_first(s, new, s.partials[at]))
         if not is_new and at == s.now[0].partials:
-            return given
+            return
         request = new if is_new else s.partials[at]
         chunk = _wanted(s, rules, request)
         limited = (
@@ -43,9 +40,8 @@ def plan(s: State, rules: Rules) -> int:
             new = NOBODY
             continue
         if chunk == 0:
-            return given
+            return
         _add(s, request, chunk, is_new)
-        given += 1
         if is_new:
             new = _offer(s, rules)
         else:

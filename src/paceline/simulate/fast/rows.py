@@ -59,7 +59,6 @@ class NowRow:
     arrived: int  # of these, those that have been queued
     unfinished: int  # of those received
     serial: int  # of preemptions
-    leave: int  # the next step is left to vLLM
     blocked: int  # nobody can be admitted until somebody completes or another head of the queue arrives
     left: int  # tokens of the step's budget
     chunks: int

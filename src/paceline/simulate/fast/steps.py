@@ -5,7 +5,7 @@ from math import isnan
 from paceline.simulate.fast.compiling import compiled
 from paceline.simulate.fast.memory import leave_decoding, room_for_chunk, serve_decodes
 from paceline.simulate.fast.planning import give_back, plan
-from paceline.simulate.fast.queues import append_decode, drop_end, is_current, pop, push_end, sort_partials
+from paceline.simulate.fast.queues import append_decode, drop_end, is_current, pop, push_end
 from paceline.simulate.fast.state import (
     DECODING,
     DONE,
@@ -25,13 +25,10 @@ from paceline.simulate.fast.work import mixed_step
 def full_step(s: State, rules: Rules, cost: Cost, records: Records) -> tuple[int, bool]:
     """Form and execute a step; return a fault, FINISHED for none, and whether anybody was served."""
     now = s.now[0]
-    is_planned = rules.rules == PACELINE and not now.leave
-    now.chunks = now.preempted = now.leave = now.candidates = 0
-    given = 0
+    is_planned = rules.rules == PACELINE
+    now.chunks = now.preempted = now.candidates = 0
     if is_planned:
-        given = plan(s, rules)
-    elif rules.rules == PACELINE:
-        sort_partials(s, rules, now.partials)
+        plan(s, rules)
     now.left = rules.chunk_size
     serve_decodes(s, rules, records)
     now.left -= now.decodes
@@ -42,7 +39,6 @@ def full_step(s: State, rules: Rules, cost: Cost, records: Records) -> tuple[int
         _admit(s, rules, is_planned)
     give_back(s, 0)
     if now.decodes + now.chunks == 0:
-        now.leave = given > 0
         return FINISHED, False
     _note_blocked(s, rules)
     fault, seconds = mixed_step(s, rules, cost)
