@@ -6,7 +6,7 @@ All times are milliseconds. A record that exists is valid: values are checked on
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal, cast
 
@@ -153,7 +153,8 @@ class StageTimes:
 
     `ahead_ms` is all that passed from the caller's call to the start of the pass: preprocessing, and around it opening the
     picture, looking at the request, deciding and `waited_ms`, the wait for the model while another thread had it. None where
-    nobody waits, as in a profile: then preprocessing stands for it.
+    nobody waits, as in a profile: then preprocessing stands for it. `engine_ttft_ms` is the time to first token by the own clock
+    of an engine that serves, None elsewhere.
     """
 
     preprocess_ms: float
@@ -169,10 +170,14 @@ class StageTimes:
     decode_step_ms: tuple[float, ...] = ()
     waited_ms: float = 0.0
     ahead_ms: float | None = None
+    engine_ttft_ms: float | None = None
 
     @property
     def ttft_ms(self) -> float:
-        """Time to first token: from the call, preprocessing included, to the end of the first forward pass."""
+        """Time to first token: from the call, preprocessing included, to the end of the first forward pass, or to the first
+        token by an engine's own clock."""
+        if self.engine_ttft_ms is not None:
+            return self.engine_ttft_ms
         ahead_ms = self.preprocess_ms if self.ahead_ms is None else self.ahead_ms
         return ahead_ms + self.before_vision_ms + self.vision_ms + self.vision_to_decoder_ms + self.llm_prefill_ms
 
@@ -203,9 +208,33 @@ class StageTimes:
         """|stages + gaps - total| / total: the marks against the host clock around the call."""
         return abs(self.prefill_ms + self.decode_ms + self.other_ms - self.total_ms) / self.total_ms
 
+    def without_steps(self) -> "StageTimes":
+        """Return the same times without those of single decode steps."""
+        return replace(self, decode_step_ms=())
+
     def latency_ms(self, kind: LatencyKind) -> float:
         """Return the latency of one kind: `ttft`, `prefill` or `total`."""
         return {"ttft": self.ttft_ms, "prefill": self.prefill_ms, "total": self.total_ms}[kind]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAnswer:
+    """What an engine that serves made of a request: the tokens of its prompt, and those that it answered."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMeasurement:
+    """A request that an engine answered alone. `queue_ms` lies within `times.before_vision_ms`: from the queue to the first
+    schedule. `processor_ms` are the processor's own milliseconds of vision, prefill and decode, None where a device computes.
+    """
+
+    answer: EngineAnswer
+    times: StageTimes
+    queue_ms: float
+    processor_ms: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import paceline.measure.sweep
+import paceline.measure.hosts
 from paceline.cli import main
 from paceline.datasets import digit_questions
 from paceline.fit.estimator import settings as estimator_settings
@@ -121,7 +121,7 @@ def made_up(model, picture, prompt, config, **_):
 def light():
     """The heavy parts made light for all that runs here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paceline.measure.sweep, "answer_measured", made_up)
+        patch.setattr(paceline.measure.hosts, "answer_measured", made_up)
         patch.setitem(estimator_settings.SETTINGS, "fast", QUICK)
         patch.setattr(learned_artifact, "SupervisedSettings", partial(SupervisedSettings, **SHORT))
         patch.setattr(learned_artifact, "GrpoSettings", partial(GrpoSettings, **SHORT, cloning_steps=5, group_size=4))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.certified import CertifyAsked, profile_certified
+from paceline.cli.flags.engine import NO_ENGINE_ARGS, EngineArgsFlag, serving_engine
 from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.flags.model import (
     BlocksFlag,
@@ -27,10 +28,13 @@ from paceline.datasets import DIGIT_SETS
 from paceline.datasets.question_sets import QuestionSet
 from paceline.errors import InvalidValueError
 from paceline.fit.certified.plan import DEFAULT_QUESTIONS
+from paceline.measure.engine_profile import STEPS
 from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.measure.ranks import share_of
 from paceline.measure.strategies import STRATEGIES
 from paceline.models.loading import load_model
+from paceline.profiles.agreement import BatchAgreement
+from paceline.records import ENGINES
 
 
 def profile(
@@ -66,6 +70,10 @@ def profile(
             "--prefetch", help="Open the next question while one is measured, on cores that are measured too."
         ),
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help=f"What runs the model: {', '.join(ENGINES)}; milliseconds of one are none of another's.")
+    ] = ENGINES[0],
+    engine_args: EngineArgsFlag = NO_ENGINE_ARGS,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
@@ -92,8 +100,10 @@ def profile(
     """Measure every stage of generate(), and the accuracy, under every configuration of a grid.
 
     Killed at any moment, it loses the sample in flight; the same command goes on where it stopped. Under torchrun every
-    rank measures its share into its own journal; join them with `paceline merge`.
+    rank measures its share into its own journal; join them with `paceline merge`. With --engine vllm all configurations of a
+    question are answered together, and each is then measured alone in the same engine.
     """
+    serving = serving_engine(engine, engine_args)
     plan = ProfilePlan(
         datasets=names(datasets) or DIGIT_SETS,
         samples=samples,
@@ -112,6 +122,8 @@ def profile(
         per_step=per_step,
         prefetch=prefetch,
     )
+    if certify is not None and serving is not None:
+        raise InvalidValueError("--certify", certify, f"none with --engine {engine}: certify with transformers")
     if certify is not None:
         profile_certified(
             CertifyAsked(
@@ -143,7 +155,7 @@ def profile(
         template_arguments=template_arguments(template_argument),
     )
     with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:
-        run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, on_progress=move)
+        run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, engine=serving, on_progress=move)
     if as_json:
         print_json(_document(run))
         note_drifts(run.drifts)
@@ -161,8 +173,13 @@ def _document(run: ProfileRun) -> dict[str, object]:
         "torn_bytes": run.torn_bytes,
         "datasets": {each.name: _set_document(each) for each in run.sets},
         "drift": [{**asdict(each), "share": each.share, "moved": each.moved} for each in run.drifts],
+        "answers_together": None if run.agreement is None else _agreement_document(run.agreement),
         "parquet": None if run.parquet is None else str(run.parquet),
     }
+
+
+def _agreement_document(agreement: BatchAgreement) -> dict[str, object]:
+    return {**asdict(agreement), "ci": [agreement.interval.low, agreement.interval.high]}
 
 
 def _set_document(asked: QuestionSet) -> dict[str, object]:
@@ -197,6 +214,11 @@ def _print_run(run: ProfileRun) -> None:
         ("least important blocks first", str(list(run.block_ranking))),
     ]
     print_facts(f"Profile in {run.out}", rows)
+    if run.agreement is not None:
+        note(str(run.agreement), mark="caution" if run.agreement.differing else "")
+        note(
+            f"the cost of steps is in {run.out / STEPS}, a log for each top_k and block count: `paceline tune step-time` fits it"
+        )
     for each in run.drifts:
         note(each.warning if each.moved else str(each), mark="caution" if each.moved else "")
     note(f"next: paceline budgets {run.out}    paceline table build --results-dir {run.out} --output-file table.json")

@@ -27,7 +27,8 @@ from paceline.models.critical_section import held, replaced
 from paceline.models.knobs import applied
 from paceline.models.loading import PreparedRequest, VisionLanguageModel
 from paceline.models.structure import ModelParts
-from paceline.records import KnobConfig, Sampling, StageTimes
+from paceline.models.vision_language import UnencodedRequest
+from paceline.records import KnobConfig, MetadataValue, Sampling, StageTimes
 
 
 @dataclass(slots=True)
@@ -43,12 +44,16 @@ class _Marks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredAnswer:
-    """The text of one request with its stage times and token counts; `sampling` with its seed, None where it was greedy."""
+    """The text of one request with its stage times and token counts; `sampling` with its seed, None where it was greedy.
+
+    `kept` is what else a profile is to keep of it.
+    """
 
     text: str
     times: StageTimes
-    request: PreparedRequest
+    request: PreparedRequest | UnencodedRequest
     sampling: Sampling | None = None
+    kept: Mapping[str, MetadataValue] = field(default_factory=dict[str, MetadataValue])
 
 
 def answer_measured(

@@ -7,7 +7,10 @@ from pathlib import Path
 from paceline.datasets.question import VisualQuestion
 from paceline.datasets.question_sets import QuestionSet, SetRequest, load_question_set, set_requests
 from paceline.errors import InvalidValueError
+from paceline.measure.clock import clock_for
+from paceline.measure.engine_profile import engine_settings, opened_engine, require_servable, write_step_logs
 from paceline.measure.greedy import settings_put_aside
+from paceline.measure.hosts import ModelHost, ServingEngine
 from paceline.measure.provenance import provenance_of
 from paceline.measure.strategies import choose, require_strategy
 from paceline.measure.sweep import SweepSettings, sweep
@@ -15,11 +18,14 @@ from paceline.models.grid import grid_of
 from paceline.models.importance import block_influence, rank_blocks
 from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import ProfileStore
+from paceline.profiles.agreement import BatchAgreement, batch_agreement
 from paceline.profiles.questions import AskedQuestion
+from paceline.profiles.reading import read_unjudged
 from paceline.profiles.sentinels import MachineDrift, read_drifts
 from paceline.records import KnobConfig, KnobGrid, Provenance, require_seed
 
 CALIBRATION_QUESTIONS = 24
+Progress = Callable[[int, int], None]
 MOST = 1_000_000  # of anything that is counted out one by one
 
 
@@ -79,6 +85,7 @@ class ProfileRun:
     parquet: Path | None
     sets: tuple[QuestionSet, ...]
     drifts: tuple[MachineDrift, ...]
+    agreement: BatchAgreement | None
 
 
 def run_profile(
@@ -88,12 +95,15 @@ def run_profile(
     *,
     rank: int = 0,
     world_size: int = 1,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    engine: ServingEngine | None = None,
+    on_progress: Progress = lambda _done, _total: None,
+    on_step_logs: Progress = lambda _done, _total: None,
 ) -> ProfileRun:
     """Profile `model` into the store at `out`, going on where an earlier run of the same plan stopped.
 
-    With `world_size` > 1 every rank measures its share into its own journal, and none compacts. Raises
-    ProfileConflictError when the store holds another run, OutputPathError when it cannot be written.
+    With `world_size` > 1 every rank measures its share into its own journal, and none compacts. With an `engine` it serves the
+    model, whose own weights are gone afterwards, and the cost of steps is logged too. Raises ProfileConflictError when the
+    store holds another run, OutputPathError when it cannot be written.
     """
     out = Path(out)
     grid = grid_of(model, tiers=plan.tiers, top_ks=plan.top_ks, block_counts=plan.block_counts)
@@ -101,11 +111,18 @@ def run_profile(
     sets = load_question_sets(plan)
     questions = [question for each in sets for question in each.questions]
     ranking = block_ranking(model, questions)
-    provenance = profile_provenance(model, plan, grid, sets, ranking)
-    settings = sweep_settings(plan, ranking, rank, world_size)
+    if engine is not None:
+        _require_one_process(world_size)
+        require_servable(model, grid, ranking, engine)
+    provenance = profile_provenance(model, plan, grid, sets, ranking, engine=engine)
+    run = _Run(plan=plan, questions=questions, configurations=configurations, ranking=ranking, out=out)
+    settings = sweep_settings(plan, rank, world_size)
     asked = [asked_question(question) for question in questions]
     with ProfileStore.open_or_create(out, provenance, rank, questions=asked) as store:
-        added = sweep(model, questions, configurations, store, settings, on_progress)
+        if engine is None:
+            added = run.on_model(model, store, settings, on_progress)
+        else:
+            added = run.on_engine(model, engine, store, settings, on_progress, on_step_logs)
         parquet = store.compact() if world_size == 1 else None
         return ProfileRun(
             out=out,
@@ -118,22 +135,89 @@ def run_profile(
             parquet=parquet,
             sets=sets,
             drifts=read_drifts(out),
+            agreement=None if engine is None else batch_agreement(read_unjudged(out, columns=["metadata"]).samples),
         )
 
 
 def profile_provenance(
-    model: VisionLanguageModel, plan: ProfilePlan, grid: KnobGrid, sets: Sequence[QuestionSet], ranking: tuple[int, ...]
+    model: VisionLanguageModel,
+    plan: ProfilePlan,
+    grid: KnobGrid,
+    sets: Sequence[QuestionSet],
+    ranking: tuple[int, ...],
+    *,
+    engine: ServingEngine | None = None,
 ) -> Provenance:
     """Return where the numbers of this plan come from, on this machine and now."""
+    own = {} if engine is None else engine_settings(engine)
     return provenance_of(
         model,
         grid=grid,
         ranking=ranking,
         scorers={each.name: each.scorer for each in sets},
         seed=plan.seed,
-        settings=_settings(plan, sets, settings_put_aside(model.parts.model)),
+        settings={**_settings(plan, sets, settings_put_aside(model.parts.model)), **own},
         sources={each.name: each.source for each in sets if each.source is not None},
+        engine=engine,
     )
+
+
+def model_host(model: VisionLanguageModel, plan: ProfilePlan, ranking: tuple[int, ...]) -> ModelHost:
+    """Return the model as this plan measures it in this process."""
+    return ModelHost(
+        model=model,
+        ranking=ranking,
+        max_new_tokens=plan.max_new_tokens,
+        clock=clock_for(model.device),
+        per_step=plan.per_step,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What is asked under which configurations, wherever the model runs."""
+
+    plan: ProfilePlan
+    questions: Sequence[VisualQuestion]
+    configurations: Sequence[KnobConfig]
+    ranking: tuple[int, ...]
+    out: Path
+
+    def on_model(
+        self, model: VisionLanguageModel, store: ProfileStore, settings: SweepSettings, on_progress: Progress
+    ) -> int:
+        host = model_host(model, self.plan, self.ranking)
+        return sweep(host, self.questions, self.configurations, store, settings, on_progress)
+
+    def on_engine(
+        self,
+        model: VisionLanguageModel,
+        engine: ServingEngine,
+        store: ProfileStore,
+        settings: SweepSettings,
+        on_progress: Progress,
+        on_step_logs: Progress,
+    ) -> int:
+        plan = self.plan
+        with opened_engine(
+            model,
+            engine,
+            ranking=self.ranking,
+            seed=plan.seed,
+            max_new_tokens=plan.max_new_tokens,
+            per_step=plan.per_step,
+        ) as host:
+            added = sweep(host, self.questions, self.configurations, store, settings, on_progress)
+            write_step_logs(
+                host.engine,
+                model,
+                self.questions,
+                self.configurations,
+                self.out,
+                seed=plan.seed,
+                on_progress=on_step_logs,
+            )
+        return added
 
 
 def load_question_sets(plan: ProfilePlan) -> tuple[QuestionSet, ...]:
@@ -171,15 +255,21 @@ def asked_question(question: VisualQuestion) -> AskedQuestion:
     )
 
 
-def sweep_settings(plan: ProfilePlan, ranking: tuple[int, ...], rank: int, world_size: int) -> SweepSettings:
+def _require_one_process(world_size: int) -> None:
+    if world_size > 1:
+        raise InvalidValueError(
+            "WORLD_SIZE",
+            world_size,
+            "1 with an engine: it spreads a model over devices by its own arguments; run without torchrun",
+        )
+
+
+def sweep_settings(plan: ProfilePlan, rank: int, world_size: int) -> SweepSettings:
     """Return how this plan's sweeps are run."""
     return SweepSettings(
-        ranking=ranking,
         seed=plan.seed,
-        max_new_tokens=plan.max_new_tokens,
         warmup_runs=plan.warmup_runs,
         sentinel_every=plan.sentinel_every,
-        per_step=plan.per_step,
         prefetch=plan.prefetch,
         rank=rank,
         world_size=world_size,

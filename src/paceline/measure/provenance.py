@@ -12,8 +12,9 @@ import torch
 
 from paceline.checkout import own_commit
 from paceline.measure.clock import clock_for
+from paceline.measure.hosts import ServingEngine
 from paceline.models.loading import VisionLanguageModel
-from paceline.records import TEMPLATE_ARGUMENTS, KnobGrid, Provenance, QuestionSource
+from paceline.records import ENGINES, TEMPLATE_ARGUMENTS, KnobGrid, Provenance, QuestionSource
 
 RECORDED_PACKAGES = ("paceline", "torch", "transformers", "numpy", "pillow")
 
@@ -27,16 +28,21 @@ def provenance_of(
     seed: int,
     settings: dict[str, str | int | float | bool | None],
     sources: Mapping[str, QuestionSource],
+    engine: ServingEngine | None = None,
 ) -> Provenance:
-    """Return the provenance of a run on this machine, now; `scorers` and `sources` are by data set."""
+    """Return the provenance of a run on this machine, now; `scorers` and `sources` are by data set.
+
+    `engine` serves the model, None where transformers runs it in this process.
+    """
+    served = {} if engine is None else {engine.name: engine.version}
     return Provenance(
         model=model.name,
         revision=model.revision,
         dtype=model.dtype_name,
         device=device_name(model.device),
         driver=_driver(model.device),
-        clock=clock_for(model.device).name,
-        versions={"python": platform.python_version(), **_versions()},
+        clock=clock_for(model.device).name if engine is None else engine.clock,
+        versions={"python": platform.python_version(), **_versions(), **served},
         commit=own_commit(),
         seed=seed,
         grid=grid,
@@ -45,6 +51,7 @@ def provenance_of(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings={**settings, **template_settings(model), "torch_threads": torch.get_num_threads()},
         sources=dict(sources),
+        engine=ENGINES[0] if engine is None else engine.name,
     )
 
 

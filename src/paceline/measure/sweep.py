@@ -11,7 +11,6 @@ quicker where pictures are large, on cores that are then shared with what is mea
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
@@ -20,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from paceline.datasets import VisualQuestion, score
-from paceline.measure.clock import Clock, clock_for
-from paceline.measure.one_pass import MeasuredAnswer, answer_measured
-from paceline.models.loading import VisionLanguageModel
+from paceline.measure.hosts import MeasuredHost
+from paceline.measure.one_pass import MeasuredAnswer
+from paceline.profiles.agreement import ALONE, TOGETHER
 from paceline.profiles.request_features import vector_metadata
 from paceline.records import KnobConfig, MetadataValue, ProfileSample
 
@@ -47,12 +46,9 @@ class SampleSink(Protocol):
 class SweepSettings:
     """How a sweep is run; everything that could change its numbers."""
 
-    ranking: tuple[int, ...]
     seed: int
-    max_new_tokens: int
     warmup_runs: int = 2
     sentinel_every: int = 50
-    per_step: bool = False
     prefetch: bool = False
     rank: int = 0
     world_size: int = 1
@@ -81,7 +77,7 @@ def remaining_tasks(
 
 
 def sweep(
-    model: VisionLanguageModel,
+    host: MeasuredHost,
     questions: Sequence[VisualQuestion],
     configurations: Sequence[KnobConfig],
     sink: SampleSink,
@@ -90,9 +86,9 @@ def sweep(
 ) -> int:
     """Measure what is not in `sink` yet and return how many samples were added; killed, it loses the one in flight.
 
-    `on_progress(done, total)` counts this rank's samples, those of earlier runs included.
+    Where the host answers a question under all configurations together, that answer is kept and judged, and marked where the
+    one that was measured is another. `on_progress(done, total)` counts this rank's samples, those of earlier runs included.
     """
-    measure = partial(_measure, model, settings, clock_for(model.device))
     tasks = remaining_tasks(questions, configurations, sink.done(), settings)
     mine = len(range(settings.rank, len(questions), settings.world_size)) * len(configurations)
     on_progress(mine - len(tasks), mine)
@@ -101,17 +97,19 @@ def sweep(
     first = questions[0].picture, questions[0].prompt
     for config in dict.fromkeys(config for _question, config in tasks):
         for _ in range(settings.warmup_runs):
-            measure(*first, config)
+            host.measure(*first, config)
     largest = max(configurations, key=lambda config: config.size)
     count = 0
     groups = [(question, [config for _, config in group]) for question, group in groupby(tasks, key=itemgetter(0))]
     for (question, configs), (picture, known) in zip(
-        groups, _opened(model, [question for question, _ in groups], prefetch=settings.prefetch), strict=True
+        groups, _opened(host, [question for question, _ in groups], prefetch=settings.prefetch), strict=True
     ):
+        together = host.answer_all(picture, question.prompt, configurations)
         for config in configs:
             if count % settings.sentinel_every == 0:
-                sink.append_sentinel(_sentinel_record(measure(*first, largest), count))
-            sink.append(_sample(question, config, measure(picture, question.prompt, config), known))
+                sink.append_sentinel(_sentinel_record(host.measure(*first, largest), count))
+            measured = host.measure(picture, question.prompt, config)
+            sink.append(_sample(question, config, measured, together, known))
             count += 1
             on_progress(mine - len(tasks) + count, mine)
     return len(tasks)
@@ -120,12 +118,12 @@ def sweep(
 Opened = tuple[Image.Image, Mapping[str, MetadataValue]]
 
 
-def _opened(model: VisionLanguageModel, questions: Sequence[VisualQuestion], *, prefetch: bool) -> Generator[Opened]:
+def _opened(host: MeasuredHost, questions: Sequence[VisualQuestion], *, prefetch: bool) -> Generator[Opened]:
     """Yield every question's picture and what it shows; with `prefetch` one question ahead, whose error waits for its turn."""
 
     def opened(question: VisualQuestion) -> Opened:
         picture = question.picture
-        return picture, vector_metadata(model.features(picture, question.prompt))
+        return picture, vector_metadata(host.features(picture, question.prompt))
 
     if not prefetch:
         yield from map(opened, questions)
@@ -138,44 +136,32 @@ def _opened(model: VisionLanguageModel, questions: Sequence[VisualQuestion], *, 
         yield coming.result()
 
 
-def _measure(
-    model: VisionLanguageModel,
-    settings: SweepSettings,
-    clock: Clock,
-    picture: Image.Image,
-    prompt: str,
-    config: KnobConfig,
-) -> MeasuredAnswer:
-    return answer_measured(
-        model,
-        picture,
-        prompt,
-        config,
-        ranking=settings.ranking,
-        max_new_tokens=settings.max_new_tokens,
-        clock=clock,
-        per_step=settings.per_step,
-    )
-
-
 def _sample(
-    question: VisualQuestion, config: KnobConfig, answer: MeasuredAnswer, known: Mapping[str, MetadataValue]
+    question: VisualQuestion,
+    config: KnobConfig,
+    measured: MeasuredAnswer,
+    together: Mapping[KnobConfig, str],
+    known: Mapping[str, MetadataValue],
 ) -> ProfileSample:
-    times = answer.times
+    times = measured.times
     steps: dict[str, list[float]] = {"decode_step_ms": list(times.decode_step_ms)} if times.decode_step_ms else {}
+    answer = together.get(config, measured.text)
+    batch: dict[str, MetadataValue] = {TOGETHER: len(together)} if together else {}
+    if answer != measured.text:
+        batch[ALONE] = measured.text
     return ProfileSample(
         dataset=question.dataset,
         sample_id=question.sample_id,
         tier=config.tier,
         top_k=config.top_k,
         num_active_blocks=config.num_active_blocks,
-        target_vision_tokens=answer.request.target_vision_tokens,
-        actual_vision_tokens=answer.request.vision_tokens,
-        actual_text_tokens=answer.request.text_tokens,
+        target_vision_tokens=measured.request.target_vision_tokens,
+        actual_vision_tokens=measured.request.vision_tokens,
+        actual_text_tokens=measured.request.text_tokens,
         output_tokens=times.output_tokens,
-        accuracy=score(question, answer.text),
-        pred=answer.text,
-        metadata={**question.stored_metadata, **steps, **known},
+        accuracy=score(question, answer),
+        pred=answer,
+        metadata={**question.stored_metadata, **steps, **batch, **measured.kept, **known},
         T_vision_total=times.vision_ms,
         T_LLM_prefill=times.llm_prefill_ms,
         T_LLM_decode=times.decode_ms,

@@ -41,6 +41,23 @@ class PreparedRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnencodedRequest:
+    """One request for an engine that encodes pictures by itself: the prompt's text, the picture in RGB, and the arguments of
+    the image processor that are its tier.
+
+    `ids` are the tokens that the engine must come to, the counts those of `PreparedRequest`.
+    """
+
+    text: str
+    picture: Image.Image
+    arguments: Mapping[str, Any]
+    ids: tuple[int, ...]
+    target_vision_tokens: int | None
+    vision_tokens: int
+    text_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VisionLanguageModel:
     """A loaded model with everything needed to ask it about a picture under any tier.
 
@@ -84,6 +101,30 @@ class VisionLanguageModel:
         """
         check_pixels(picture.width, picture.height)
         return self._prepared([upright_rgb(picture)], partial(self.prompts.question, prompt), tier)
+
+    def unencoded(self, picture: Image.Image, prompt: str, tier: str | None) -> UnencodedRequest:
+        """Return what an engine takes that encodes pictures by itself; no weight of this model is used.
+
+        Raises as `prepare` does.
+        """
+        cap = self._cap(tier)
+        check_pixels(picture.width, picture.height)
+        picture = upright_rgb(picture)
+        [plan] = self._plans([picture.size], cap)
+        if plan.scaled_to is not None:
+            picture = picture.resize(plan.scaled_to, Image.Resampling.BICUBIC)
+        with self.tokenizer_lock:
+            text = self.prompts.question(prompt)
+            ids, text_tokens = self.prompts.ids(text, [plan]), self.prompts.text_tokens(text)
+        return UnencodedRequest(
+            text=text,
+            picture=picture,
+            arguments=plan.arguments,
+            ids=tuple(ids),
+            target_vision_tokens=cap,
+            vision_tokens=len(ids) - text_tokens,
+            text_tokens=text_tokens,
+        )
 
     def prepare_chat(
         self,

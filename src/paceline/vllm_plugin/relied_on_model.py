@@ -32,6 +32,11 @@ NO_GRAPH: Any = vllm.config.CUDAGraphMode.NONE
 FIRST_RUNNER, SECOND_RUNNER = ("_prepare_inputs", "_model_forward", "input_batch", "attn_groups"), ("prepare_inputs",)
 
 
+def device_type() -> str:
+    """Return the kind of device that this vLLM computes on, as torch calls it."""
+    return str(current_platform.device_type)
+
+
 def forward_context() -> Any:
     """Return the context of the step that runs: what each layer's attention is told, and whether graphs are used."""
     return vllm.forward_context.get_forward_context()

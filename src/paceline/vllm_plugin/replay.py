@@ -71,7 +71,7 @@ class OfflineVllm:
         ids, so the model needs no tokenizer. Raises EngineError, or what the settings raise, before a weight is loaded.
         """
         config = engine_config(model, settings, engine_args=engine_args, step_time=step_time)
-        with _workers_write_to_standard_error():
+        with logs_to_standard_error():
             engine = LLMEngine(
                 vllm_config=config,
                 executor_class=Executor.get_class(config),
@@ -191,8 +191,8 @@ def _further_config(given: object) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _workers_write_to_standard_error() -> Generator[None]:
-    """Let processes that are started meanwhile log there: a command's standard output carries its result."""
+def logs_to_standard_error() -> Generator[None]:
+    """Let vLLM, and processes that are started meanwhile, log there: a command's standard output carries its result."""
     kept = os.dup(STANDARD_OUTPUT)
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
     try:

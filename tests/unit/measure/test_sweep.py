@@ -5,6 +5,8 @@ import pytest
 
 from paceline.datasets import DIGIT_SETS
 from paceline.errors import InvalidValueError, PictureError, UnknownChoiceError
+from paceline.measure.clock import HostClock
+from paceline.measure.hosts import ModelHost
 from paceline.measure.profiling import ProfilePlan, load_questions, run_profile
 from paceline.measure.strategies import STRATEGIES, choose
 from paceline.measure.sweep import SweepSettings, remaining_tasks, sweep
@@ -35,9 +37,11 @@ class ListSink:
 
 
 def settings(**changes):
-    return SweepSettings(
-        **{"ranking": RANKING, "seed": 1, "max_new_tokens": 2, "warmup_runs": 0, "sentinel_every": 4, **changes}
-    )
+    return SweepSettings(**{"seed": 1, "warmup_runs": 0, "sentinel_every": 4, **changes})
+
+
+def host(model, *, per_step=False):
+    return ModelHost(model=model, ranking=RANKING, max_new_tokens=2, clock=HostClock(), per_step=per_step)
 
 
 def questions(samples=2):
@@ -50,20 +54,22 @@ SMALL = [KnobConfig(tier="low", top_k=2, num_active_blocks=8), KnobConfig(tier="
 def test_an_interrupted_sweep_goes_on_and_measures_everything_once(digits):
     sink, progress = ListSink(stop_after=5), []
     with pytest.raises(KeyboardInterrupt):
-        sweep(digits, questions(), SMALL, sink, settings())
+        sweep(host(digits), questions(), SMALL, sink, settings())
     assert len(sink.samples) == 5
     sink.stop_after = None
-    added = sweep(digits, questions(), SMALL, sink, settings(), lambda done, total: progress.append((done, total)))
+    added = sweep(
+        host(digits), questions(), SMALL, sink, settings(), lambda done, total: progress.append((done, total))
+    )
     assert added == 7 and progress[0] == (5, 12) and progress[-1] == (12, 12)
     counted = Counter((s.dataset, s.sample_id, s.config) for s in sink.samples)
     assert len(counted) == 12 and set(counted.values()) == {1}
-    assert sweep(digits, questions(), SMALL, sink, settings()) == 0
+    assert sweep(host(digits), questions(), SMALL, sink, settings()) == 0
     assert len(sink.sentinels) == 4  # before samples 0 and 4 of each run
 
 
 def test_samples_carry_what_the_file_format_fixes(digits):
     sink = ListSink()
-    sweep(digits, questions(1), SMALL, sink, settings(per_step=True))
+    sweep(host(digits, per_step=True), questions(1), SMALL, sink, settings())
     for sample in sink.samples:
         assert 1 <= sample.actual_vision_tokens <= sample.target_vision_tokens == digits.tier_token_caps["low"]
         assert sample.actual_text_tokens > 0 and 1 <= sample.output_tokens <= 2
@@ -84,7 +90,7 @@ def test_every_sample_carries_what_its_request_shows_whatever_the_tier(digits, m
     )
     asked, sink = questions(1), ListSink()
     tiers = [KnobConfig(tier=tier, top_k=2, num_active_blocks=8) for tier in ("low", "medium", "high")]
-    sweep(digits, asked, tiers, sink, settings())
+    sweep(host(digits), asked, tiers, sink, settings())
     assert len(looked_at) == len(asked)  # once a question
     for question in asked:
         vector = list(request_vector(digits.features(question.picture, question.prompt)))
@@ -169,9 +175,9 @@ class Told:
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_the_next_question_is_opened_by_another_thread_only_when_asked(digits, prefetch):
     plain, ahead, opened = ListSink(), ListSink(), []
-    sweep(digits, questions(), SMALL, plain, settings())
+    sweep(host(digits), questions(), SMALL, plain, settings())
     asked = [Told(each, opened) for each in questions()]
-    sweep(digits, asked, SMALL, ahead, settings(prefetch=prefetch))
+    sweep(host(digits), asked, SMALL, ahead, settings(prefetch=prefetch))
     key = [(s.dataset, s.sample_id, s.config, s.pred, s.accuracy) for s in plain.samples]
     assert [(s.dataset, s.sample_id, s.config, s.pred, s.accuracy) for s in ahead.samples] == key
     names = {name for _, name in opened[1:]}  # the first opening warms up
@@ -184,7 +190,7 @@ def test_a_picture_that_fails_loses_none_of_the_samples_before_it(digits, prefet
     sink = ListSink()
     asked = [Told(each, [], fails=number == 2) for number, each in enumerate(questions())]
     with pytest.raises(PictureError, match="no picture"):
-        sweep(digits, asked, SMALL, sink, settings(prefetch=prefetch))
+        sweep(host(digits), asked, SMALL, sink, settings(prefetch=prefetch))
     assert len(sink.samples) == 2 * len(SMALL)
     assert not [each for each in threading.enumerate() if each.name.startswith("prefetch")]
 

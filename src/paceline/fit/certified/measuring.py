@@ -7,7 +7,7 @@ from paceline.datasets.question import VisualQuestion
 from paceline.errors import InvalidValueError
 from paceline.fit.certified.plan import CertifyPlan
 from paceline.measure.batched import answer_batched
-from paceline.measure.profiling import sweep_settings
+from paceline.measure.profiling import model_host, sweep_settings
 from paceline.measure.sweep import sweep
 from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import CONFIGURATION, ProfileStore
@@ -82,8 +82,8 @@ class Measuring:
                 self.require_time()
 
         self.require_time()
-        settings = sweep_settings(self.plan.measured, self.ranking, 0, 1)
-        sweep(self.model, questions, configs, self.store, settings, moved)
+        settings = sweep_settings(self.plan.measured, 0, 1)
+        sweep(model_host(self.model, self.plan.measured, self.ranking), questions, configs, self.store, settings, moved)
 
     def answer(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> None:
         """Answer questions in batches under every configuration; what is in the journal is not asked again."""
