@@ -37,7 +37,7 @@ from paceline.tune.environment import machine, package_versions
 
 HERE = Path(__file__).parent
 RESULTS, CHART = HERE / "results" / "under_load.json", HERE.parent / "docs" / "under_load.svg"
-LOADS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
+FIRST = (1.0, 2.0, 4.0, 0.5, 3.0, 0.8, 1.5, 1.2)  # what says most comes first; loads that are in the results stay
 OTHER_SEEDS = 10
 MIXED, LOOSE, TIGHT = (0.5, 1.0, 2.0, 4.0, math.inf), (1.0, 2.0, 4.0, 8.0, math.inf), (0.5, 0.7, 1.0, math.inf)
 PRICE = PriceSettings(floor=0.25, step=0.3, share=0.5)
@@ -412,6 +412,11 @@ class Campaign:
     t0: float
     rate: float
     run: Callable[..., list[Any]]
+    results: Path = RESULTS
+
+    def write(self, document: Row) -> None:
+        """Write what is there."""
+        self.results.write_text(json.dumps(document, indent=1) + "\n")
 
     def jobs(self, shares: Sequence[float] = (0.5, 1.0, 2.0, 3.0), **more: Any) -> list[Job]:
         """Return a job for each load and seed."""
@@ -424,11 +429,12 @@ class Campaign:
 
 def compare(campaign: Campaign, document: Row) -> None:
     """Compare everything at every load."""
-    document["loads"] = []
-    for each in (*SEARCHED, *(share for share in LOADS if share not in SEARCHED)):  # what is asked about first
+    document.setdefault("loads", [])
+    there = {row["share"] for row in document["loads"]}
+    for each in (share for share in FIRST if share not in there):
         document["loads"].append(pooled(campaign.run(served, campaign.jobs([each]))))
         show(document["loads"][-1], campaign.t0)
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        campaign.write(document)
     document["loads"] = sorted(document["loads"], key=share_of)
     write_chart(document["loads"], OURS, CHART)
 
@@ -448,7 +454,7 @@ def disturb(campaign: Campaign, document: Row) -> None:
         for each in document["disturbances"][kind]:
             shown = {key: cell and round(cell["share"], 3) for key, cell in each["shares"]["all"].items()}
             print(kind, each["first"], shown, flush=True)
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        campaign.write(document)
 
 
 def vary(campaign: Campaign, document: Row, world: World) -> None:
@@ -467,12 +473,12 @@ def vary(campaign: Campaign, document: Row, world: World) -> None:
             document["others"][name].append(found)
             print(name)
             show(found, campaign.t0)
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        campaign.write(document)
 
 
 def described(arguments: argparse.Namespace, world: World, t0: float, rate: float) -> Row:
     """Return what the results say of how they were made, beside earlier parts of them."""
-    document: Row = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    document: Row = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     return document | {
         "command": command_line("under_load.py"),
         "simulated": True,
@@ -500,6 +506,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tune", action="store_true", help="find the price on the first half of the trace, and stop")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="gone on with: loads that are there stay")
     parser.add_argument("--parts", nargs="*", default=["loads", "disturbances", "others"])
     arguments = parser.parse_args()
     world = WORLD["it"] = World.load(arguments.trace)
@@ -509,7 +516,9 @@ def main() -> None:
     document = described(arguments, world, t0, rate)
     with get_context("fork").Pool(arguments.workers) as pool:
         run = partial(pool.map, chunksize=1)
-        campaign = Campaign(seeds=arguments.seeds, requests=arguments.requests, t0=t0, rate=rate, run=run)
+        campaign = Campaign(
+            seeds=arguments.seeds, requests=arguments.requests, t0=t0, rate=rate, run=run, results=arguments.results
+        )
         if arguments.tune:
             tune(campaign.jobs, run, document)
         elif "loads" in arguments.parts:
@@ -518,7 +527,7 @@ def main() -> None:
             disturb(campaign, document)
         if "others" in arguments.parts and not arguments.tune:
             vary(campaign, document, world)
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        campaign.write(document)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ COMMANDS = {  # name: (module, first line of its help)
         "Serve a trace, or a synthetic load, in virtual time: no engine runs and no clock is read.",
     ),
     "vllm": ("vllm", "Serve with vLLM under latency budgets: print the command, and run it."),
+    "plan": (
+        "plan",
+        "Find the fewest engines that keep a promise at an accuracy, by controller and router, in virtual time.",
+    ),
     "run": (
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",

@@ -36,7 +36,7 @@ class Candidate:
 class ArrivingRequest:
     """A request that a way is chosen for; `index` is its place in the load, `number` its place among those of its engine.
 
-    `ttft_budget_seconds` is infinite without a budget.
+    `engine` is the place of that engine among equals. `ttft_budget_seconds` is infinite without a budget.
     """
 
     index: int
@@ -44,6 +44,7 @@ class ArrivingRequest:
     arrival_seconds: float
     candidates: Sequence[Candidate]
     ttft_budget_seconds: float = math.inf
+    engine: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,15 @@ class Choices:
             if not each:
                 raise InvalidValueError(f"candidates[{index}]", each, "at least one way to serve the request")
 
-    def receive(self, run: ChoosingRun, index: int, number: int, row: tuple[float, int, int, float, float]) -> int:
+    def receive(
+        self,
+        run: ChoosingRun,
+        index: int,
+        number: int,
+        row: tuple[float, int, int, float, float],
+        *,
+        engine: int = 0,
+    ) -> int:
         """Let a request, a row of the load, arrive at an engine as it was chosen, and return the candidate."""
         arrival_seconds, _, output_tokens, _, budget = row
         request = ArrivingRequest(
@@ -177,6 +186,7 @@ class Choices:
             arrival_seconds=arrival_seconds,
             candidates=self.candidates[index],
             ttft_budget_seconds=budget,
+            engine=engine,
         )
         run.advance_before(arrival_seconds)
         answer = self.choose(run.state_at(arrival_seconds), request)

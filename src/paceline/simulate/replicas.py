@@ -102,7 +102,7 @@ def _routed(
             runs[replica].receive(*row)
         else:
             number = len(parts[replica])
-            chosen[replica].append(choices.receive(runs[replica], index, number, row))
+            chosen[replica].append(choices.receive(runs[replica], index, number, row, engine=replica))
         parts[replica].append(index)
     finished: list[ReplicaRun] = []
     for run, part, own in zip(runs, parts, chosen, strict=True):

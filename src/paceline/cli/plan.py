@@ -1,0 +1,165 @@
+"""`paceline plan`: how many engines keep a promise at an accuracy, in virtual time."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+
+from paceline.cli.flags.lists import ListFlagCommand, split_list
+from paceline.cli.printing import JsonFlag, print_json, print_table, progress_bar
+from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SpeedOption
+from paceline.control.work_price import PriceSettings
+from paceline.errors import InvalidValueError
+from paceline.schedule import LinearStepTime, LoadSettings, PlannerSettings
+from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
+from paceline.simulate.engine_settings import PACELINE
+from paceline.tune.capacity import CONTROLLERS, CapacityPlan, Need, stretches_of, ways_of
+from paceline.tune.capacity_chart import capacity_chart
+from paceline.tune.simulated import blocks_that_last
+from paceline.tune.trace import read_trace
+from paceline.tune.workload import LoadScaling, scaled
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of 1 to 9 degrees of freedom
+
+
+def register(app: typer.Typer) -> None:
+    """Add `paceline plan` to the command line."""
+    app.command("plan", cls=ListFlagCommand)(plan)
+
+
+def plan(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="CSV or JSONL of arrivals and lengths (docs/traces.md).")
+    ],
+    profile: Annotated[Path, typer.Option(help="What the configurations are worth and cost: any profile.")],
+    step_time: Annotated[Path, typer.Option(help="A model file of `paceline tune step-time`.")],
+    budget_ms: Annotated[float, typer.Option(help="First-token budget of requests that bring none.")],
+    accuracy_floor: Annotated[list[str], typer.Option(help="Mean accuracies to be reached, one plan each.")],
+    alpha: Annotated[float, typer.Option(help="Share of budgets that may be missed.")] = 0.05,
+    controllers: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(CONTROLLERS)}.", show_default="all")
+    ] = None,
+    routers: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(ROUTERS)}.", show_default="round_robin")
+    ] = None,
+    stretches: Annotated[int, typer.Option(help="Parts of the trace; odd ones plan, even ones check.")] = 6,
+    limit: LimitOption = None,
+    speed: SpeedOption = 1.0,
+    chunk_size: ChunkSizeOption = 2048,
+    max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once.")] = 128,
+    price_floor: Annotated[float, typer.Option(help="Accuracy that a second of prefill must bring at least.")] = 0.25,
+    chart: Annotated[Path | None, typer.Option(help="An SVG file: replicas over the accuracy floor.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the fewest engines that keep a promise at an accuracy, by controller and router, in virtual time."""
+    if not 0 < alpha < 1:
+        raise InvalidValueError("alpha", alpha, "a share between 0 and 1")
+    requests = scaled(read_trace(trace), LoadScaling(limit=limit, speed=speed, ttft_budget_ms=budget_ms)).requests
+    ways, model = ways_of(profile), LinearStepTime.load(step_time)
+    image = max(way.image_tokens for way in ways)
+    longest = [replace(each, prompt_tokens=each.prompt_tokens + image) for each in requests]
+    engine = SimulatedEngine(
+        rules=PACELINE,
+        planner=PlannerSettings(chunk_size=chunk_size, policy="edf"),
+        max_num_seqs=max_num_seqs,
+        num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
+    )
+    settings = LoadSettings(alpha=alpha, price=PriceSettings(floor=price_floor, step=0.3, share=0.5))
+    asked = CapacityPlan(engine=engine, model=model, ways=ways, alpha=alpha, settings=settings)
+    parts = stretches_of(RequestColumns.of(requests), stretches)
+    floors = [_floor(word) for word in split_list(accuracy_floor) or []]
+    cells = [
+        (floor, controller, router)
+        for floor in floors
+        for controller in split_list(controllers) or CONTROLLERS
+        for router in split_list(routers) or ["round_robin"]
+    ]
+    with progress_bar(f"planning {len(cells)} cells of {len(parts)} stretches") as move:
+        found: list[tuple[Need, float | None]] = []
+        for done, (floor, controller, router) in enumerate(cells):
+            need = asked.need(parts[::2], controller=controller, router=router, accuracy_floor=floor)
+            found.append((need, _checked(asked, need, parts[1::2])))
+            move(done + 1, len(cells))
+    if chart is not None:
+        chart.write_text(capacity_chart([need for need, _ in found]), encoding="utf-8")
+    if as_json:
+        print_json(_document(found, asked, len(parts)))
+    else:
+        title = f"engines that keep {budget_ms:g} ms for {1 - alpha:.0%} of the requests, simulated"
+        columns = (
+            "accuracy floor",
+            "controller",
+            "router",
+            "engines",
+            "mean over stretches",
+            "95 % CI",
+            "held out kept",
+        )
+        print_table(title, columns, [_row(need, kept) for need, kept in found])
+
+
+def _floor(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError as error:
+        raise InvalidValueError("accuracy floor", word, "a number from 0 to 1") from error
+    if not 0 <= value <= 1:
+        raise InvalidValueError("accuracy floor", value, "a number from 0 to 1")
+    return value
+
+
+def _checked(asked: CapacityPlan, need: Need, parts: list[RequestColumns]) -> float | None:
+    """Return the share of held-out stretches on which the planned engines keep the promise."""
+    if need.planned is None or not parts:
+        return None
+    kept = [
+        asked.served(part, need.controller, need.router, need.accuracy_floor, need.planned)[0] >= 1 - asked.alpha
+        for part in parts
+    ]
+    return sum(kept) / len(kept)
+
+
+def _interval(need: Need) -> tuple[float, float, float] | None:
+    """Return the mean over stretches and its 95 % t interval; None without two stretches that something suffices for."""
+    counts = [each for each in need.replicas if each is not None]
+    if len(counts) < len(need.replicas) or len(counts) < 2:
+        return None
+    half = T_95[min(len(counts) - 1, len(T_95)) - 1] * stdev(counts) / len(counts) ** 0.5
+    return mean(counts), mean(counts) - half, mean(counts) + half
+
+
+def _document(found: list[tuple[Need, float | None]], asked: CapacityPlan, stretches: int) -> dict[str, Any]:
+    return {
+        "simulated": True,
+        "assumed": "prefill factors of the profile's own device, requests alone",
+        "alpha": asked.alpha,
+        "stretches": stretches,
+        "plans": [
+            {
+                "accuracy_floor": need.accuracy_floor,
+                "controller": need.controller,
+                "router": need.router,
+                "replicas": need.planned,
+                "by_stretch": list(need.replicas),
+                "ci": None if (interval := _interval(need)) is None else list(interval[1:]),
+                "held_out_kept": kept,
+            }
+            for need, kept in found
+        ],
+    }
+
+
+def _row(need: Need, kept: float | None) -> list[object]:
+    interval = _interval(need)
+    middle = ("", "") if interval is None else (f"{interval[0]:.1f}", f"{interval[1]:.1f} to {interval[2]:.1f}")
+    count = "none suffices" if need.planned is None else str(need.planned)
+    return [
+        f"{need.accuracy_floor:g}",
+        need.controller,
+        need.router,
+        count,
+        *middle,
+        None if kept is None else f"{kept:.0%}",
+    ]

@@ -1,0 +1,220 @@
+"""How many equal engines a trace needs to keep a promise at an accuracy: by controller and by router, in the simulator.
+
+A stretch of the trace needs the fewest engines with which the share of requests with a budget that keep it is at least
+1 − α, and the mean accuracy at least the floor. Fixed engines serve all requests under one configuration, the one of least
+work among those of the accuracy; controlled engines choose at each arrival (`paceline.schedule.LoadController`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.profiles import read_profile
+from paceline.records import KnobConfig
+from paceline.schedule import LinearStepTime, LoadController, LoadSettings
+from paceline.simulate import (
+    ROUTERS,
+    ArrivingRequest,
+    Candidate,
+    Choice,
+    Choices,
+    EngineState,
+    LinearCost,
+    LoadChooser,
+    RequestColumns,
+    SimulatedEngine,
+    simulate_replicas,
+)
+
+FIXED, CHOICES = "fixed", "choices"
+CONTROLLERS = (FIXED, CHOICES)
+MOST_REPLICAS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedWay:
+    """What a profile says of a configuration: accuracy, image tokens, and what its prefill takes in shares of the largest's.
+
+    The share is of prefill time among configurations of one tier: what a tier saves is its tokens.
+    """
+
+    config: KnobConfig
+    accuracy: float
+    image_tokens: int
+    prefill_factor: float
+
+    def work(self, text_tokens: float) -> float:
+        """Return tokens of prefill, in those of the largest configuration."""
+        return (text_tokens + self.image_tokens) * self.prefill_factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """The engines that a controller and a router need, of each stretch; None where none of `MOST_REPLICAS` suffices."""
+
+    controller: str
+    router: str
+    accuracy_floor: float
+    replicas: tuple[int | None, ...]
+
+    @property
+    def planned(self) -> int | None:
+        """The engines that suffice for all stretches."""
+        return None if None in self.replicas else max(each for each in self.replicas if each is not None)
+
+
+def ways_of(profile: Path) -> tuple[ServedWay, ...]:
+    """Return what a profile says of each configuration; raises what `read_profile` raises, and InvalidValueError.
+
+    The share of prefill time is the median over samples, against the most experts and blocks of the same tier. It is of
+    requests alone on the profile's own device: an assumption for any other, and for steps that mix requests.
+    """
+    samples = read_profile(profile).samples
+    if samples["accuracy"].null_count():
+        raise InvalidValueError("profile", str(profile), "one whose samples have an accuracy each, not of whole sets")
+    keys = ["tier", "top_k", "num_active_blocks"]
+    figures = samples.group_by(keys).agg(
+        pl.col("accuracy").mean(),
+        pl.col("actual_vision_tokens").mean(),
+        pl.col("T_LLM_prefill").median(),
+    )
+    rows = [
+        (KnobConfig(tier=None if tier is None else str(tier), top_k=top_k, num_active_blocks=blocks), *numbers)
+        for tier, top_k, blocks, *numbers in figures.rows()
+    ]
+    rows.sort(key=lambda row: row[0].size)
+    largest = {config.tier: prefill_ms for config, _, _, prefill_ms in rows}  # the last of each tier is its largest
+    return tuple(
+        ServedWay(
+            config=config,
+            accuracy=float(accuracy),
+            image_tokens=round(tokens),
+            prefill_factor=float(prefill_ms / largest[config.tier]),
+        )
+        for config, accuracy, tokens, prefill_ms in rows
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityPlan:
+    """What is planned for: engines of one kind, the ways of serving, the promise, and how choices are made."""
+
+    engine: SimulatedEngine
+    model: LinearStepTime
+    ways: tuple[ServedWay, ...]
+    alpha: float
+    settings: LoadSettings
+
+    def need(self, stretches: Sequence[RequestColumns], *, controller: str, router: str, accuracy_floor: float) -> Need:
+        """Return what each stretch needs; the prompts of a stretch are texts, to which a way adds its image.
+
+        Raises UnknownChoiceError for a controller or a router that does not exist.
+        """
+        if controller not in CONTROLLERS:
+            raise UnknownChoiceError("controller", controller, CONTROLLERS)
+        if router not in ROUTERS:
+            raise UnknownChoiceError("router", router, tuple(ROUTERS))
+        replicas = tuple(
+            fewest(lambda count, load=load: self.suffices(load, controller, router, accuracy_floor, count))
+            for load in stretches
+        )
+        return Need(controller=controller, router=router, accuracy_floor=accuracy_floor, replicas=replicas)
+
+    def suffices(
+        self, load: RequestColumns, controller: str, router: str, accuracy_floor: float, replicas: int
+    ) -> bool:
+        """Return whether so many engines keep the promise on a stretch, at the accuracy."""
+        attainment, accuracy = self.served(load, controller, router, accuracy_floor, replicas)
+        return attainment >= 1 - self.alpha and accuracy >= accuracy_floor
+
+    def served(
+        self, load: RequestColumns, controller: str, router: str, accuracy_floor: float, replicas: int
+    ) -> tuple[float, float]:
+        """Return the share of budgets kept, and the mean accuracy, with so many engines; 0 and 0 where nothing is able."""
+        able = [way for way in self.ways if way.accuracy >= accuracy_floor]
+        if not able:
+            return 0.0, 0.0
+        if controller == FIXED:
+            text = float(load.prompt_tokens.mean())
+            return self._kept(load, router, replicas, [min(able, key=lambda way: way.work(text))], None)
+        controllers = [LoadController(self.settings, self.engine.planner, self.model) for _ in range(replicas)]
+        accuracies = np.tile([way.accuracy for way in self.ways], (len(load), 1))
+        choosers = [LoadChooser(each, accuracies) for each in controllers]
+
+        def choose(state: EngineState, request: ArrivingRequest) -> Choice:
+            return choosers[request.engine](state, request)
+
+        return self._kept(load, router, replicas, self.ways, choose)
+
+    def _kept(
+        self,
+        load: RequestColumns,
+        router: str,
+        replicas: int,
+        ways: Sequence[ServedWay],
+        choose: Callable[[EngineState, ArrivingRequest], Choice] | None,
+    ) -> tuple[float, float]:
+        served = load
+        choices = None
+        if choose is None:
+            served = replace(
+                load,
+                prompt_tokens=load.prompt_tokens + ways[0].image_tokens,
+                prefill_factor=np.full(len(load), ways[0].prefill_factor),
+            )
+        else:
+            choices = Choices(
+                candidates=[_candidates(ways, text) for text in load.prompt_tokens.tolist()], choose=choose
+            )
+        runs = simulate_replicas(
+            served,
+            self.engine,
+            LinearCost(self.model),
+            replicas=replicas,
+            router=router,
+            with_steps=False,
+            choices=choices,
+        )
+        kept = limited = 0
+        accuracy = 0.0
+        for each in runs:
+            budgets = load.budgets[each.requests]
+            ttft = each.run.first_token_seconds - each.run.load.arrival_seconds
+            has_budget = np.isfinite(budgets)
+            kept += int((ttft <= budgets)[has_budget].sum())
+            limited += int(has_budget.sum())
+            chosen = each.run.chosen if each.run.chosen is not None else np.zeros(len(each.requests), dtype=np.int64)
+            accuracy += float(np.array([way.accuracy for way in ways])[chosen].sum())
+        return (kept / limited if limited else 1.0), accuracy / len(load)
+
+
+def fewest(suffices: Callable[[int], bool]) -> int | None:
+    """Return the smallest number from 1 on that suffices, by doubling and halving; None where `MOST_REPLICAS` do not."""
+    asked = cache(suffices)
+    high = 1
+    while not asked(high):
+        if high >= MOST_REPLICAS:
+            return None
+        high *= 2
+    low = high // 2  # does not suffice, or is 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if asked(middle) else (middle, high)
+    return high
+
+
+def stretches_of(load: RequestColumns, count: int) -> list[RequestColumns]:
+    """Return a load in so many parts of equal requests, each from time 0 on."""
+    if not 1 <= count <= len(load):
+        raise InvalidValueError("stretches", count, f"from 1 to {len(load)}, the requests of the load")
+    parts = [load.part(part) for part in np.array_split(np.arange(len(load)), count)]
+    return [replace(part, arrival_seconds=part.arrival_seconds - part.arrival_seconds[0]) for part in parts]
+
+
+def _candidates(ways: Sequence[ServedWay], text_tokens: int) -> list[Candidate]:
+    return [Candidate(prompt_tokens=text_tokens + way.image_tokens, prefill_factor=way.prefill_factor) for way in ways]

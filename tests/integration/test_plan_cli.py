@@ -1,0 +1,62 @@
+"""`paceline plan` as a user meets it: a table, JSON, a chart, sentences. Profile and step times are synthetic."""
+
+import json
+
+import pytest
+from estimator_samples import synthetic_samples
+from simulated_loads import STEP_TIME
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    rows = [f"{index * 0.03},{50 + index % 80},{1 + index % 7}" for index in range(120)]
+    (tmp_path / "trace.csv").write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    (tmp_path / "step_time.json").write_text(json.dumps(STEP_TIME.document()))
+    synthetic_samples(30).write_parquet(tmp_path / "profile.parquet")
+    return [
+        "plan",
+        tmp_path / "trace.csv",
+        *("--profile", tmp_path / "profile.parquet", "--step-time", tmp_path / "step_time.json"),
+        *("--budget-ms", 150, "--alpha", 0.1, "--stretches", 4, "--chunk-size", 512),
+    ]
+
+
+def test_engines_by_floor_controller_and_router(paceline, arguments, tmp_path):
+    chart = tmp_path / "plan.svg"
+    code, out, _ = paceline(
+        *arguments,
+        "--accuracy-floor",
+        0.3,
+        0.4,
+        "--routers",
+        "round_robin",
+        "least_outstanding",
+        "--chart",
+        chart,
+        "--json",
+    )
+    assert code == 0
+    document = json.loads(out)
+    assert document["simulated"] and document["stretches"] == 4
+    cells = {(each["accuracy_floor"], each["controller"], each["router"]) for each in document["plans"]}
+    assert len(cells) == len(document["plans"]) == 8
+    for each in document["plans"]:
+        assert each["replicas"] == max(each["by_stretch"]) >= 1 and 0 <= each["held_out_kept"] <= 1
+    assert chart.read_text().startswith("<svg")
+    code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3)
+    assert code == 0 and "choices" in out and "fixed" in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--accuracy-floor", "high"], "accuracy floor"),
+        (["--accuracy-floor", 0.3, "--alpha", 1.5], "alpha"),
+        (["--accuracy-floor", 0.3, "--routers", "best"], "router"),
+        (["--accuracy-floor", 0.3, "--controllers", "guess"], "controller"),
+        (["--accuracy-floor", 0.3, "--stretches", 500], "stretches"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(paceline, arguments, changed, words):
+    code, out, errors = paceline(*arguments, *changed)
+    assert code == 2 and words in errors and "Traceback" not in errors and not out.strip()

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from estimator_samples import synthetic_samples
+from simulated_loads import STEP_TIME
+
+from paceline.errors import UnknownChoiceError
+from paceline.records import KnobConfig
+from paceline.schedule import LoadSettings, PlannerSettings
+from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
+from paceline.tune.capacity import CapacityPlan, ServedWay, fewest, stretches_of, ways_of
+from paceline.tune.capacity_chart import capacity_chart
+
+ENGINE = SimulatedEngine(
+    rules="paceline", planner=PlannerSettings(chunk_size=256, policy="edf"), max_num_seqs=32, num_blocks=20_000
+)
+
+
+def way(tier, accuracy, tokens, factor=1.0):
+    config = KnobConfig(tier=tier, top_k=None, num_active_blocks=None)
+    return ServedWay(config=config, accuracy=accuracy, image_tokens=tokens, prefill_factor=factor)
+
+
+WAYS = (way("low", 0.7, 100), way("medium", 0.85, 500), way("high", 0.95, 1500))
+PLAN = CapacityPlan(engine=ENGINE, model=STEP_TIME, ways=WAYS, alpha=0.1, settings=LoadSettings())
+
+
+def load(seed, *, requests=100, rate=40.0):
+    numbers = np.random.default_rng(seed)
+    return RequestColumns(
+        arrival_seconds=np.cumsum(numbers.exponential(1 / rate, requests)),
+        prompt_tokens=numbers.integers(20, 200, requests),
+        output_tokens=numbers.integers(1, 20, requests),
+        ttft_budget_seconds=numbers.choice([0.15, 0.3, np.inf], requests),
+    )
+
+
+@pytest.mark.parametrize("needed", [1, 2, 3, 7, 8, 9, 100])
+def test_the_fewest_that_suffice_are_found_without_asking_twice(needed):
+    asked = []
+
+    def suffices(count):
+        asked.append(count)
+        return count >= needed
+
+    assert fewest(suffices) == needed and len(asked) == len(set(asked))
+    assert fewest(lambda _: False) is None
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_one_engine_fewer_breaks_the_promise(router):
+    for controller in ("fixed", "choices"):
+        need = PLAN.need([load(1)], controller=controller, router=router, accuracy_floor=0.8)
+        count = need.planned
+        attainment, accuracy = PLAN.served(load(1), controller, router, 0.8, count)
+        assert attainment >= 0.9 and accuracy >= 0.8
+        assert count == 1 or not PLAN.suffices(load(1), controller, router, 0.8, count - 1)
+
+
+def test_choices_need_fewer_engines_than_one_configuration_of_the_same_accuracy():
+    stretches = [load(seed) for seed in range(3)]
+    fixed, choices = (
+        PLAN.need(stretches, controller=each, router="round_robin", accuracy_floor=0.9) for each in ("fixed", "choices")
+    )
+    assert choices.planned < fixed.planned
+    easier = PLAN.need(stretches, controller="fixed", router="round_robin", accuracy_floor=0.7)
+    assert easier.planned <= fixed.planned
+    chart = capacity_chart([fixed, easier, choices])
+    assert chart.count("<polyline") == 2 and chart.endswith("</svg>\n")
+
+
+def test_an_accuracy_that_nothing_has_is_not_planned_for():
+    need = PLAN.need([load(1)], controller="choices", router="round_robin", accuracy_floor=0.99)
+    assert need.planned is None and "<svg" in capacity_chart([need])
+
+
+def test_what_does_not_exist_is_refused():
+    for wrong in ({"controller": "guess", "router": "round_robin"}, {"controller": "fixed", "router": "best"}):
+        with pytest.raises(UnknownChoiceError):
+            PLAN.need([load(1)], accuracy_floor=0.5, **wrong)
+
+
+def test_a_profile_gives_accuracy_image_tokens_and_shares_of_a_tiers_prefill(tmp_path):
+    samples = synthetic_samples(40)
+    samples.write_parquet(tmp_path / "profile.parquet")
+    ways = ways_of(tmp_path / "profile.parquet")
+    assert len(ways) == samples.select("tier", "top_k", "num_active_blocks").unique().height
+    for tier in {each.config.tier for each in ways}:
+        factors = [each.prefill_factor for each in ways if each.config.tier == tier]
+        assert factors[-1] == 1.0 and min(factors) < 1.0  # the last has most experts and blocks
+    assert all(0 <= each.accuracy <= 1 and each.image_tokens > 0 for each in ways)
+
+
+def test_stretches_share_the_requests_and_begin_at_zero():
+    whole = load(2)
+    parts = stretches_of(whole, 7)
+    assert sum(map(len, parts)) == len(whole)
+    assert all(part.arrival_seconds[0] == 0.0 and part.ttft_budget_seconds is not None for part in parts)
