@@ -38,7 +38,7 @@ def test_a_parameter_that_is_a_path_may_be_a_string(name, function):
 
 
 def test_a_trace_is_read_by_its_name_alone(tmp_path):
-    """As docs/vllm.md writes it."""
+    """As docs/vllm-scheduler.md writes it."""
     path = tmp_path / "trace.csv"
     path.write_text("arrival_seconds,prompt_tokens,output_tokens\n0.5,10,3\n")
     assert read_trace(str(path)) == read_trace(path)
