@@ -319,6 +319,7 @@ def _figures(budget_ms: float, rows: Sequence[Streamed]) -> dict[str, Any]:
     gaps = [row.ttft_ms - row.report["ttft_ms"] for row in rows if row.report]
     return {
         "kept": _share([row.ttft_ms <= budget_ms for row in rows]),
+        "kept_by_the_servers_clock": _share([report["within_budget"] for report in reports]),
         "promised": len(promised),
         "promises_kept": _share([row.ttft_ms <= budget_ms for row in promised]),
         "degraded": sum(report["degraded"] for report in reports),

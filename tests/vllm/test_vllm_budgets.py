@@ -1,5 +1,6 @@
 """Latency budgets over HTTP: one vLLM server of the embedded model, started by `paceline vllm serve`, asked by real clients."""
 
+import asyncio
 import base64
 import io
 import json
@@ -27,8 +28,9 @@ from paceline.errors import EngineError, InvalidValueError
 from paceline.models.knobs import applied
 from paceline.models.loading import load_model, load_request_plans
 from paceline.records import KnobConfig
+from paceline.serving.answer import EngineTimes
 from paceline.vllm_plugin.budgets_server import open_budgets, read_budget_settings
-from paceline.vllm_plugin.relied_on_server import require_server
+from paceline.vllm_plugin.relied_on_server import admission, require_server, tell_times
 
 START_SECONDS = 400  # half a minute on an idle machine
 STANDIN = Path(__file__).parent / "torchvision_standin"
@@ -299,3 +301,71 @@ def test_servers_that_budgets_cannot_be_kept_on_are_refused():
     ):
         with pytest.raises(InvalidValueError, match=key):
             read_budget_settings(cells)
+
+
+def test_whom_the_api_key_does_not_admit_is_not_read():
+    def scope(path, key):
+        return {"type": "http", "path": path, "headers": [(b"authorization", f"Bearer {key}".encode())]}
+
+    admits = admission(SimpleNamespace(api_key=["one", "two"]))
+    assert admits(scope("/v1/chat/completions", "two")) and not admits(scope("/v1/chat/completions", "three"))
+    assert not admits({"type": "http", "path": "/v1/chat/completions", "headers": []})
+    assert admits(scope("/tokenize", "three"))  # vLLM guards it with no key
+    assert admission(SimpleNamespace(api_key=None))(scope("/v1/chat/completions", "three"))
+
+
+class Outputs:
+    """An engine's client whose outputs may fail, and which counts how many of its generators have ended."""
+
+    def __init__(self, fails):
+        self.ended, self.fails = 0, fails
+
+    async def generate(self, *args, **kwargs):
+        try:
+            for number in range(3):
+                await asyncio.sleep(0)
+                if self.fails and number == 1:
+                    raise RuntimeError("engine")
+                later = {
+                    "first_token_latency": 0.5 * (number > 0),
+                    "queued_ts": 1.0,
+                    "scheduled_ts": 1.2,
+                    "first_token_ts": 1.7,
+                }
+                yield SimpleNamespace(number=number, metrics=SimpleNamespace(arrival_time=100.0, **later))
+        finally:
+            self.ended += 1
+
+
+async def consumed(engine, ends):
+    outputs, found = engine.generate("prompt", request_id="r"), []
+    async for output in outputs:
+        found.append(output.number)
+        if ends == "closed":
+            await outputs.aclose()
+    return found
+
+
+async def consumed_by_a_task(engine, ends):
+    task = asyncio.ensure_future(consumed(engine, ends))
+    if ends == "cancelled":
+        await asyncio.sleep(0)
+        task.cancel()
+    (found,) = await asyncio.gather(task, return_exceptions=True)
+    return found
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [("itself", [0, 1, 2]), ("closed", [0]), ("cancelled", asyncio.CancelledError), ("failed", RuntimeError)],
+)
+def test_an_engines_outputs_pass_and_end_as_they_did(ends, expected, told):
+    engine, times = Outputs(ends == "failed"), EngineTimes()
+    tell_times(engine, lambda: times if told else None)
+    found = asyncio.run(consumed_by_a_task(engine, ends))
+    assert engine.ended == 1
+    assert found == expected if isinstance(expected, list) else isinstance(found, expected)
+    if ends == "itself" and told:
+        assert times.first_token_wall == 100.5
+        assert (times.queue_ms, times.prefill_ms) == (pytest.approx(200), pytest.approx(500))

@@ -10,11 +10,10 @@ import numpy as np
 
 from paceline.control.controller import Controller
 from paceline.control.estimated import BoundController
-from paceline.control.learned.controller import LearnedController
 from paceline.control.table import LookupTable, require_budget
 from paceline.control.table_entry import TableEntry
-from paceline.errors import BudgetTooSmallError, InvalidValueError, UnknownChoiceError
-from paceline.records import Decision, RequestFeatures
+from paceline.errors import InvalidValueError, UnknownChoiceError
+from paceline.records import Decision, KnobConfig, RequestFeatures
 
 Tiers = Collection[str | None]
 
@@ -27,6 +26,20 @@ class Choice:
     least: Decision
 
 
+def configurations(controller: Controller) -> tuple[KnobConfig, ...]:
+    """Return what a table or a controller by bounds chooses among; raises UnknownChoiceError for another."""
+    if isinstance(controller, LookupTable):
+        return tuple(entry.config for entry in controller.entries)
+    if isinstance(controller, BoundController):
+        return controller.ranked.configs
+    raise UnknownChoiceError("controller", type(controller).__name__, ("LookupTable", "BoundController"))
+
+
+def preference(decision: Decision) -> tuple[float, float, tuple[int, int, int]]:
+    """Return the order in which decisions that fit are preferred, the first the smallest: most accurate, faster, smaller."""
+    return -decision.accuracy, decision.latency_ms, decision.config.size
+
+
 def needed_ms(decision: Decision) -> float:
     """Return the budget that a decision needs: its bound, or what it takes where the controller bounds nothing."""
     return decision.latency_ms if decision.bound_ms is None else decision.bound_ms
@@ -35,19 +48,15 @@ def needed_ms(decision: Decision) -> float:
 def choose(controller: Controller, budget_ms: float, features: RequestFeatures, tiers: Tiers) -> Choice:
     """Return the most accurate configuration of these tiers that fits the budget; the one that needs least, marked, if none does.
 
-    A table takes what fits the budget itself, without its tolerance. A learned controller whose choice lies beyond the tiers
-    leaves it to its bounds. Raises InvalidValueError for a budget that is not above 0, and for tiers without a configuration.
+    A table takes what fits the budget itself, without its tolerance. Raises InvalidValueError for a budget that is not above 0,
+    and for tiers without a configuration.
     """
     require_budget(budget_ms)
     if isinstance(controller, LookupTable):
         return _of_table(controller, budget_ms, tiers)
-    if isinstance(controller, LearnedController):
-        return _of_learned(controller, budget_ms, features, tiers)
     if isinstance(controller, BoundController):
         return _of_bounds(controller, budget_ms, features, tiers)
-    raise UnknownChoiceError(
-        "controller", type(controller).__name__, ("LookupTable", "BoundController", "LearnedController")
-    )
+    raise UnknownChoiceError("controller", type(controller).__name__, ("LookupTable", "BoundController"))
 
 
 def _of_table(table: LookupTable, budget_ms: float, tiers: Tiers) -> Choice:
@@ -62,9 +71,7 @@ def _of_table(table: LookupTable, budget_ms: float, tiers: Tiers) -> Choice:
     return Choice(taken=_decided(best, within_budget=True), least=least)
 
 
-def _of_bounds(
-    controller: BoundController, budget_ms: float, features: RequestFeatures, tiers: Tiers, *, refused: bool = False
-) -> Choice:
+def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, tiers: Tiers) -> Choice:
     times, ranked = controller.times(features), controller.ranked
     allowed_C = np.array([config.tier in tiers for config in ranked.configs])
     sequence_C = times.sequence_C[allowed_C[times.sequence_C]]
@@ -76,16 +83,7 @@ def _of_bounds(
     least = ranked.decision(int(sequence_C[0]), times, within_budget=bool(fitting))
     if not fitting:
         return Choice(taken=least, least=least)
-    return Choice(taken=ranked.decision(fitting[0], times, refused=refused), least=least)
-
-
-def _of_learned(controller: LearnedController, budget_ms: float, features: RequestFeatures, tiers: Tiers) -> Choice:
-    bounded = _of_bounds(controller.bound, budget_ms, features, tiers, refused=True)
-    try:
-        preferred = controller.predict(budget_ms, features=features, strict=True)
-    except BudgetTooSmallError:
-        return bounded
-    return replace(bounded, taken=preferred) if preferred.config.tier in tiers else bounded
+    return Choice(taken=ranked.decision(fitting[0], times), least=least)
 
 
 def _decided(entry: TableEntry, *, within_budget: bool) -> Decision:

@@ -8,6 +8,7 @@ is followed as the window fills with its requests. Exchangeability holds as far 
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Hashable
 from functools import lru_cache
 
 from paceline.errors import InvalidValueError
@@ -63,6 +64,28 @@ class RecentScores:
     def median(self) -> float:
         """What a prediction is multiplied by to be typical; 1 without any request."""
         return math.exp(self._sorted[len(self._sorted) // 2]) if self._sorted else 1.0
+
+
+class ClassedScores:
+    """Scores by class of request, and of all together, which stand in for a class that has too few of its own.
+
+    A class is what a prediction may err by in its own way: measured in another host, a short request lacks what every request
+    costs there, and a long one hardly does. Mondrian conformal prediction (Vovk, Gammerman and Shafer, 2005, section 4.5).
+    """
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha, self.pooled = alpha, RecentScores(alpha)
+        self._classes: dict[Hashable, RecentScores] = {}
+
+    def observe(self, name: Hashable, measured_ms: float, predicted_ms: float) -> None:
+        """Take note of what a request of a class took, beside what was predicted of it."""
+        for scores in (self.pooled, self._classes.setdefault(name, RecentScores(self.alpha))):
+            scores.observe(measured_ms, predicted_ms)
+
+    def of(self, name: Hashable) -> RecentScores:
+        """Return a class's own scores where they bound, those of all where they do not yet."""
+        own = self._classes.get(name)
+        return self.pooled if own is None or own.upper is None else own
 
 
 @lru_cache(maxsize=4096)

@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paceline.control.choosing import Choice, choose, needed_ms
+from paceline.control.choosing import Choice, choose, configurations, needed_ms, preference
 from paceline.control.controller import Controller
 from paceline.errors import RequestRefusedError
-from paceline.estimate.recent import RecentScores
+from paceline.estimate.recent import ClassedScores
 from paceline.records import Decision, RequestFeatures
 from paceline.serving.chat import Chat, Sizes, read_chat
 from paceline.serving.ledger import AcceptedRequest, Ledger, expected_wait_ms
@@ -88,7 +88,8 @@ class Desk:
         self.client_knobs, self.wait = client_knobs, wait
         self.ledger = Ledger()
         self.metrics = PromiseMetrics(alpha=alpha)
-        self.scores = {kind: RecentScores(alpha) for kind in controllers}
+        self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
+        self._tiers = {kind: {each.tier for each in configurations(one)} for kind, one in controllers.items()}
 
     def read(self, path: str, headers: Headers, body: bytes) -> Reading:
         """Return what a request holds; one without a budget or knobs keeps its body byte for byte.
@@ -175,13 +176,14 @@ class Desk:
         if ticket.alone and ticket.undisturbed and ticket.entry.number > WARM_UP_REQUESTS:
             if promise.bound_ms is not None:
                 self.metrics.covered.append(measured_ms <= promise.bound_ms)
-            self.scores[asked.kind].observe(measured_ms, needed_ms(ticket.decision))
+            tier = ticket.decision.config.tier
+            self.calibrations[asked.kind].observe(tier, measured_ms, needed_ms(ticket.decision))
 
     def metrics_text(self) -> str:
         """Return the metrics of this process as Prometheus reads them."""
-        scores = self.scores["ttft"]
+        pooled = self.calibrations["ttft"].pooled
         return self.metrics.text(
-            calibration_requests=len(scores), drift_factor=scores.upper, unfinished=len(self.ledger)
+            calibration_requests=len(pooled), drift_factor=pooled.upper, unfinished=len(self.ledger)
         )
 
     def _stripped(self, body: bytes, fields: Fields | None) -> Reading:
@@ -201,12 +203,23 @@ class Desk:
         features = RequestFeatures(
             text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens, pictures=int(chat.plans is not None)
         )
-        factor = self.scores[asked.kind].upper or 1.0
-        left_ms = max(asked.ms - wait_ms, SMALLEST_LEFT_MS) / factor
-        return choose(self.controllers[asked.kind], left_ms, features, chat.tiers)
+        controller, left_ms = self.controllers[asked.kind], max(asked.ms - wait_ms, SMALLEST_LEFT_MS)
+        tiers = [tier for tier in chat.tiers if tier in self._tiers[asked.kind]]
+        if not tiers:
+            message = f"the controller has no configuration of the tiers {', '.join(map(str, chat.tiers))} that the caps leave"
+            raise RequestRefusedError(message, param="messages")
+        found = [choose(controller, left_ms / self._factor(asked, tier), features, (tier,)) for tier in tiers]
+        least = min(
+            (each.least for each in found), key=lambda each: self._factor(asked, each.config.tier) * needed_ms(each)
+        )
+        fitting = [each.taken for each in found if each.taken.within_budget]
+        return Choice(taken=min(fitting, key=preference) if fitting else least, least=least)
+
+    def _factor(self, asked: AskedBudget, tier: str | None) -> float:
+        return self.calibrations[asked.kind].of(tier).upper or 1.0
 
     def _promise(self, asked: AskedBudget, chat: Chat, taken: Decision, wait_ms: float) -> Promise:
-        scores = self.scores[asked.kind]
+        scores = self.calibrations[asked.kind].of(taken.config.tier)
         bound_ms = None if scores.upper is None else wait_ms + scores.upper * needed_ms(taken)
         image_tokens = chat.image_tokens(taken.config.tier)
         config = taken.config if chat.plans is not None else replace(taken.config, tier=None)
@@ -218,18 +231,19 @@ class Desk:
             expected_ms=wait_ms + scores.median * needed_ms(taken),
             bound_ms=bound_ms,
             degraded=not taken.within_budget,
-            why_not=self._why_not(scores, chat, taken),
+            why_not=self._why_not(scores.upper is None, asked, chat, taken),
             alpha=self.alpha,
             calibration_n=len(scores),
             cap_tokens=chat.cap_tokens,
         )
 
-    def _why_not(self, scores: RecentScores, chat: Chat, taken: Decision) -> str | None:
+    def _why_not(self, early: bool, asked: AskedBudget, chat: Chat, taken: Decision) -> str | None:
         if others := len(self.ledger):
             who = "another request is" if others == 1 else f"{others} other requests are"
             return f"{who} in the engine, and how long this one waits for that is not bounded"
-        if scores.upper is None:
-            return f"{len(scores)} of {scores.needed} requests that calibrate the bound were answered alone so far"
+        if early:
+            pooled = self.calibrations[asked.kind].pooled
+            return f"{len(pooled)} of {pooled.needed} requests that calibrate the bound were answered alone so far"
         if self._unlike(chat):
             return "it has no picture, and what the controller knows comes from requests with one"
         if taken.outside:
@@ -242,10 +256,10 @@ class Desk:
 
     def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, wait_ms: float) -> None:
         """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests."""
-        scores = self.scores[asked.kind]
+        least = choice.least
+        scores = self.calibrations[asked.kind].of(least.config.tier)
         if scores.lower is None:
             return
-        least = choice.least
         surely_ms, upper = scores.lower * needed_ms(least), scores.upper or 1.0
         if surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paceline.control.choosing import configurations
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA, BoundController
 from paceline.control.learned.controller import LearnedController
@@ -72,7 +73,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     model = state.vllm_config.model_config
     plans = load_request_plans(model.model, revision=model.revision)
     controllers = load_controllers(settings)
-    configs = configs_of(controllers["ttft"])
+    configs = configurations(controllers["ttft"])
     _require_blocks(controllers["ttft"], configs, cells.get("block_ranking"), model)
     _require_tiers(configs, plans)
     if len(plans.tiers) > 1:
@@ -90,7 +91,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         settings.controller,
         len(configs),
         ", ".join(controllers),
-        desk.scores["ttft"].needed,
+        desk.calibrations["ttft"].pooled.needed,
     )
     return BudgetMiddleware(app, desk, admits=admission(state.args))
 
@@ -127,12 +128,6 @@ def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
         with suppress(PacelineError):  # its profile bounds no totals
             controllers["total"] = load_controller(settings.controller, alpha=settings.alpha, latency_kind="total")
     return controllers
-
-
-def configs_of(controller: Controller) -> tuple[KnobConfig, ...]:
-    """Return the configurations that a controller chooses among."""
-    ranked = getattr(controller, "ranked", None)
-    return ranked.configs if ranked is not None else tuple(entry.config for entry in getattr(controller, "entries", ()))
 
 
 def _require_blocks(controller: Controller, configs: tuple[KnobConfig, ...], given: Any, model: Any) -> None:

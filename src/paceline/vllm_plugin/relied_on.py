@@ -1,7 +1,7 @@
 """Everything that Paceline's scheduler relies on in vLLM, with the versions it was tested with.
 
-No other module imports vLLM, aside from `compile_key`, which loads in every process, and `relied_on_model`, which loads where a
-model does.
+No other module imports vLLM, aside from `compile_key`, which loads in every process, `relied_on_model`, which loads where a
+model does, and `relied_on_server`, which loads in an API server.
 
 vLLM says that its scheduler interface is not public. So the version is asserted when this module loads, the attributes
 when a scheduler starts: an engine that differs stops with a sentence, not with a wrong schedule.

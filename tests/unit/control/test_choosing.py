@@ -2,10 +2,10 @@ import math
 import warnings
 
 import pytest
-from learned_controllers import seen_request, synthetic_bounds, synthetic_learned, token_linear_of
+from learned_controllers import seen_request, synthetic_bounds, token_linear_of
 from serving_desk import CONFIGS, table
 
-from paceline.control.choosing import choose, needed_ms
+from paceline.control.choosing import choose, configurations, needed_ms
 from paceline.control.estimated import BoundController
 from paceline.control.fixed import FixedConfiguration
 from paceline.errors import InvalidValueError, UnknownChoiceError
@@ -53,24 +53,13 @@ def test_over_all_tiers_a_controller_takes_what_it_always_takes(budget):
     assert not choose(controller, below, request, ("low",)).taken.within_budget
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_a_learned_choice_beyond_the_tiers_is_left_to_its_bounds(budget):
-    controller = synthetic_learned()
-    request = seen_request()
-    for tiers in (TIERS, ("low",)):
-        found = choose(controller, budget, request, tiers)
-        assert found.taken.config.tier in tiers
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = controller.predict(budget, features=request)
-    if expected.within_budget:
-        assert choose(controller, budget, request, TIERS).taken.config == expected.config
-
-
 def test_what_nothing_can_be_chosen_from_is_refused():
     with pytest.raises(InvalidValueError, match="tiers"):
         choose(table(), 10, FEATURES, ())
     with pytest.raises(InvalidValueError, match="latency budget"):
         choose(table(), 0, FEATURES, TIERS)
-    with pytest.raises(UnknownChoiceError, match="FixedConfiguration"):
-        choose(FixedConfiguration(entry=table().entries[0], latency_kind="ttft"), 10, FEATURES, TIERS)
+    fixed = FixedConfiguration(entry=table().entries[0], latency_kind="ttft")
+    for asked in (lambda: choose(fixed, 10, FEATURES, TIERS), lambda: configurations(fixed)):
+        with pytest.raises(UnknownChoiceError, match="FixedConfiguration"):
+            asked()
+    assert set(configurations(table())) == set(CONFIGS)

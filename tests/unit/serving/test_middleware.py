@@ -97,10 +97,10 @@ def test_a_whole_answers_first_token_is_when_its_engine_had_it():
     assert report["ttft_ms"] == pytest.approx(20) and report["within_budget"] is True
     assert client.headers["server-timing"] == "queue;dur=1.50, prefill;dur=17.00"
     assert desk.metrics.promises["kept"] == 1
-    assert len(desk.scores["ttft"]) == 50  # the first requests of a process teach nothing
+    assert len(desk.calibrations["ttft"].pooled) == 50  # the first requests of a process teach nothing
     for _ in range(3):
         ask(chat(30), desk=desk, server=FakeServer(on_start=told))
-    assert len(desk.scores["ttft"]) == 51 and list(desk.metrics.covered) == [True]
+    assert len(desk.calibrations["ttft"].pooled) == 51 and list(desk.metrics.covered) == [True]
 
 
 def test_a_stream_is_measured_at_its_first_token_and_reports_in_the_usage_chunk():
@@ -123,7 +123,7 @@ def test_an_error_of_the_servers_own_passes():
     desk = calibrated_desk()
     client, _ = ask(chat(30), desk=desk, server=FakeServer(status=400))
     assert client.status == 400 and "paceline" not in client.document
-    assert desk.metrics.promises.total() == 0 and len(desk.scores["ttft"]) == 50
+    assert desk.metrics.promises.total() == 0 and len(desk.calibrations["ttft"].pooled) == 50
 
 
 REFUSED = {
@@ -206,7 +206,7 @@ def test_a_request_beside_another_teaches_nothing():
         await asyncio.gather(*(client.ask(middleware) for client in clients))
 
     asyncio.run(both())
-    assert len(desk.scores["ttft"]) == 50 and len(desk.ledger) == 0
+    assert len(desk.calibrations["ttft"].pooled) == 50 and len(desk.ledger) == 0
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_chat_without_a_picture_has_no_image_tokens_no_tier_and_no_promise():
     assert (report["image_tokens"], report["config"]["tier"], report["promised"]) == (0, None, False)
     assert "no picture" in report["not_promised_because"] and client.headers["x-paceline-config"] == "none_8_16"
     assert "mm_processor_kwargs" not in json.loads(server.received[0][1])
-    assert len(desk.scores["ttft"]) == 50  # it says nothing of requests with a picture
+    assert len(desk.calibrations["ttft"].pooled) == 50  # it says nothing of requests with a picture
 
 
 def test_a_proxys_ceiling_asks_nobody_for_a_promise_that_cannot_be_given():
@@ -294,3 +294,17 @@ def test_a_table_takes_what_fits_the_budget_itself():
         (fastest * 0.97, True),
     ):  # within the table's tolerance, not within the budget
         assert ask(chat(budget), desk=calibrated_desk())[0].document["paceline"]["degraded"] is degraded
+
+
+def test_a_tier_with_answers_of_its_own_is_bounded_by_them():
+    desk = calibrated_desk()  # what all take: as predicted
+    for _ in range(50):
+        desk.calibrations["ttft"].observe("low", 30.0, 10.0)
+    assert desk.calibrations["ttft"].pooled.upper == pytest.approx(3.0)  # half of the last hundred were slow
+    tight, loose = (ask(chat(budget), desk=desk)[0].document["paceline"] for budget in (29, 40))
+    assert tight["degraded"] and not loose["degraded"] and loose["bound_ms"] == pytest.approx(36.0)
+    for _ in range(60):
+        desk.calibrations["ttft"].observe("medium", 10.0, 10.0)
+    report = ask(chat(29), desk=desk)[0].document["paceline"]
+    assert report["config"]["tier"] == "medium" and report["bound_ms"] == pytest.approx(28.0) and report["promised"]
+    assert report["calibration_n"] == 60
