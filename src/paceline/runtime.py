@@ -116,6 +116,7 @@ class AdaptiveModel:
         dtype: str = "auto",
         revision: str | None = None,
         template_arguments: Mapping[str, object] | None = None,
+        trust_remote_code: str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         strict: bool = False,
         certified_only: bool = False,
@@ -140,7 +141,14 @@ class AdaptiveModel:
             else controller
         )
         _require_same_model(name, chosen)
-        model = load_model(name, device=device, dtype=dtype, revision=revision, template_arguments=template_arguments)
+        model = load_model(
+            name,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            template_arguments=template_arguments,
+        )
         return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict)
 
     def generate(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from tiny_models import MARKERS, TINY, save_tiny_model
+from tiny_models import MARKERS, TINY, save_tiny_model, trusted
 
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.models.families.choosing import is_in_reach
@@ -38,7 +38,7 @@ IN_REACH = sorted(name for name in TINY if is_in_reach(FAMILIES[name.split(" ")[
 def family(request, tiny_folder):
     """A tiny model, a request at its smallest tier, and what the model's own cache differs by while nothing is skipped."""
     folder = tiny_folder(request.param)
-    model = load_model(str(folder), device="cpu")
+    model = load_model(str(folder), device="cpu", trust_remote_code=trusted(folder))
     picture = Image.effect_noise((160, 120), 80).convert("RGB")
     small = model.prepare(picture, PROMPT, model.tiers[0])
     own = cached_against_uncached(model.parts, small, skipped=frozenset())

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from tiny_models import trusted
 from torch.nn.modules.module import register_module_forward_pre_hook
 from typer.testing import CliRunner
 
@@ -43,6 +44,8 @@ def test_verify_exits_with_0_and_names_the_knobs_that_the_family_lacks(family, i
     arguments = ["verify", str(family.folder), "--device", "cpu", "--out", str(out), "--blocks", "5", "6"]
     arguments += ["--tiers", "low", "high"] if has_tiers else []
     arguments += ["--top-k", "1", str(parts.native_top_k)] if parts.routers else []
+    pinned = trusted(family.folder)
+    arguments += ["--trust-remote-code", pinned] if pinned else []
     run = CliRunner().invoke(app_for(["verify"]), arguments, catch_exceptions=False)
     record = json.loads(out.read_text())
     assert run.exit_code == 0 and not record["failures"], record["failures"]

@@ -4,6 +4,8 @@ Every text decoder has six blocks, every picture a handful of tokens. A family's
 configuration, its image processor, and what its chat template writes for a picture.
 """
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,12 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
+from paceline.models.remote_code import RemoteCode, code_hash
+
+STANDIN = Path(__file__).parent / "molmo_standin"
 HIDDEN, LAYERS = 64, 6
 CAPS = {"low": 9, "medium": 20, "high": 36}
 ROTARY = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
@@ -37,14 +43,17 @@ TOWER = {
     "patch_size": 8,
 }  # fmt: skip
 CLIP, SIGLIP = {"model_type": "clip_vision_model", **TOWER}, {"model_type": "siglip_vision_model", **TOWER}
+MOLMO_CAPS = {"low": 36, "medium": 81, "high": 144}  # 4, 9 and 16 pieces of 9 pooled patches
 TILE = {"height": 32, "width": 32}
+CROPS = {"base_image_input_size": [24, 24], "image_patch_size": 4, "overlap_margins": [2, 2], "max_crops": 15}
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
 MARKERS = (
     "<image>", "<img>", "</img>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "TILE_GLOBAL",
     *(f"TILE_{number}" for number in range(1, 13)), "[IMG_BREAK]", "[IMG_END]", "<fake_token_around_image>",
     "<global-img>", *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
     "<start_of_image>", "<end_of_image>", "<begin_of_image>", "<IMG_START>", "<IMG_GRID>", "<IMG_ROW>", "<IMG_COL>",
-    "<IMG_END>", "<image_id>", "</image_id>", "</image>", "<slice>", "</slice>",
+    "<IMG_END>", "<im_start>", "<im_end>", "<im_patch>", "<im_col>",
+    "<image_id>", "</image_id>", "</image>", "<slice>", "</slice>",
 )  # fmt: skip
 
 
@@ -273,6 +282,10 @@ TINY: dict[str, Tiny] = {
         vision={**TOWER, "image_size": 980, "patch_size": 70},
         config={"projector_patch_to_query_dict": {49: 4, 196: 8}}, caps={"low": 6, "medium": 20, "high": 36},
     ),
+    "molmo": Tiny(processor="", processor_arguments=CROPS, caps=MOLMO_CAPS),
+    "molmo with experts": Tiny(
+        processor="", processor_arguments=CROPS, config={"moe_num_experts": 8, "moe_top_k": 4}, caps=MOLMO_CAPS,
+    ),
     "janus": Tiny(
         processor="JanusImageProcessorPil", processor_arguments={"size": TILE},
         vision={**TOWER, "projection_dim": HIDDEN, "num_image_tokens": 16},
@@ -315,6 +328,8 @@ def save_tiny_model(family: str, folder: Path, *, tokenizer: PreTrainedTokenizer
     torch.manual_seed(0)
     tiny = TINY[family]
     tokenizer.chat_template = _template(tiny.written or "<|vision_start|><|image_pad|><|vision_end|>")
+    if family.startswith("molmo"):
+        return _save_standin(tiny, folder, tokenizer)
     token = tokenizer.convert_tokens_to_ids
     config = _config(family, tiny, tokenizer, token)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
@@ -323,6 +338,34 @@ def save_tiny_model(family: str, folder: Path, *, tokenizer: PreTrainedTokenizer
     tokenizer.save_pretrained(folder)
     getattr(transformers, tiny.processor)(**tiny.processor_arguments).save_pretrained(folder)
     return folder
+
+
+def _save_standin(tiny: Tiny, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Save a model whose code comes with it, as Molmo's does: the stand-in's files beside its weights."""
+    tokenizer.chat_template = None
+    for path in STANDIN.glob("*.py"):
+        shutil.copy(path, folder)
+    config = {
+        "model_type": "molmo", "architectures": ["OLMoForCausalLM"], "vocab_size": len(tokenizer), **tiny.config,
+        "auto_map": {
+            "AutoConfig": "config_standin.MolmoConfig", "AutoModelForCausalLM": "modeling_standin.MolmoForCausalLM",
+        },
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(tiny.processor_arguments))
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
+    code = RemoteCode(name="stand-in", folder=folder, pinned="")
+    model_class = code.imported("modeling_standin.MolmoForCausalLM")
+    model = model_class(model_class.config_class(**config))
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def trusted(folder: Path) -> str | None:
+    """Return what `trust_remote_code` must be for a folder; None where no code is beside its weights."""
+    return code_hash(folder) if any(folder.glob("*.py")) else None
 
 
 def _config(family: str, tiny: Tiny, tokenizer: PreTrainedTokenizerBase, token: Callable[[str], int]) -> Any:

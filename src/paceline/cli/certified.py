@@ -27,6 +27,7 @@ class CertifyAsked:
     device: str
     dtype: str
     revision: str | None
+    trust_remote_code: str | None
     template_arguments: Mapping[str, object] | None
     as_json: bool
 
@@ -47,6 +48,7 @@ def profile_certified(asked: CertifyAsked, profile: ProfilePlan) -> None:
         device=asked.device,
         dtype=asked.dtype,
         revision=asked.revision,
+        trust_remote_code=asked.trust_remote_code,
         template_arguments=asked.template_arguments,
     )
     with progress_bar(f"certifying {asked.model}") as move:

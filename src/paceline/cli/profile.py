@@ -17,6 +17,7 @@ from paceline.cli.flags.model import (
     TemplateArgumentFlag,
     TiersFlag,
     TopKFlag,
+    TrustFlag,
     names,
     template_arguments,
     whole_numbers,
@@ -77,6 +78,7 @@ def profile(
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
+    trust_remote_code: TrustFlag = None,
     template_argument: TemplateArgumentFlag = None,
     certify: Annotated[
         str | None,
@@ -136,6 +138,7 @@ def profile(
                 device=device,
                 dtype=dtype,
                 revision=revision,
+                trust_remote_code=trust_remote_code,
                 template_arguments=template_arguments(template_argument),
                 as_json=as_json,
             ),
@@ -152,6 +155,7 @@ def profile(
         device=device,
         dtype=dtype,
         revision=revision,
+        trust_remote_code=trust_remote_code,
         template_arguments=template_arguments(template_argument),
     )
     with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from paceline.cli.flags.model import DeviceFlag, DtypeFlag, RevisionFlag, TemplateArgumentFlag, template_arguments
+from paceline.cli.flags.model import (
+    DeviceFlag,
+    DtypeFlag,
+    RevisionFlag,
+    TemplateArgumentFlag,
+    TrustFlag,
+    template_arguments,
+)
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json
 from paceline.control.loading import load_controller
 from paceline.errors import InvalidValueError
@@ -58,6 +65,7 @@ def run(
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
     template_argument: TemplateArgumentFlag = None,
+    trust_remote_code: TrustFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Answer one question about one picture under the most accurate configuration that keeps the budget.
@@ -76,6 +84,7 @@ def run(
         dtype=dtype,
         revision=revision,
         template_arguments=template_arguments(template_argument),
+        trust_remote_code=trust_remote_code,
         max_new_tokens=max_new_tokens,
         strict=strict,
     )

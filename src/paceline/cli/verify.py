@@ -15,6 +15,7 @@ from paceline.cli.flags.model import (
     TemplateArgumentFlag,
     TiersFlag,
     TopKFlag,
+    TrustFlag,
     names,
     template_arguments,
     whole_numbers,
@@ -44,6 +45,7 @@ def verify(
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
     template_argument: TemplateArgumentFlag = None,
+    trust_remote_code: TrustFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails."""
@@ -53,6 +55,7 @@ def verify(
         device=device,
         dtype=dtype,
         revision=revision,
+        trust_remote_code=trust_remote_code,
         template_arguments=template_arguments(template_argument),
     )
     grid = grid_of(

@@ -13,7 +13,7 @@ from paceline.measure.greedy import greedy, own_settings_aside
 from paceline.models.critical_section import held
 from paceline.models.knobs import blocks_passed_through
 from paceline.models.loading import PreparedRequest
-from paceline.models.skip_cache import cache_name
+from paceline.models.skip_cache import CACHE_NAME
 from paceline.models.structure import ModelParts
 
 PROMPT_TOKENS, NEW_TOKENS, CHUNK_TOKENS, PADDING = 24, 5, 7, 6
@@ -38,9 +38,7 @@ def cached_against_uncached(
 def _all_modes(parts: ModelParts, request: PreparedRequest, seed: int) -> dict[str, float]:
     random = torch.Generator().manual_seed(seed)
     embed: Any = parts.model.get_input_embeddings()
-    ids_BL = torch.randint(embed.num_embeddings, (2, PROMPT_TOKENS + NEW_TOKENS), generator=random).to(
-        parts.model.device
-    )
+    ids_BL = torch.randint(parts.vocabulary, (2, PROMPT_TOKENS + NEW_TOKENS), generator=random).to(parts.model.device)
     embeds_BLH = embed(ids_BL)
     decoded = {name: mode(parts, embeds_BLH) for name, mode in MODES.items()}
     return {"plain": _plain(parts, request), **decoded}
@@ -98,25 +96,31 @@ def _in_pieces(
     cache: DynamicCache | None,
 ) -> float:
     decoder: Any = parts.decoder
-    uncached_BLH = decoder(inputs_embeds=embeds_BLH, attention_mask=mask_BL, use_cache=False).last_hidden_state
+    uncached_BLV = _logits(parts, decoder(inputs_embeds=embeds_BLH, attention_mask=mask_BL, use_cache=False))
     outputs: list[torch.Tensor] = []
     past: Any = (
         cache if cache is not None or _makes_a_cache(decoder, embeds_BLH) else DynamicCache(config=parts.text_config)
     )
-    at, name = 0, cache_name(decoder)
+    at = 0
     for piece in pieces:
         mask = None if mask_BL is None else mask_BL[:, : at + piece]
-        out = decoder(inputs_embeds=embeds_BLH[:, at : at + piece], attention_mask=mask, use_cache=True, **{name: past})
-        outputs.append(out.last_hidden_state)
-        past, at = getattr(out, name), at + piece
-    seen_BL = torch.ones_like(uncached_BLH[..., 0], dtype=torch.bool) if mask_BL is None else mask_BL.bool()
+        out = decoder(
+            inputs_embeds=embeds_BLH[:, at : at + piece], attention_mask=mask, use_cache=True, **{CACHE_NAME: past}
+        )
+        outputs.append(_logits(parts, out))
+        past, at = getattr(out, CACHE_NAME), at + piece
+    seen_BL = torch.ones_like(uncached_BLV[..., 0], dtype=torch.bool) if mask_BL is None else mask_BL.bool()
+    return _difference(torch.cat(outputs, dim=1)[seen_BL], uncached_BLV[seen_BL])
+
+
+def _logits(parts: ModelParts, out: Any) -> torch.Tensor:
     to_logits: Any = parts.model.get_output_embeddings()
-    return _difference(to_logits(torch.cat(outputs, dim=1))[seen_BL], to_logits(uncached_BLH)[seen_BL])
+    return out.logits if parts.decoder is parts.model else to_logits(out.last_hidden_state)
 
 
 def _makes_a_cache(decoder: Any, embeds_BLH: torch.Tensor) -> bool:
     """Tell whether a decoder that is given none makes a cache: some leave it to generate()."""
-    return getattr(decoder(inputs_embeds=embeds_BLH[:, :1], use_cache=True), cache_name(decoder)) is not None
+    return getattr(decoder(inputs_embeds=embeds_BLH[:, :1], use_cache=True), CACHE_NAME) is not None
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:

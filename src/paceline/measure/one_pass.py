@@ -172,7 +172,7 @@ def _marked(parts: ModelParts, marks: _Marks, clock: Clock) -> Generator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(held(parts.model, "marks"))
-        stack.enter_context(_encoder_marked(parts.image_encoder_owner, marks, clock))
+        stack.enter_context(_encoder_marked(parts, marks, clock))
         stack.callback(parts.blocks[0].register_forward_pre_hook(block_starts).remove)
         stack.callback(parts.model.register_forward_pre_hook(forward_starts).remove)
         stack.callback(parts.model.register_forward_hook(forward_ends).remove)
@@ -180,8 +180,9 @@ def _marked(parts: ModelParts, marks: _Marks, clock: Clock) -> Generator[None]:
 
 
 @contextmanager
-def _encoder_marked(owner: Any, marks: _Marks, clock: Clock) -> Generator[None]:
-    encode: Callable[..., Any] = owner.get_image_features
+def _encoder_marked(parts: ModelParts, marks: _Marks, clock: Clock) -> Generator[None]:
+    owner, name = parts.image_encoder_owner, parts.image_encoder_name
+    encode: Callable[..., Any] = getattr(owner, name)
 
     @wraps(encode)  # generate() reads the signature to know which inputs belong to the encoder
     def marked(*args: Any, **kwargs: Any) -> Any:
@@ -190,7 +191,7 @@ def _encoder_marked(owner: Any, marks: _Marks, clock: Clock) -> Generator[None]:
         marks.vision_ends.append(clock.mark())
         return features
 
-    with replaced(owner, "get_image_features", marked):
+    with replaced(owner, name, marked):
         yield
 
 

@@ -49,7 +49,12 @@ def provenance_of(
         block_ranking=tuple(ranking),
         datasets=dict(scorers),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings={**settings, **template_settings(model), "torch_threads": torch.get_num_threads()},
+        settings={
+            **settings,
+            **template_settings(model),
+            **_remote_code(model),
+            "torch_threads": torch.get_num_threads(),
+        },
         sources=dict(sources),
         engine=ENGINES[0] if engine is None else engine.name,
     )
@@ -59,6 +64,10 @@ def template_settings(model: VisionLanguageModel) -> dict[str, str]:
     """Return the arguments that the model's chat template is given, as a profile's settings hold them; nothing without any."""
     arguments = model.prompts.template_arguments
     return {TEMPLATE_ARGUMENTS: json.dumps(arguments, sort_keys=True, ensure_ascii=False)} if arguments else {}
+
+
+def _remote_code(model: VisionLanguageModel) -> dict[str, str]:
+    return {} if model.remote_code is None else {"remote_code": model.remote_code}
 
 
 def device_name(device: torch.device) -> str:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from paceline.errors import InvalidValueError, ModelError
 from paceline.models.critical_section import held, replaced
-from paceline.models.skip_cache import CACHE_NAMES, SkipAwareCache, cache_name
+from paceline.models.skip_cache import CACHE_NAME, CACHE_NAMES, SkipAwareCache
 from paceline.models.structure import ModelParts
 from paceline.records import KnobConfig, block_ranking
 
@@ -91,27 +90,23 @@ def _passed_through(parts: ModelParts, skipped: frozenset[int]) -> Generator[Non
         )
     with ExitStack() as stack:
         for index in sorted(skipped):
-            stack.enter_context(replaced(parts.blocks[index], "forward", _hand_on))
+            stack.enter_context(replaced(parts.blocks[index], "forward", parts.hand_on))
         keep_aware = _cache_hook(parts, skipped)
-        for module in (parts.model, parts.decoder):
+        for module in dict.fromkeys((parts.model, parts.decoder)):
             handle = module.register_forward_pre_hook(keep_aware, with_kwargs=True)
             stack.callback(handle.remove)
         yield
 
 
-def _hand_on(hidden_states: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
-    return hidden_states
-
-
 def _cache_hook(parts: ModelParts, skipped: frozenset[int]) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    config, decoder_takes = parts.text_config, cache_name(parts.decoder)
+    config = parts.text_config
 
     def keep_aware(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         given = [name for name in CACHE_NAMES if kwargs.get(name) is not None]
         for name in given:
             kwargs[name] = SkipAwareCache.over(kwargs[name], config=config, skipped=skipped)
         if not given and module is parts.decoder and _wants_cache(kwargs, config.use_cache):
-            kwargs[decoder_takes] = SkipAwareCache(config=config, skipped=skipped)
+            kwargs[CACHE_NAME] = SkipAwareCache(config=config, skipped=skipped)
         return args, kwargs
 
     return keep_aware

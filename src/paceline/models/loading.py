@@ -8,23 +8,29 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from paceline.errors import ModelError, UnknownChoiceError
+from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families.choosing import family_of
+from paceline.models.families.declared import FAMILIES
 from paceline.models.families.plans import Vision
 from paceline.models.features import project_tokens
 from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
+from paceline.models.molmo.crops import CropProcessor
+from paceline.models.molmo.shims import with_shims
 from paceline.models.probe import check_counts
 from paceline.models.prompts import Prompts
+from paceline.models.remote_code import RemoteCode, class_reference, pinned_code, require_none
 from paceline.models.request_plans import PictureModel, RequestPlans
-from paceline.models.structure import ModelParts, find_parts
+from paceline.models.structure import find_parts
 from paceline.models.vision_language import PreparedRequest, VisionLanguageModel
 
+PATCH_TOKEN = "<im_patch>"  # Molmo's configuration does not name its image token
 EMBEDDED = {"digits": Path(__file__).parent / "digits"}
 __all__ = ["EMBEDDED", "SETTINGS_FILE", "PreparedRequest", "VisionLanguageModel", "load_model"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,37 +43,50 @@ def load_model(
     dtype: str = "auto",
     revision: str | None = None,
     template_arguments: Mapping[str, object] | None = None,
+    trust_remote_code: str | None = None,
 ) -> VisionLanguageModel:
     """Load an embedded model (`digits`), a local folder or a hub id with its tokenizer and image processor.
 
     `device` is auto (CUDA if there is one), cpu or cuda[:n]; `dtype` is auto (float32 on a CPU, bfloat16 on a GPU),
     float32, bfloat16 or float16. `template_arguments` go to the chat template of every prompt, for example `enable_thinking`.
-    Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError for an argument that its
-    template does not read.
+    `trust_remote_code` is for the families whose code comes with the checkpoint (Molmo): the commit whose code may run, or the
+    hash of a local folder's code. Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError
+    for an argument that its template does not read.
     """
     folder = EMBEDDED.get(name)
     source = str(folder) if folder else name
     where = torch_device(device)
     torch_dtype = _dtype(dtype, where)
     settings = read_model_settings(Path(source))
+    code, raw = _remote_code(name, source, revision, trust_remote_code)
+    revision = code.pinned if code is not None and not Path(source).is_dir() else revision
     with _told(name):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config_class: Any = AutoConfig if code is None else code.imported(class_reference(name, raw, "AutoConfig"))
+        config = config_class.from_pretrained(source, revision=revision)
     family = family_of(config, f"the model {name!r}")
-    tokenizer, image_processor = _tokenizer(name, source, revision), _image_processor(name, source, revision)
+    tokenizer = _tokenizer(name, source, revision, **({} if code is None else {"config": config}))
+    if code is None:
+        model_class: Any = AutoModelForImageTextToText
+        image_processor = _image_processor(name, source, revision)
+    else:
+        model_class = with_shims(code.imported(class_reference(name, raw, "AutoModelForCausalLM")))
+        image_processor = _crop_processor(name, source, revision)
+        config.image_patch_id, config.use_cache = _patch_token(name, tokenizer), True
     prompts = Prompts(
         tokenizer=tokenizer, family=family, config=config, name=name, template_arguments=template_arguments
     )
     with _told(name), _quiet_bars() if folder else nullcontext():
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=torch_dtype)
+        model: Any = model_class.from_pretrained(source, config=config, revision=revision, dtype=torch_dtype)
     parts = find_parts(model.to(where).eval())
     loaded = VisionLanguageModel(
         name=name,
         revision=revision or getattr(config, "_commit_hash", None),
+        remote_code=None if code is None else code.pinned,
         parts=parts,
         tokenizer=tokenizer,
         image_processor=image_processor,
         prompts=prompts,
-        token_projection_VP=project_tokens(_input_embeddings(parts)),
+        token_projection_VP=project_tokens(parts.embeddings),
         tier_token_caps=settings.tier_token_caps or dict(family.caps),
         block_ranking=settings.block_ranking,
         default_top_ks=settings.default_top_ks,
@@ -85,7 +104,7 @@ def load_request_plans(name: str, *, revision: str | None = None) -> RequestPlan
     source = str(EMBEDDED.get(name, name))
     settings = read_model_settings(Path(source))
     with _told(name):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     tokenizer = _tokenizer(name, source, revision)
     if getattr(config, "vision_config", None) is None:
         return RequestPlans(tokenizer=tokenizer, pictures=None)
@@ -97,6 +116,52 @@ def load_request_plans(name: str, *, revision: str | None = None) -> RequestPlan
         tier_token_caps=settings.tier_token_caps or dict(family.caps),
     )
     return RequestPlans(tokenizer=tokenizer, pictures=pictures)
+
+
+def _remote_code(
+    name: str, source: str, revision: str | None, pinned: str | None
+) -> tuple[RemoteCode | None, dict[str, Any]]:
+    """Return the code that comes with a checkpoint where its family has none in transformers, and its raw configuration."""
+    raw = _beside(name, source, pinned or revision, "config.json")
+    family = FAMILIES.get(str(raw.get("model_type")))
+    if family is not None and family.remote_code:
+        return pinned_code(name, source, pinned, revision), raw
+    if "auto_map" in raw and raw.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(
+            f"the model {name!r} is of the family {raw.get('model_type')!r}, whose code comes with the checkpoint and cannot be "
+            f"steered; expected a family of transformers, or one of "
+            f"{', '.join(each for each, family in FAMILIES.items() if family.remote_code)}"
+        )
+    require_none(name, pinned)
+    return None, raw
+
+
+def _beside(name: str, source: str, revision: str | None, file: str) -> dict[str, Any]:
+    """Return a JSON file of a checkpoint; an empty one where there is none, which transformers will say."""
+    with _told(name):
+        path = cached_file(source, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found: Any = parsed_json(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _crop_processor(name: str, source: str, revision: str | None) -> CropProcessor:
+    settings = _beside(name, source, revision, "preprocessor_config.json")
+    try:
+        return CropProcessor.from_settings(settings)
+    except (InvalidValueError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"the model {name!r} has a preprocessor_config.json that makes no crops ({error}); copy it from the checkpoint "
+            "that it was made from"
+        ) from error
+
+
+def _patch_token(name: str, tokenizer: Any) -> int:
+    found: int | None = tokenizer.convert_tokens_to_ids(PATCH_TOKEN)
+    if found is None or found == tokenizer.unk_token_id:
+        raise ModelError(
+            f"the tokenizer of {name!r} has no token {PATCH_TOKEN!r}; expected the one of the checkpoint that it was made from"
+        )
+    return found
 
 
 @contextmanager
@@ -111,9 +176,9 @@ def _told(name: str) -> Generator[None]:
         ) from error
 
 
-def _tokenizer(name: str, source: str, revision: str | None) -> Any:
+def _tokenizer(name: str, source: str, revision: str | None, **config: Any) -> Any:
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, **config)
     except Exception as error:  # a tokenizer's file may be wrong in any way, and its backend may be missing
         raise ModelError(
             f"the model {name!r} has no tokenizer that can be loaded ({_first_line(error)}); expected tokenizer.json and "
@@ -172,11 +237,6 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UnknownChoiceError("dtype", name, ("auto", *DTYPES))
     return DTYPES[name]
-
-
-def _input_embeddings(parts: ModelParts) -> torch.Tensor:
-    weight: Any = parts.model.get_input_embeddings().weight
-    return weight
 
 
 def _first_line(error: Exception) -> str:

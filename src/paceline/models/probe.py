@@ -38,10 +38,14 @@ def check_counts(model: VisionLanguageModel) -> None:
 @torch.no_grad()
 def encoder_features(model: VisionLanguageModel, request: PreparedRequest) -> int:
     """Return how many image features the encoder gives for a request's picture: one is meant for each image token."""
-    encode: Any = model.parts.image_encoder_owner.get_image_features
+    encode: Any = getattr(model.parts.image_encoder_owner, model.parts.image_encoder_name)
     taken = inspect.signature(encode).parameters
     with held(model.parts.model, "plain passes"):
         found = encode(**{name: value for name, value in request.inputs.items() if name in taken})
+    places = request.inputs.get(model.parts.family.places or "")
+    if places is not None:  # of several pooled patches that show the same, one is used
+        features = _count(found[0])
+        return int((places >= 0).sum()) if features == places.numel() else features
     # Granite 4 Vision hands its features to several blocks, the same number to each
     to_blocks = getattr(found, "deepstack_features", None) if getattr(found, "pooler_output", None) is None else None
     return _count(getattr(found, "pooler_output", found) if to_blocks is None else to_blocks[0][1])

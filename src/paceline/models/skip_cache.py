@@ -7,22 +7,17 @@ same cache layer class. A linear-attention layer has no length at all, and a cac
 blocks (shared key-values): both are answered for by the first live attention layer.
 """
 
-import inspect
 from typing import Any
 
-from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from paceline.errors import ModelError
 
 CACHE_NAMES = ("cache", "past_key_values")  # since transformers 5.20, and before
-
-
-def cache_name(module: nn.Module) -> str:
-    """Return the name under which a decoder's forward takes its key-value cache, and returns it."""
-    taken = inspect.signature(module.forward).parameters
-    return next((name for name in CACHE_NAMES if name in taken), CACHE_NAMES[-1])
+# the name under which a model takes its key-value cache and returns it
+CACHE_NAME = CACHE_NAMES[0] if hasattr(BaseModelOutputWithPast, "cache") else CACHE_NAMES[1]
 
 
 class SkipAwareCache(DynamicCache):

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from paceline.errors import ModelError
 from paceline.models.families.choosing import family_of, image_token_id
 from paceline.models.families.family import Family
+from paceline.models.molmo.shims import MolmoShims, passed_through
 
 # tokens that stand for pictures, sounds or their borders: a decoder that writes one by itself has nothing behind it
 MEDIA_TOKEN_NAME = re.compile(r".*(image|img|video|vision|audio|boi|eoi|media).*(_id|_index)")
@@ -23,11 +25,13 @@ class ModelParts:
 
     `routers` own the number of experts a token takes, under the name `top_k_name`: modules, or the configuration that
     modules read it from. `protected_blocks` fill a key-value cache that later blocks share, and always run.
+    `image_encoder_name` is the method that encodes pictures; `hand_on` stands in for a block that is passed through.
     """
 
     model: PreTrainedModel
     family: Family
     image_encoder_owner: nn.Module
+    image_encoder_name: str
     decoder: nn.Module
     blocks: tuple[nn.Module, ...]
     protected_blocks: frozenset[int]
@@ -35,6 +39,7 @@ class ModelParts:
     top_k_name: str
     num_experts: int | None
     accepted_inputs: frozenset[str]
+    hand_on: Callable[..., Any]
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -45,6 +50,16 @@ class ModelParts:
     def native_top_k(self) -> int | None:
         """The experts a token takes as the model was trained; None for a dense model."""
         return int(getattr(self.routers[0], self.top_k_name)) if self.routers else None
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """The input embedding of every token (vocabulary, hidden); Molmo keeps that of its added tokens apart."""
+        return torch.cat([part.detach() for part in self.model.get_input_embeddings().parameters()])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model can be given."""
+        return sum(part.shape[0] for part in self.model.get_input_embeddings().parameters())
 
     @property
     def image_token_id(self) -> int:
@@ -87,9 +102,10 @@ def find_parts(model: PreTrainedModel) -> ModelParts:
     """
     name = type(model).__name__
     family = family_of(model.config, name)
-    owner = _encoder_owner(model)
+    owner, encoder_name = _encoder(model)
     config = model.config.get_text_config(decoder=True)
     decoder, blocks = _decoder_and_blocks(owner, model, int(config.num_hidden_layers))
+    shimmed = isinstance(model, MolmoShims)
     routers = tuple(module for block in blocks for module in block.modules() if _is_router(module))
     by_config = not routers and type(getattr(config, "top_k_experts", None)) is int
     experts: Any = config.num_experts if by_config else routers[0].num_experts if routers else None
@@ -97,21 +113,29 @@ def find_parts(model: PreTrainedModel) -> ModelParts:
         model=model,
         family=family,
         image_encoder_owner=owner,
-        decoder=decoder,
+        image_encoder_name=encoder_name,
+        decoder=model if shimmed else decoder,  # only the model itself speaks the interface of transformers 5
         blocks=tuple(blocks),
         protected_blocks=_filling_a_shared_cache(blocks),
         routers=(config,) if by_config else routers,
         top_k_name="top_k_experts" if by_config else "top_k",
         num_experts=experts,
         accepted_inputs=frozenset(inspect.signature(model.forward).parameters),
+        hand_on=passed_through if shimmed else _hand_on,
     )
 
 
-def _encoder_owner(model: PreTrainedModel) -> nn.Module:
-    """Return whose `get_image_features` runs: generate() and forward call the base model's where it has one."""
+def _hand_on(hidden_states: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
+    return hidden_states
+
+
+def _encoder(model: PreTrainedModel) -> tuple[nn.Module, str]:
+    """Return whose method encodes pictures, and its name: generate() and forward call the base model's where it has one."""
+    if isinstance(model, MolmoShims):
+        return model.get_decoder().get_submodule("vision_backbone"), "forward"
     for owner in (model.base_model, model):
         if callable(getattr(owner, "get_image_features", None)):
-            return owner
+            return owner, "get_image_features"
     raise ModelError(
         f"{type(model).__name__} has no get_image_features on its base model; expected the transformers 5 interface"
     )
@@ -119,7 +143,7 @@ def _encoder_owner(model: PreTrainedModel) -> nn.Module:
 
 def _decoder_and_blocks(owner: Any, model: PreTrainedModel, count: int) -> tuple[nn.Module, nn.ModuleList]:
     """Return the module that runs the decoder's blocks, and its list of them: as long as the text configuration says."""
-    start: Any = owner.get_decoder()
+    start: Any = (owner if hasattr(owner, "get_decoder") else model).get_decoder()
     for module in start.modules():
         for child in module.children():
             if isinstance(child, nn.ModuleList) and len(child) == count >= 2:

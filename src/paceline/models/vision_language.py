@@ -21,6 +21,7 @@ from paceline.models.prompts import Prompts
 from paceline.models.structure import ModelParts
 from paceline.records import TIERS, RequestFeatures
 
+NOWHERE = -100  # the place of a feature that is left out
 UNBOUNDED = 10**9  # the cap of a family whose pictures all have one size
 
 
@@ -61,11 +62,13 @@ class UnencodedRequest:
 class VisionLanguageModel:
     """A loaded model with everything needed to ask it about a picture under any tier.
 
-    `token_projection_VP` (vocabulary, 16) is what a prompt's embedding is made from, see `project_tokens`.
+    `token_projection_VP` (vocabulary, 16) is what a prompt's embedding is made from, see `project_tokens`. `remote_code` is the
+    commit or the hash of the code that came with the checkpoint, None where transformers' own ran.
     """
 
     name: str
     revision: str | None
+    remote_code: str | None
     parts: ModelParts
     tokenizer: Any
     image_processor: Any
@@ -214,6 +217,7 @@ class VisionLanguageModel:
             written = write()
             ids, text_tokens = self.prompts.ids(written, plans), self.prompts.text_tokens(written)
         ids_BL = torch.tensor([ids])
+        tensors |= self._places(tensors, ids_BL)
         inputs = {
             "input_ids": ids_BL,
             "attention_mask": torch.ones_like(ids_BL),
@@ -227,6 +231,15 @@ class VisionLanguageModel:
             image_tokens=sum(plan.tokens for plan in plans),
             text_tokens=text_tokens,
         )
+
+    def _places(self, tensors: Mapping[str, torch.Tensor], ids_BL: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return where in the prompt each feature goes, of which the image processor knows its image token alone."""
+        name = self.parts.family.places
+        if name is None or name not in tensors:
+            return {}
+        at_I = (ids_BL[0] == self.parts.image_token_id).nonzero()[:, 0]
+        tokens = tensors[name]
+        return {name: torch.where(tokens >= 0, at_I[tokens.clamp(min=0)], NOWHERE)}
 
     @property
     def _vision(self) -> Vision:

@@ -11,6 +11,14 @@ from paceline.json_document import parsed_json
 DeviceFlag = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu or cuda[:n].")]
 DtypeFlag = Annotated[str, typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.")]
 RevisionFlag = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+TrustFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-remote-code",
+        metavar="REVISION",
+        help="Run the code that comes with a checkpoint (Molmo): its full commit, or the hash of a local folder's code.",
+    ),
+]
 TiersFlag = Annotated[list[str] | None, typer.Option(help="Vision-token tiers.", show_default="low medium high")]
 TopKFlag = Annotated[list[str] | None, typer.Option("--top-k", help="Experts a token.", show_default="the model's own")]
 BlocksFlag = Annotated[

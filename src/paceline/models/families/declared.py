@@ -3,6 +3,7 @@
 from typing import Any
 
 from paceline.models.families import geometry as of
+from paceline.models.families.crop_tiling import crop_tiling, rows_of_two
 from paceline.models.families.family import Family
 from paceline.models.families.joining import Several
 from paceline.models.families.layouts import (
@@ -19,6 +20,11 @@ from paceline.models.families.tier_rules import area, edge, enumerated, fixed, p
 
 # before it, a few image processors for Pillow, and all of the automatic ones, could not be had without torchvision
 PILLOW_ALONE = (5, 18)
+CROPS_LIMITS = (
+    "needs `--trust-remote-code`; a cap holds what the encoder pools, (crops + 1) × 144, and what the language model gets of "
+    "r × c crops: 144 + (8r + 4)(8c + 4) image tokens and 8r + 20 markers (384, 704 and 1,152 image tokens for 1 × 2, 2 × 3 "
+    "and 3 × 4 crops, of which the encoder pools 432, 1,008 and 1,872)"
+)
 PREFIX_LIMITS = "a prompt sees itself whole, so chunked prefill and hand-made decoding differ from one pass by design"
 
 
@@ -31,6 +37,10 @@ def _got_ocr_prompt(_tokenizer: Any, picture: str, question: str) -> str:
 
 def _paligemma_prompt(tokenizer: Any, picture: str, question: str) -> str:
     return f"{picture}{tokenizer.bos_token or ''}{question}\n"
+
+
+def _molmo_prompt(tokenizer: Any, picture: str, question: str) -> str:
+    return f"{tokenizer.bos_token or tokenizer.eos_token or ''}{picture} User: {question} Assistant:"
 
 
 AREA = Family(tiers=area())
@@ -122,6 +132,14 @@ FAMILIES: dict[str, Family] = {
     "minicpmv4_6": MINICPM,
     "minicpmv4_7": MINICPM,
     "mistral3": EDGE,
+    "molmo": Family(
+        tiers=crop_tiling(),
+        layout=rows_of_two,
+        prompt=_molmo_prompt,
+        places="image_input_idx",
+        remote_code=True,
+        limits=CROPS_LIMITS,
+    ),
     "ovis2": Family(
         tiers=tile_count("max_patches", of.own_tiles, of.ovis_tiles),
         layout=grid_of_atoms("<IMG_START>", "<IMG_GRID>", "<IMG_ROW>", "<IMG_COL>", "<IMG_END>"),

@@ -24,6 +24,8 @@ class Family:
     tiers of a model that ships with none of its own. `types` says what `token_type_ids` mark: the image tokens (1), those and
     the markers around them, or all that was generated. `several` says what is its own where a request has several pictures.
     `since` is the first version of transformers that it works with, where the oldest that Paceline takes is too old.
+    `places` names the tensor that says which of its image tokens, from 0, each feature of a picture is for; the model gets
+    their places in the prompt. `remote_code` says that its code comes with the checkpoint.
     `limits` are sentences for the table of families.
     """
 
@@ -35,6 +37,8 @@ class Family:
     types: Literal["image", "image and markers", "generated"] = "image"
     several: Several = field(default_factory=Several)
     since: tuple[int, int] | None = None
+    places: str | None = None
+    remote_code: bool = False
     limits: str = ""
 
     @property

@@ -17,6 +17,7 @@ TIER_RULES = {
     "area × frames": "As area, where the processor counts the area once for each frame that a still is repeated to.",
     "edge": "The picture keeps its shape and its longest edge is shortened; a marker ends each row of tokens.",
     "tile count": "The picture is cut into tiles of one size, and the whole picture is shown beside them.",
+    "crop tiling": "The picture is cut into overlapping crops, as many of a tier as fit its shape best; the overlap is left out.",
     "pinpoints": "The picture is scaled until the processor and the model pick a smaller one of their resolutions.",
     "enumerated": "The processor has a few settings only.",
     "fixed": "Every picture has the same number of image tokens: there is no tier.",

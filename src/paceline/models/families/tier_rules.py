@@ -43,7 +43,7 @@ def _within_area(vision: Vision, width: int, height: int, cap: int, frames: int)
             return ImagePlan(pieces=(tokens,), arguments={"size": size})
         # a side is never less than a token, so a long strip exceeds the area; its tokens go with the root of it
         largest = max(1, int(largest * (cap / tokens) ** 2))
-    raise _none_fits(width, height, cap)
+    raise none_fits(width, height, cap)
 
 
 def _token_side(vision: Vision) -> int:
@@ -157,10 +157,11 @@ def _first_within(plans: Iterable[ImagePlan], width: int, height: int, cap: int,
     for plan in plans:
         if cost(plan) <= cap:
             return plan
-    raise _none_fits(width, height, cap)
+    raise none_fits(width, height, cap)
 
 
-def _none_fits(width: int, height: int, cap: int) -> PictureError:
+def none_fits(width: int, height: int, cap: int) -> PictureError:
+    """Return what is said of a picture that no plan brings within a cap."""
     return PictureError(
         f"nothing brings a picture of {width}x{height} pixels to {cap} image tokens on this model; expected a higher tier, or "
         "a shape closer to a square: crop it first"

@@ -1,0 +1,1 @@
+"""Molmo and MolmoE, whose code is not part of transformers: crops made here, and what that code lacks put around it."""
