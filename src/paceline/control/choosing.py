@@ -3,8 +3,9 @@
 A host that serves many callers is not warned of a budget that nothing keeps, it answers for it.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from paceline.control.table_entry import TableEntry
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.records import Decision, KnobConfig, RequestFeatures
 
-Tiers = Collection[str | None]
+Factors = Mapping[str | None, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +33,7 @@ def configurations(controller: Controller) -> tuple[KnobConfig, ...]:
         return tuple(entry.config for entry in controller.entries)
     if isinstance(controller, BoundController):
         return controller.ranked.configs
-    raise UnknownChoiceError("controller", type(controller).__name__, ("LookupTable", "BoundController"))
-
-
-def preference(decision: Decision) -> tuple[float, float, tuple[int, int, int]]:
-    """Return the order in which decisions that fit are preferred, the first the smallest: most accurate, faster, smaller."""
-    return -decision.accuracy, decision.latency_ms, decision.config.size
+    raise _unknown(controller)
 
 
 def needed_ms(decision: Decision) -> float:
@@ -45,45 +41,53 @@ def needed_ms(decision: Decision) -> float:
     return decision.latency_ms if decision.bound_ms is None else decision.bound_ms
 
 
-def choose(controller: Controller, budget_ms: float, features: RequestFeatures, tiers: Tiers) -> Choice:
-    """Return the most accurate configuration of these tiers that fits the budget; the one that needs least, marked, if none does.
+def choose(controller: Controller, budget_ms: float, features: RequestFeatures, factors: Factors) -> Choice:
+    """Return the most accurate configuration that fits the budget, or else the one that needs least, marked.
 
-    A table takes what fits the budget itself, without its tolerance. Raises InvalidValueError for a budget that is not above 0,
-    and for tiers without a configuration.
+    `factors` names the tiers that are allowed and what their milliseconds are multiplied by here. A table takes what fits the
+    budget itself, without its tolerance; bounds are tested in their fixed sequence within each tier. Raises InvalidValueError
+    for a budget that is not above 0, and for tiers without a configuration.
     """
     require_budget(budget_ms)
     if isinstance(controller, LookupTable):
-        return _of_table(controller, budget_ms, tiers)
+        return _of_table(controller, budget_ms, factors)
     if isinstance(controller, BoundController):
-        return _of_bounds(controller, budget_ms, features, tiers)
-    raise UnknownChoiceError("controller", type(controller).__name__, ("LookupTable", "BoundController"))
+        return _of_bounds(controller, budget_ms, features, factors)
+    raise _unknown(controller)
 
 
-def _of_table(table: LookupTable, budget_ms: float, tiers: Tiers) -> Choice:
-    allowed = [entry for entry in table.entries if entry.config.tier in tiers]  # fastest first
+def _of_table(table: LookupTable, budget_ms: float, factors: Factors) -> Choice:
+    allowed = [entry for entry in table.entries if entry.config.tier in factors]
     if not allowed:
-        raise _no_configuration(tiers)
-    fitting = [entry for entry in allowed if entry.latency_ms <= budget_ms]
-    least = _decided(allowed[0], within_budget=bool(fitting))
+        raise _no_configuration(factors)
+
+    def needs_ms(entry: TableEntry) -> float:
+        return entry.latency_ms * factors[entry.config.tier]
+
+    fitting = [entry for entry in allowed if needs_ms(entry) <= budget_ms]
+    least = _decided(min(allowed, key=needs_ms), within_budget=bool(fitting))
     if not fitting:
         return Choice(taken=least, least=least)
     best = min(fitting, key=lambda entry: (-entry.accuracy, entry.latency_ms, entry.config.size))
     return Choice(taken=_decided(best, within_budget=True), least=least)
 
 
-def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, tiers: Tiers) -> Choice:
+def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, factors: Factors) -> Choice:
     times, ranked = controller.times(features), controller.ranked
-    allowed_C = np.array([config.tier in tiers for config in ranked.configs])
-    sequence_C = times.sequence_C[allowed_C[times.sequence_C]]
-    if not len(sequence_C):
-        raise _no_configuration(tiers)
-    # the tiers are the caller's, not the calibration's: bounds are tested in the same order, over fewer
-    times = replace(times, sequence_C=sequence_C)
-    fitting = [place for place in ranked.fitting(budget_ms, times).tolist() if allowed_C[place]]
-    least = ranked.decision(int(sequence_C[0]), times, within_budget=bool(fitting))
-    if not fitting:
-        return Choice(taken=least, least=least)
-    return Choice(taken=ranked.decision(fitting[0], times), least=least)
+    tiers = [config.tier for config in ranked.configs]
+    needs_C = times.limits() * np.array([factors.get(tier, math.inf) for tier in tiers])
+    fits_C = needs_C <= budget_ms
+    first: list[int] = []
+    for tier in factors:
+        # the tiers and factors are not the artifact's calibration: within each, its bounds are tested in the same order
+        sequence_C = times.sequence_C[[tiers[place] == tier for place in times.sequence_C.tolist()]]
+        fits_C[sequence_C] = np.logical_and.accumulate(fits_C[sequence_C])
+        first += sequence_C[:1].tolist()
+    if not first:
+        raise _no_configuration(factors)
+    fitting = ranked.in_order(fits_C.nonzero()[0], times.latencies_C).tolist()
+    least = ranked.decision(min(first, key=needs_C.__getitem__), times, within_budget=bool(fitting))
+    return Choice(taken=ranked.decision(fitting[0], times) if fitting else least, least=least)
 
 
 def _decided(entry: TableEntry, *, within_budget: bool) -> Decision:
@@ -96,5 +100,9 @@ def _decided(entry: TableEntry, *, within_budget: bool) -> Decision:
     )
 
 
-def _no_configuration(tiers: Tiers) -> InvalidValueError:
-    return InvalidValueError("tiers", sorted(map(str, tiers)), "tiers that the controller has configurations of")
+def _no_configuration(factors: Factors) -> InvalidValueError:
+    return InvalidValueError("tiers", sorted(map(str, factors)), "tiers that the controller has configurations of")
+
+
+def _unknown(controller: Controller) -> UnknownChoiceError:
+    return UnknownChoiceError("controller", type(controller).__name__, ("LookupTable", "BoundController"))

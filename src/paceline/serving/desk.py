@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paceline.control.choosing import Choice, choose, configurations, needed_ms, preference
+from paceline.control.choosing import Choice, choose, configurations, needed_ms
 from paceline.control.controller import Controller
 from paceline.errors import RequestRefusedError
 from paceline.estimate.recent import ClassedScores
@@ -208,12 +208,7 @@ class Desk:
         if not tiers:
             message = f"the controller has no configuration of the tiers {', '.join(map(str, chat.tiers))} that the caps leave"
             raise RequestRefusedError(message, param="messages")
-        found = [choose(controller, left_ms / self._factor(asked, tier), features, (tier,)) for tier in tiers]
-        least = min(
-            (each.least for each in found), key=lambda each: self._factor(asked, each.config.tier) * needed_ms(each)
-        )
-        fitting = [each.taken for each in found if each.taken.within_budget]
-        return Choice(taken=min(fitting, key=preference) if fitting else least, least=least)
+        return choose(controller, left_ms, features, {tier: self._factor(asked, tier) for tier in tiers})
 
     def _factor(self, asked: AskedBudget, tier: str | None) -> float:
         return self.calibrations[asked.kind].of(tier).upper or 1.0
