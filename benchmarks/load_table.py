@@ -1,0 +1,125 @@
+"""The tables of benchmarks/README.md about choices under load, and docs/under_load.svg, from what `under_load.py` wrote.
+
+python benchmarks/load_table.py
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from load_chart import write_chart
+
+RESULTS = Path(__file__).parent / "results" / "under_load.json"
+CHART = Path(__file__).parents[1] / "docs" / "under_load.svg"
+OURS = "recommended"
+OTHERS = {
+    "edf, constant price": "`edf`, constant price",
+    "edf, price 0": "`edf`, price 0",
+    "fcfs, price 0": "`fcfs`, price 0",
+    "edf high_8_16": "whole model, `edf`",
+    "edf low_1_8": "fastest configuration, `edf`",
+    "edf, table, blind to load": "table, blind to load, `edf`",
+    "edf, estimate, blind to load": "estimate of each request, blind to load, `edf`",
+    "fcfs, table, blind to load": "table, blind to load, `fcfs`",
+}
+Row = Mapping[str, Any]
+
+
+def triple(figures: Row) -> str:
+    """Return attainment, accuracy in budget, and value."""
+    accuracy = f"{figures['accuracy']['mean']:.2f}" if "accuracy" in figures else "–"
+    return f"{figures['attainment']['mean']:.3f} / {accuracy} / {figures['value']['mean']:.3f}"
+
+
+def ranged(share: Row | None, digits: int = 3) -> str:
+    """Return a share with its interval."""
+    if share is None:
+        return "–"
+    return f"{share['share']:.{digits}f} ({share['low']:.{digits}f} to {share['high']:.{digits}f})"
+
+
+def with_half(cell: Row | None, sign: str = "") -> str:
+    """Return a mean with its half width."""
+    return "–" if cell is None else f"{cell['mean']:{sign}.3f} ± {cell['half']:.3f}"
+
+
+def pair(row: Row, name: str) -> str:
+    """Return a ratio at equal something, with the fixed configuration compared."""
+    if name not in row["pairs"]:
+        return "–"
+    each = row["pairs"][name]
+    theirs = each["theirs"]
+    return f"× {each['ratio']:.2f} ({each['against']}: {theirs['attainment']:.2f} / {theirs['accuracy']:.2f})"
+
+
+def lines(document: Row) -> dict[str, Callable[[Row], str]]:
+    """Return the rows of the table, by what stands before them."""
+
+    def kept(row: Row, kind: str = "all", what: str = "kept") -> Row | None:
+        return row["promises"][OURS].get(kind, {}).get(what)
+
+    classes = [name for name in document["loads"][0]["promises"][OURS] if name not in ("all", "relegated")]
+    found: dict[str, Callable[[Row], str]] = {
+        "busy; of it prefilling": lambda row: f"{row['busy']['mean']:.0%}; {row['prefilling']['mean']:.0%}",
+        "**at arrival, with a price**": lambda row: (
+            f"**{triple(row['figures'][OURS])}** ± {row['figures'][OURS]['value']['half']:.3f}"
+        ),
+    }
+    for name, label in OTHERS.items():
+        found[label] = lambda row, name=name: triple(row["figures"][name])
+    found |= {
+        "best of 27 fixed, `edf`": lambda row: f"{row['best_fixed'][4:]}: {triple(row['figures'][row['best_fixed']])}",
+        "ours less the best fixed, value": lambda row: with_half(row["gain_over_best_fixed"], "+"),
+        "value ÷ relaxation's": lambda row: with_half(row["of_relaxation"]),
+        "value ÷ search in hindsight": lambda row: with_half(row.get("of_hindsight")),
+        "attainment at equal accuracy": lambda row: pair(row, "attainment_at_equal_accuracy"),
+        "accuracy at equal attainment": lambda row: pair(row, "accuracy_at_equal_attainment"),
+        "TTFT P50 / P95 / P99, × T0": lambda row: " / ".join(
+            f"{each / document['t0_seconds']:.1f}" for each in row["figures"][OURS]["ttft_seconds"]
+        ),
+        "accuracy given up": lambda row: f"{row['figures'][OURS]['accuracy_given_up']['mean']:.3f}",
+        "accuracy without a budget; whole model": lambda row: (
+            f"{row['figures'][OURS]['accuracy_without_budget']['mean']:.3f}; "
+            f"{row['figures']['edf high_8_16']['accuracy_without_budget']['mean']:.3f}"
+        ),
+        "mean price, a second": lambda row: f"{row['price']['mean']:.2f}",
+        "promises kept": lambda row: ranged(kept(row), 4),
+        "coverage of bounds (0.90)": lambda row: ranged(kept(row, what="coverage")),
+    }
+    for name in classes:
+        found[f"… budgets {name}: kept; coverage"] = lambda row, name=name: (
+            f"{ranged(kept(row, name), 4)}; {ranged(kept(row, name, 'coverage'))}"
+        )
+    return found
+
+
+def disturbed(document: Row) -> None:
+    """Print promises kept and coverage, window by window."""
+    for kind, windows in document["disturbances"].items():
+        print(f"\n{kind} at request 2,000\n")
+        print("| requests | promises kept | coverage | lowest class: kept | coverage |\n|---|---|---|---|---|")
+        for each in windows[::2]:
+            shares = each["shares"]
+            classes = [one for name, one in shares.items() if name not in ("all", "relegated")]
+            least = [
+                min((one[key] for one in classes if one[key]), key=lambda share: share["share"])
+                for key in ("kept", "covered")
+            ]
+            cells = [ranged(one) for one in (shares["all"]["kept"], shares["all"]["covered"], *least)]
+            print(f"| {each['first']:,} to {each['last']:,} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Print the tables."""
+    document = json.loads(RESULTS.read_text())
+    loads = sorted(document["loads"], key=lambda row: row["share"])
+    print("| load | " + " | ".join(f"{row['share']:.0%}" for row in loads) + " |\n" + "|---" * (len(loads) + 1) + "|")
+    for name, cell in lines(document).items():
+        print(f"| {name} | " + " | ".join(cell(row) for row in loads) + " |")
+    disturbed(document)
+    write_chart(loads, OURS, CHART)
+
+
+if __name__ == "__main__":
+    main()
