@@ -161,6 +161,17 @@ def test_steps_of_one_configuration_are_uniform_and_native_ones_are_native(moe, 
         assert moved[kind] > 0 and sum(moved.values()) == moved[kind]
 
 
+def test_experts_that_vllm_takes_in_the_order_of_layers_are_those_of_the_layer_that_runs(moe, oracle, monkeypatch):
+    """As with VLLM_USE_LAYERNAME=0 and an older torch: a skipped layer must not hand its experts to the next."""
+    monkeypatch.setattr("vllm.model_executor.layers.fused_moe.runner.moe_runner._USE_LAYERNAME", False)
+    monkeypatch.setattr(moe.vllm_config.compilation_config, "fast_moe_cold_start", True)
+    assert moe.vllm_config.compilation_config.static_all_moe_layers
+    for knobs in (KNOBS, [RequestKnobs(4, 3)] * len(KNOBS)):
+        fresh(moe)
+        asked = list(zip(prompts(), knobs, strict=True))
+        assert max(off_by(oracle["moe"], asked, serve(moe, asked))) < TOLERANCE
+
+
 def test_preempted_requests_keep_their_knobs(moe, oracle):
     scheduler = fresh(moe, build=stock, blocks=24)
     preempted = []

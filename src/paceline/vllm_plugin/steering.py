@@ -138,6 +138,8 @@ class Steering:
                 return forward(*args, **kwargs)
             given = signature.bind(*args, **kwargs).arguments
             if index in step.skipped:
+                # else vLLM may take the experts of the layers that follow in the order in which layers run
+                forward_context().all_moe_layers = None
                 return given["hidden_states"], given["residual"]
             return self._run_for_some(step, index, forward, given, attention)
 
