@@ -210,7 +210,7 @@ FLAGS = {
         "--template-argument --certify --minutes --questions --batch-size --json"
     ),
     "models": "--markdown --json",
-    "verify": "--tiers --top-k --blocks --pairs --out -o --device --dtype --revision --template-argument --json",
+    "verify": "--tiers --top-k --blocks --pairs --out -o --under-load --device --dtype --revision --template-argument --json",
     "run": (
         "--image --system --prompt --budget --table --strict --certified-only --warmup --max-new-tokens --per-step "
         "--temperature --top-p --seed --device --dtype --revision --template-argument --json"

@@ -22,6 +22,7 @@ from paceline.cli.flags.model import (
 )
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json, print_table, progress_bar, write_document
 from paceline.datasets import digit_questions
+from paceline.measure.load import IN_FLIGHT, LoadEffect
 from paceline.measure.profiling import block_ranking
 from paceline.measure.verify import KnobCheck, Verification
 from paceline.measure.verify import verify as verify_model
@@ -41,6 +42,12 @@ def verify(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The capability record; an older one is kept beside it.")
     ] = Path("capability.json"),
+    under_load: Annotated[
+        bool,
+        typer.Option(
+            "--under-load", help="Time every knob with 1, 4 and 8 requests in flight too: one batch of as many."
+        ),
+    ] = False,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
@@ -67,7 +74,13 @@ def verify(
     questions = digit_questions("digits_read", split="validation", count=24)
     with progress_bar(f"verifying {model}") as move:
         record = verify_model(
-            loaded, questions[0], grid, block_ranking(loaded, questions), pairs=pairs, on_progress=move
+            loaded,
+            questions[0],
+            grid,
+            block_ranking(loaded, questions),
+            pairs=pairs,
+            in_flight=IN_FLIGHT if under_load else (),
+            on_progress=move,
         )
     document = _document(record)
     if as_json:
@@ -97,6 +110,12 @@ def _print_record(record: Verification) -> None:
     print_facts(f"Verification of {record.model}", rows)
     knobs = [_knob_row(name, check, record.lacking.get(name)) for name, check in record.knobs.items()]
     print_table("Knobs, each turned down alone", ("knob", "works", "moves latency", "detail"), knobs)
+    tokens = [(each.tier, each.vision_tokens, each.image_tokens, each.cap) for each in record.tier_tokens]
+    print_table("Tokens of the picture, by tier", ("tier", "in the prompt", "of the encoder", "cap"), tokens)
+    loads = [_load_row(name, each) for name, effects in record.under_load.items() for each in effects]
+    if loads:
+        columns = ("knob", "requests in one batch", "prefill ms, full", "turned down", "saved (95 % CI)")
+        print_table("Knobs under load, each turned down alone", columns, loads)
     for name, check in record.knobs.items():
         if check is not None and not check.moves_latency:
             note(f"{name} does not move latency on this model here; leave it out of the grid", mark="caution")
@@ -112,6 +131,14 @@ def _knob_row(name: str, check: KnobCheck | None, lacking: str | None) -> tuple[
     if check is None:
         return name, None, None, lacking or "the grid has one value"
     return name, check.works, check.moves_latency, check.detail
+
+
+def _load_row(name: str, effect: LoadEffect) -> tuple[object, ...]:
+    if effect.full_ms is None or effect.low_ms is None or effect.saved is None:
+        return name, effect.in_flight, None, None, effect.reason
+    interval = effect.saved_interval
+    shown = f" ({interval.low:.1%} to {interval.high:.1%})" if interval else ""
+    return name, effect.in_flight, f"{effect.full_ms:.1f}", f"{effect.low_ms:.1f}", f"{effect.saved:.1%}{shown}"
 
 
 def register(app: typer.Typer) -> None:

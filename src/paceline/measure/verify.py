@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from paceline.datasets.picture_source import DrawnPicture
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.measure.clock import clock_for
 from paceline.measure.greedy import greedy, own_settings_aside
+from paceline.measure.load import LoadEffect, effects_under_load
 from paceline.measure.one_pass import answer_measured, measure_generate
 from paceline.models.critical_section import held
 from paceline.models.knobs import applied, lacking_knobs, skipped_blocks
@@ -37,11 +38,22 @@ class KnobCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierTokens:
+    """What one tier really brings into the prompt for the picture verified on: its tokens, those of the encoder, and its cap."""
+
+    tier: str | None
+    vision_tokens: int
+    image_tokens: int
+    cap: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """The capability record of one model on one machine; shares are of 1, differences in logits.
 
     `lacking` says of each knob that the model's family or the model does not have why not. `unsupported_modes` are ways of
     decoding in which the model's own logits differ with a cache and without while every block runs: they are not judged.
+    `under_load` says by knob what turning it down saves with several requests in flight; empty where that was not asked for.
     """
 
     model: str
@@ -56,6 +68,8 @@ class Verification:
     pairs: int
     lacking: dict[str, str]
     unsupported_modes: tuple[str, ...]
+    tier_tokens: tuple[TierTokens, ...] = ()
+    under_load: dict[str, tuple[LoadEffect, ...]] = field(default_factory=dict[str, tuple[LoadEffect, ...]])
 
     @property
     def failures(self) -> list[str]:
@@ -93,11 +107,13 @@ def verify(
     ranking: Sequence[int],
     *,
     pairs: int = 60,
+    in_flight: Sequence[int] = (),
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Verification:
     """Check knobs, key-value cache, restoration, stage times and hook overhead on one question.
 
-    `pairs` is the number of interleaved pairs behind each timing comparison.
+    `pairs` is the number of interleaved pairs behind each timing comparison. With `in_flight` every knob is timed again with so
+    many requests in one batch, see `paceline.measure.load`.
     """
     steps = len(KNOB_FIELDS) + 4
     full = max(grid.configurations(), key=lambda config: config.size)
@@ -131,7 +147,43 @@ def verify(
         pairs=pairs,
         lacking=lacking_knobs(model.parts),
         unsupported_modes=unsupported,
+        tier_tokens=_tier_tokens(model, question),
+        under_load=_under_load(model, question, grid, ranking, pairs, in_flight) if in_flight else {},
     )
+
+
+def _tier_tokens(model: VisionLanguageModel, question: VisualQuestion) -> tuple[TierTokens, ...]:
+    requests = {tier: model.prepare(question.picture, question.prompt, tier) for tier in model.tiers}
+    return tuple(
+        TierTokens(
+            tier=tier,
+            vision_tokens=each.vision_tokens,
+            image_tokens=each.image_tokens,
+            cap=each.target_vision_tokens,
+        )
+        for tier, each in requests.items()
+    )
+
+
+def _under_load(
+    model: VisionLanguageModel,
+    question: VisualQuestion,
+    grid: KnobGrid,
+    ranking: Sequence[int],
+    pairs: int,
+    in_flight: Sequence[int],
+) -> dict[str, tuple[LoadEffect, ...]]:
+    full = max(grid.configurations(), key=lambda config: config.size)
+    found: dict[str, tuple[LoadEffect, ...]] = {}
+    for name in KNOB_FIELDS:
+        lowest = _lowest(grid, full, name)
+        if lowest is not None:
+            asked = _moved_by(model, question, lowest, full) if name == "tier" else question
+            inputs = {each: model.prepare(asked.picture, asked.prompt, each.tier).inputs for each in (full, lowest)}
+            found[name] = effects_under_load(
+                model, inputs, full=full, low=lowest, ranking=ranking, pairs=pairs, in_flight=in_flight
+            )
+    return found
 
 
 KNOB_FIELDS = {"tier": "tiers", "top_k": "top_ks", "num_active_blocks": "block_counts"}
@@ -147,12 +199,9 @@ def _check_knob(
     pairs: int,
 ) -> KnobCheck | None:
     """Turn one knob down alone and compare; None when the model has no such knob or the grid one value of it."""
-    values = [value for value in getattr(grid, KNOB_FIELDS[name]) if value is not None]
-    if len(values) < 2:
+    lowest = _lowest(grid, full, name)
+    if lowest is None:
         return None
-    lowest = min(
-        (config for config in grid.configurations() if _differs_only(config, full, name)), key=lambda c: c.size
-    )
     question = _moved_by(model, question, lowest, full) if name == "tier" else question
     difference = _logit_difference(model, question, full, lowest, ranking)
     ratios = _prefill_ratios(model, question, lowest, full, ranking, pairs)
@@ -165,6 +214,14 @@ def _check_knob(
         moves_latency=interval is not None and interval.high < 1,
         detail=f"{full_value} -> {low_value}: {saved:.1%} less prefill time{shown}, logits move by {difference:.2g}",
     )
+
+
+def _lowest(grid: KnobGrid, full: KnobConfig, name: str) -> KnobConfig | None:
+    """Return the grid's configuration with one knob turned all the way down; None where there is nothing to turn."""
+    values = [value for value in getattr(grid, KNOB_FIELDS[name]) if value is not None]
+    if len(values) < 2:
+        return None
+    return min((config for config in grid.configurations() if _differs_only(config, full, name)), key=lambda c: c.size)
 
 
 def _moved_by(
