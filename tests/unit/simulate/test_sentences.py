@@ -7,7 +7,16 @@ import pytest
 
 from paceline.errors import InvalidValueError, StepTimeError, UnknownChoiceError
 from paceline.schedule import LinearStepTime, PlannerSettings, PrefillChunk
-from paceline.simulate import LinearCost, ReplayedCost, RequestColumns, SimulatedEngine, StepWork, VidurTables, simulate
+from paceline.simulate import (
+    LinearCost,
+    ReplayedCost,
+    RequestColumns,
+    SimulatedEngine,
+    StepWork,
+    VaryingCost,
+    VidurTables,
+    simulate,
+)
 
 STEP_TIME = LinearStepTime(
     base_ms=5.0,
@@ -136,3 +145,10 @@ def test_who_arrives_while_a_logged_step_is_scheduled_is_in_the_next():
         run = simulate(columns((0.0, 5, 2), (1.1, 5, 1)), ENGINE, log, computed_by=engine)
         assert run.first_scheduled_seconds.tolist() == [0.2, 2.2]
         assert run.first_token_seconds.tolist() == [0.7, 2.7]
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_a_table_whose_steps_vary_and_that_is_too_small_is_named(engine):
+    varying = VaryingCost(cost=tables(), factors=np.array([1.0, 1.1]))
+    with pytest.raises(StepTimeError, match=r"table attn_\w+ has no entry"):
+        simulate(columns((0.0, 60, 900)), replace(ENGINE, num_blocks=4000), varying, computed_by=engine)

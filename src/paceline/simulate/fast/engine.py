@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,6 +25,20 @@ from paceline.simulate.varying import VaryingCost
 
 FIRST_STEPS, LONGEST_RECORD = 4096, 4096
 NO_TABLE: Floats = np.zeros((0, 0))
+NO_COST = at.Cost(
+    kind=at.LINEAR,
+    linear=np.zeros(5),
+    decode_seconds=NO_TABLE,
+    by_tokens=NO_TABLE,
+    decode=NO_TABLE,
+    prefill=NO_TABLE,
+    decode_factor=1.0,
+    prefill_factor=1.0,
+    layers=1.0,
+    has_factors=False,
+    replayed=NO_TABLE,
+    varying=np.zeros(0),
+)
 
 
 def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost, *, with_steps: bool) -> SimulatedRun:
@@ -120,41 +135,33 @@ def _rules(engine: SimulatedEngine) -> at.Rules:
 
 
 def _cost(cost: StepCost) -> at.Cost:
-    numbers = at.Cost(
-        kind=at.LINEAR,
-        linear=np.zeros(5),
-        decode_seconds=NO_TABLE,
-        by_tokens=NO_TABLE,
-        decode=NO_TABLE,
-        prefill=NO_TABLE,
-        decode_factor=1.0,
-        prefill_factor=1.0,
-        layers=1.0,
-        has_factors=False,
-        replayed=NO_TABLE,
-        varying=np.zeros(0),
-    )
     if isinstance(cost, VaryingCost):
         return _cost(cost.cost)._replace(varying=cost.factors)
     if isinstance(cost, LinearCost):
-        return numbers._replace(linear=_coefficients(cost.model))
+        return NO_COST._replace(linear=_coefficients(cost.model))
     if isinstance(cost, ReplayedCost):
-        return numbers._replace(
+        return NO_COST._replace(
             kind=at.REPLAYED, replayed=np.stack([cost.closed_seconds, cost.started_seconds, cost.execute_seconds])
         )
     if isinstance(cost, VidurTables):
-        return numbers._replace(
-            kind=at.TABLES,
-            decode_seconds=_decode_seconds(cost),
-            by_tokens=np.stack([cost.before_attention, cost.communication, cost.layernorm, cost.mlp, cost.add]),
-            decode=cost.decode,
-            prefill=cost.prefill,
-            decode_factor=cost.decode_factor,
-            prefill_factor=cost.prefill_factor,
-            layers=float(cost.layers),
-        )
+        return _of_tables(cost)
     expected = "a LinearCost, VidurTables or a ReplayedCost; the reference engine takes any"
     raise InvalidValueError("step-time model", type(cost).__name__, expected)
+
+
+@lru_cache(maxsize=4)  # a tenth of the time of a small run; by identity, and tables do not change
+def _of_tables(tables: VidurTables) -> at.Cost:
+    by_tokens = [tables.before_attention, tables.communication, tables.layernorm, tables.mlp, tables.add]
+    return NO_COST._replace(
+        kind=at.TABLES,
+        decode_seconds=_decode_seconds(tables),
+        by_tokens=np.stack(by_tokens, axis=1),
+        decode=tables.decode,
+        prefill=tables.prefill,
+        decode_factor=tables.decode_factor,
+        prefill_factor=tables.prefill_factor,
+        layers=float(tables.layers),
+    )
 
 
 def _coefficients(model: LinearStepTime) -> Floats:
@@ -176,6 +183,7 @@ def _decode_seconds(tables: VidurTables) -> Floats:
 
 def _error(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCost) -> PacelineError:
     row, place = _count(state, "fault_row"), _count(state, "fault_column")
+    cost = cost.cost if isinstance(cost, VaryingCost) else cost
     if fault == at.NEVER_ADMITTED:
         head = int(state.heap[0])
         return never_admitted(engine, head, int(column(state.requests, "tokens")[head]))
@@ -193,10 +201,10 @@ def _run(state: at.State, records: at.Records, engine: SimulatedEngine) -> Simul
     received = _count(state, "received")
 
     def floats(name: str) -> Floats:
-        return column(state.requests, name, received).astype(np.float64)
+        return column(state.requests, name, received).astype(np.float64, copy=False)
 
     def integers(name: str) -> Integers:
-        return column(state.requests, name, received).astype(np.int64)
+        return column(state.requests, name, received).astype(np.int64, copy=False)
 
     prompts = integers("prompt")
     return SimulatedRun(
@@ -226,16 +234,16 @@ def _steps(state: at.State, records: at.Records, usable_blocks: int) -> StepColu
     steps, chunks, spans = (_count(state, name) for name in ("step", "logged_chunks", "spans"))
 
     def of_steps(name: str) -> Integers:
-        return column(records.steps, name, steps).astype(np.int64)
+        return column(records.steps, name, steps).astype(np.int64, copy=False)
 
     def of_chunks(name: str) -> Integers:
-        return column(records.chunks, name, chunks).astype(np.int64)
+        return column(records.chunks, name, chunks).astype(np.int64, copy=False)
 
-    first, end = (column(records.spans, name, spans).astype(np.int64) for name in ("first", "end"))
+    first, end = (column(records.spans, name, spans).astype(np.int64, copy=False) for name in ("first", "end"))
     served = end > first
     return StepColumns(
-        started_seconds=column(records.steps, "started", steps).astype(np.float64),
-        seconds=column(records.steps, "seconds", steps).astype(np.float64),
+        started_seconds=column(records.steps, "started", steps).astype(np.float64, copy=False),
+        seconds=column(records.steps, "seconds", steps).astype(np.float64, copy=False),
         decode_tokens=of_steps("decodes"),
         decode_context_tokens=of_steps("context"),
         waiting=of_steps("waiting"),
@@ -247,7 +255,7 @@ def _steps(state: at.State, records: at.Records, usable_blocks: int) -> StepColu
         chunk_context_tokens=of_chunks("context"),
         preempted_offsets=np.concatenate([[0], of_steps("preempted_end")]),
         preempted_request=records.preempted[: _count(state, "logged_preempted")].copy(),
-        decode_request=column(records.spans, "request", spans).astype(np.int64)[served],
+        decode_request=column(records.spans, "request", spans).astype(np.int64, copy=False)[served],
         decode_first_step=first[served],
         decode_end_step=end[served],
     )

@@ -29,7 +29,7 @@ QUEUED, PARTIAL, DECODING, DONE = range(4)  # RequestRow.status
 VIDUR, VLLM, PACELINE = range(3)  # Rules.rules
 FCFS, SPF, SRTF, AGING, EDF = range(5)  # Rules.policy
 LINEAR, TABLES, REPLAYED = range(3)  # Cost.kind
-BEFORE_ATTENTION, COMMUNICATION, LAYERNORM, MLP, ADD = range(5)  # rows of Cost.by_tokens
+BEFORE_ATTENTION, COMMUNICATION, LAYERNORM, MLP, ADD = range(5)  # columns of Cost.by_tokens
 CLOSED, STARTED, EXECUTE = range(3)  # rows of Cost.replayed
 
 # what a run ends with
@@ -78,7 +78,7 @@ class Cost(NamedTuple):
     kind: int
     linear: Floats  # coefficients
     decode_seconds: Floats  # [decodes, context / 64] of steps that only decode
-    by_tokens: Floats  # [BEFORE_ATTENTION …, tokens]
+    by_tokens: Floats  # [tokens, BEFORE_ATTENTION …]: what one step needs stands together
     decode: Floats
     prefill: Floats
     decode_factor: float

@@ -64,7 +64,7 @@ def decode_step(s: State, cost: Cost) -> tuple[int, float]:
     seconds = decode_seconds(cost, decodes, context)
     if seconds >= 0:
         return FINISHED, varied(cost, s.now[0].step, seconds)
-    if decodes >= cost.by_tokens.shape[1]:
+    if decodes >= cost.by_tokens.shape[0]:
         return _fault(s, TOKEN_TABLE, decodes, 0)
     return _fault(s, DECODE_TABLE, decodes, ((context + decodes) // decodes + CONTEXT_STEP - 1) // CONTEXT_STEP)
 
@@ -140,7 +140,7 @@ def _tabled(s: State, rules: Rules, cost: Cost) -> tuple[int, float]:
         return _fault(s, DECODE_TABLE, decodes, column)
     if chunks and (before >= cost.prefill.shape[0] or size >= cost.prefill.shape[1]):
         return _fault(s, PREFILL_TABLE, before, size)
-    if decodes + prefill_tokens >= cost.by_tokens.shape[1]:
+    if decodes + prefill_tokens >= cost.by_tokens.shape[0]:
         return _fault(s, TOKEN_TABLE, decodes + prefill_tokens, 0)
     decode = cost.decode[decodes, column] * (cost.decode_factor if decodes > 1 else 1.0) if decodes else 0.0
     prefill = cost.prefill[before, size] * (cost.prefill_factor if chunks > 1 else 1.0) if chunks else 0.0
@@ -151,9 +151,9 @@ def _tabled(s: State, rules: Rules, cost: Cost) -> tuple[int, float]:
 def _layers(cost: Cost, tokens: int, decode: float, prefill: float) -> float:
     table = cost.by_tokens
     attention = (
-        table[BEFORE_ATTENTION, tokens] + decode + prefill + table[COMMUNICATION, tokens] + table[LAYERNORM, tokens]
+        table[tokens, BEFORE_ATTENTION] + decode + prefill + table[tokens, COMMUNICATION] + table[tokens, LAYERNORM]
     )
-    return ((attention + table[MLP, tokens] + table[ADD, tokens]) * cost.layers) * 1e-3
+    return ((attention + table[tokens, MLP] + table[tokens, ADD]) * cost.layers) * 1e-3
 
 
 @compiled
