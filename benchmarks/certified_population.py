@@ -7,9 +7,8 @@ Writes benchmarks/results/certified_population.npz: the accuracy of every questi
 set, from batched passes in which a tier's pictures are encoded once. They are kept in build/ block by block, so that a killed run
 goes on; `--parts` runs beside each other share the blocks; `--collect` measures nothing and joins what is there. Complete
 questions of other profiles of the same model are joined by `--profiles`. Prefill milliseconds at batch size 1 (request,
-configuration), and answers to hold the batched ones against, come from a profile, that of `paceline demo` for example: some of
-its questions are answered in batches too, and the file says how many of those answers are equal, and what a cell took in seconds
-of the processor. Other work may share the machine.
+configuration) come from a profile, that of `paceline demo` for example. Some questions are answered both ways: the file says how
+many of those answers are equal, and what a cell took each way in time of the processor. Other work may share the machine.
 """
 
 import argparse
@@ -26,6 +25,8 @@ import torch
 from paceline.checkout import own_commit
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions
 from paceline.measure.batched import answer_batched
+from paceline.measure.clock import clock_for
+from paceline.measure.one_pass import answer_measured
 from paceline.models.grid import default_grid
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.profiles import read_profile
@@ -33,7 +34,7 @@ from paceline.records import KnobConfig
 
 OUT = Path(__file__).parent / "results" / "certified_population.npz"
 WORK = Path("build/certified_population")
-BLOCK, COMPARED = 96, 12
+BLOCK, COMPARED = 96, 8
 SPLIT, SEED, MAX_NEW_TOKENS = "test", 18, 32
 
 
@@ -67,13 +68,11 @@ def accuracies(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Questions of a profile that every configuration answered: accuracies, prefill and total milliseconds, texts."""
+    """Questions of a profile that every configuration answered: accuracies and prefill milliseconds."""
 
     names: list[tuple[str, str]]
     accuracy: np.ndarray
     prefill_ms: np.ndarray
-    total_ms: np.ndarray
-    texts: list[list[str]]
 
 
 def complete_questions(store: Path, configs: list[KnobConfig]) -> Measured:
@@ -90,18 +89,7 @@ def complete_questions(store: Path, configs: list[KnobConfig]) -> Measured:
         names=list(whole),
         accuracy=np.array([[cell["accuracy"] for cell in found] for found in in_order], dtype=np.float32),
         prefill_ms=np.array([[cell["T_vision_total"] + cell["T_LLM_prefill"] for cell in found] for found in in_order]),
-        total_ms=np.array([[cell["T_total"] for cell in found] for found in in_order]),
-        texts=[[cell["pred"] for cell in found] for found in in_order],
     )
-
-
-def questions_named(names: list[tuple[str, str]]) -> list[VisualQuestion]:
-    """Return digit questions by their ids, `<set>-<split>-<seed>-<index>`."""
-    found: list[VisualQuestion] = []
-    for dataset, sample_id in names:
-        split, seed, index = sample_id.removeprefix(f"{dataset}-").split("-")
-        found.append(digit_questions(dataset, split=split, count=int(index) + 1, seed=int(seed))[-1])
-    return found
 
 
 def kept_blocks(
@@ -126,24 +114,35 @@ def kept_blocks(
     return np.concatenate(blocks), [(questions[row].dataset, questions[row].sample_id) for row in rows]
 
 
-def compared(
-    model: VisionLanguageModel, singly: Measured, configs: list[KnobConfig], batch_size: int
-) -> dict[str, float | int]:
-    """Return how many answers of a profile are equal in batches, and the processor's milliseconds a cell of those."""
-    questions = questions_named(singly.names[:: max(1, len(singly.names) // COMPARED)])
-    texts_of = dict(zip(singly.names, singly.texts, strict=True))
-    started = time.process_time()
+def compared(model: VisionLanguageModel, configs: list[KnobConfig], batch_size: int) -> dict[str, float | int]:
+    """Return how many answers are equal in batches and one at a time, and the processor's milliseconds a cell of both."""
+    questions = asked_questions(COMPARED)
+    clock = clock_for(model.device)
+    before = time.process_time()
     _, together = accuracies(model, questions, configs, batch_size)
-    spent = time.process_time() - started
-    pairs = [
-        (one, other)
-        for question, texts in zip(questions, together, strict=True)
-        for one, other in zip(texts_of[question.dataset, question.sample_id], texts, strict=True)
+    between = time.process_time()
+    singly = [
+        [
+            answer_measured(
+                model,
+                each.picture,
+                each.prompt,
+                config,
+                ranking=model.block_ranking or (),
+                max_new_tokens=MAX_NEW_TOKENS,
+                clock=clock,
+            ).text
+            for config in configs
+        ]
+        for each in questions
     ]
+    after = time.process_time()
+    pairs = [pair for one, other in zip(together, singly, strict=True) for pair in zip(one, other, strict=True)]
     return {
         "compared_answers": len(pairs),
         "equal_answers": sum(one == other for one, other in pairs),
-        "batched_cpu_ms_a_cell": spent / len(pairs) * 1e3,
+        "batched_cpu_ms_a_cell": (between - before) / len(pairs) * 1e3,
+        "one_at_a_time_cpu_ms_a_cell": (after - between) / len(pairs) * 1e3,
     }
 
 
@@ -179,8 +178,7 @@ def main() -> None:
         "machine": platform.machine(),
         "torch": torch.__version__,
         "commit": own_commit(),
-        **compared(model, timed, configs, told.batch_size),
-        "one_at_a_time_ms_a_cell": float(timed.total_ms.mean()),
+        **compared(model, configs, told.batch_size),
     }
     np.savez_compressed(
         told.out,
