@@ -9,6 +9,12 @@ QUERIES = "its queries turn every picture into the same few embeddings, with no 
 PICTURE_CODES = (
     "its pictures become codes of its own vocabulary, which it also draws with; they are not features of an encoder"
 )
+RESIDUAL_STREAMS = (
+    "its decoder hands several residual streams from block to block, and skipping one is not shown to be right yet"
+)
+SPEECH = (
+    "its `generate()` runs a second decoder that speaks, so one time to the first token does not describe a request"
+)
 ENCODER_DECODER = "it reads the prompt in an encoder, so no key-value cache of a decoder grows while blocks are skipped"
 
 REFUSED: dict[str, str] = {
@@ -16,11 +22,16 @@ REFUSED: dict[str, str] = {
     "blip-2": QUERIES,
     "chameleon": PICTURE_CODES,
     "cohere2_vision": NEEDS_TORCHVISION,
+    "deepseek_ocr2": "its tiles and its whole picture are of two sizes, which no tier rule here counts yet",
+    "diffusion_gemma": "it writes tokens by diffusion, a block at once, so there is no first token to wait for",
     "emu3": PICTURE_CODES,
+    "evolla": "it reads proteins, not pictures",
     "fast_vlm": NEEDS_TIMM,
     "florence2": ENCODER_DECODER,
+    "fuyu": "it has no image encoder whose time could be told: a linear layer puts patches of pixels into the decoder",
     "gemma3n": NEEDS_TIMM,
     "gemma4_unified": NEEDS_TORCHVISION,
+    "glm5_next": RESIDUAL_STREAMS,
     "hunyuan_vl": NEEDS_TORCHVISION,
     "idefics": CROSS_ATTENTION,
     "inkling_mm_model": NEEDS_TORCHVISION,
@@ -31,13 +42,17 @@ REFUSED: dict[str, str] = {
     "llama4": NEEDS_TORCHVISION,
     "minimax_m3_vl": NEEDS_TORCHVISION,
     "mllama": CROSS_ATTENTION,
-    "molmo2": NEEDS_TORCHVISION,
+    "molmo2": f"{NEEDS_TORCHVISION} (transformers has the family since 5.20)",
     "muse_glimmer": NEEDS_TORCHVISION,
     "nemotron_h_omni": NEEDS_TORCHVISION,
     "perception_lm": NEEDS_TIMM,
     "phi4_multimodal": NEEDS_TORCHVISION,
     "pi0": NEEDS_TORCHVISION,
     "pix2struct": ENCODER_DECODER,
+    "qwen2_5_omni": SPEECH,
+    "qwen3_omni_moe": SPEECH,
+    "qwen4_exp": RESIDUAL_STREAMS,
+    "shieldgemma2": "it judges pictures and generates nothing",
     "step3p7": NEEDS_TORCHVISION,
     "t5gemma2": ENCODER_DECODER,
     "udop": ENCODER_DECODER,
