@@ -95,7 +95,7 @@ def test_both_engines_show_and_serve_the_same(rules):
         assert runs[0].load.factors.tolist() == [each.prefill_factor for each in served]
         # what a chooser made of a load is a load: served without choices it takes the same steps
         assert differences(simulate(runs[0].load, case.engine, case.cost), runs[0]) == []
-        waiting += sum(len(each[12]) for each in seen[0])
+        waiting += sum(len(each[13]) for each in seen[0])
         partial += sum(len(each[5]) for each in seen[0])
         chosen_factors += sum(each.prefill_factor != 1 for each in served)
     assert waiting > 500 and partial > 30 and chosen_factors > 300

@@ -63,7 +63,7 @@ class PromptColumns:
     """Requests with tokens left to prefill, one entry each, in the order in which they are served.
 
     `number` counts the requests of this engine as they arrived. `remaining_tokens` includes, after a preemption, what was
-    generated before it.
+    generated before it. `ttft_budget_seconds` is infinite for a request that is queued without a budget.
     """
 
     number: Integers
@@ -73,6 +73,7 @@ class PromptColumns:
     arrival_seconds: Floats
     prefill_factor: Floats
     resumed: Truths
+    ttft_budget_seconds: Floats
 
     def __len__(self) -> int:
         return len(self.number)

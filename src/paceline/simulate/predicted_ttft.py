@@ -1,6 +1,8 @@
 """What a router expects of an engine: when a request that arrives now would have its first token there."""
 
+import math
 from bisect import bisect_left
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +17,13 @@ from paceline.simulate.step_work import LinearCost, StepCost, StepWork
 
 
 def predicted_ttft_seconds(
-    state: EngineState, engine: SimulatedEngine, cost: StepCost, *, prompt_tokens: int, prefill_factor: float = 1.0
+    state: EngineState,
+    engine: SimulatedEngine,
+    cost: StepCost,
+    *,
+    prompt_tokens: int,
+    prefill_factor: float = 1.0,
+    ttft_budget_seconds: float = math.inf,
 ) -> float:
     """Return the predicted time to first token of a request that arrives now, in seconds.
 
@@ -23,9 +31,8 @@ def predicted_ttft_seconds(
     at the seconds a token of a full step beside today's decodes. What arrives later, places and blocks that have to
     become free first, and the time target are not looked at.
     """
-    before = _work_before(state.partial, engine, state, prompt_tokens) + _work_before(
-        state.waiting, engine, state, prompt_tokens
-    )
+    new = _Newcomer(prompt_tokens, None if ttft_budget_seconds == math.inf else ttft_budget_seconds)
+    before = sum(_work_before(prompts, engine, state, new) for prompts in (state.partial, state.waiting))
     chunk = max(1, engine.planner.chunk_size - state.decodes.tokens)
     work = StepWork(
         decodes=state.decodes.tokens,
@@ -52,20 +59,27 @@ def predicting_cost(engine: SimulatedEngine, cost: StepCost) -> StepCost:
     return LinearCost(engine.target_model)
 
 
-def _work_before(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, prompt_tokens: int) -> float:
+@dataclass(frozen=True, slots=True)
+class _Newcomer:
+    prompt_tokens: int
+    ttft_budget_seconds: float | None
+
+
+def _work_before(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, new: _Newcomer) -> float:
     """Return the tokens that the prompts before a new one have left, each times its factor."""
     count = len(prompts)
     if count and engine.rules == PACELINE and engine.planner.policy != "fcfs":
-        count = _place(prompts, engine, state, prompt_tokens)
+        count = _place(prompts, engine, state, new)
     return float(np.dot(prompts.remaining_tokens[:count], prompts.prefill_factor[:count]))
 
 
-def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, prompt_tokens: int) -> int:
+def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, newcomer: _Newcomer) -> int:
     """Return how many of the prompts stand before a new one, by the policy."""
     order = request_order(engine.planner.policy, engine.planner.weights)
     last = int(prompts.number.max()) + 1
 
     def key(place: int) -> SortKey:
+        budget = float(prompts.ttft_budget_seconds[place])
         return order(
             PrefillRequest(
                 request_id="",
@@ -75,6 +89,7 @@ def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, 
                 remaining_tokens=int(prompts.remaining_tokens[place]),
                 context_tokens=int(prompts.context_tokens[place]),
                 resumed=bool(prompts.resumed[place]),
+                ttft_budget_seconds=None if budget == math.inf else budget,
             )
         )
 
@@ -83,8 +98,9 @@ def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, 
             request_id="",
             queue_number=last,
             arrival_seconds=state.now_seconds,
-            prompt_tokens=prompt_tokens,
-            remaining_tokens=prompt_tokens,
+            prompt_tokens=newcomer.prompt_tokens,
+            remaining_tokens=newcomer.prompt_tokens,
+            ttft_budget_seconds=newcomer.ttft_budget_seconds,
         )
     )
     return bisect_left(range(len(prompts)), new, key=key)

@@ -166,6 +166,7 @@ class Simulation:
             arrival_seconds=np.array([self._arrivals[request.index] for request in requests], dtype=np.float64),
             prefill_factor=np.array([request.prefill_factor for request in requests], dtype=np.float64),
             resumed=integers("preemptions") > 0,
+            ttft_budget_seconds=np.array([request.ttft_budget_seconds for request in requests], dtype=np.float64),
         )
 
     def _progress(self, request: Request, tokens: int) -> None:

@@ -92,11 +92,17 @@ def _routed(
     parts: list[list[int]] = [[] for _ in runs]
     chosen: list[list[int]] = [[] for _ in runs]
     for index, row in enumerate(load.rows()):
-        arrival, prompt, _, factor, _ = row
+        arrival, prompt, _, factor, budget = row
         if choices is not None:
             prompt, factor = choices.candidates[index][0].prompt_tokens, choices.candidates[index][0].prefill_factor
         replica = route(
-            RoutedRequest(index=index, arrival_seconds=arrival, prompt_tokens=prompt, prefill_factor=factor)
+            RoutedRequest(
+                index=index,
+                arrival_seconds=arrival,
+                prompt_tokens=prompt,
+                prefill_factor=factor,
+                ttft_budget_seconds=budget,
+            )
         )
         if choices is None:
             runs[replica].receive(*row)

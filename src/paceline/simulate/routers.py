@@ -19,6 +19,7 @@ class RoutedRequest:
     arrival_seconds: float
     prompt_tokens: int
     prefill_factor: float
+    ttft_budget_seconds: float
 
 
 Router = Callable[[Sequence[PausableRun], SimulatedEngine, StepCost, RoutedRequest], int]  # the index of the engine
@@ -52,6 +53,7 @@ def least_predicted_ttft(
                 cost,
                 prompt_tokens=request.prompt_tokens,
                 prefill_factor=request.prefill_factor,
+                ttft_budget_seconds=request.ttft_budget_seconds,
             )
         )
     return predicted.index(min(predicted))

@@ -106,7 +106,14 @@ def predicting(whole, engine, model, candidates):
         (candidate,) = request.candidates
         tokens, factor = candidate.prompt_tokens, candidate.prefill_factor
         predicted.append(
-            predicted_ttft_seconds(state, engine, LinearCost(model), prompt_tokens=tokens, prefill_factor=factor)
+            predicted_ttft_seconds(
+                state,
+                engine,
+                LinearCost(model),
+                prompt_tokens=tokens,
+                prefill_factor=factor,
+                ttft_budget_seconds=request.ttft_budget_seconds,
+            )
         )
         return 0
 
@@ -126,7 +133,7 @@ def test_a_lone_request_has_the_time_to_first_token_that_was_predicted():
     np.testing.assert_allclose(ttft, predicted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "spf", "srtf", "aging"])
+@pytest.mark.parametrize("policy", ["fcfs", "spf", "srtf", "aging", "edf"])
 def test_what_stands_before_a_request_is_what_its_policy_serves_before_it(policy):
     """Predicted for the last of a queue of whole chunks, where nobody decodes: the order decides, and nothing else."""
     planner = PlannerSettings(chunk_size=32, policy=policy, weights=PolicyWeights(time_weight=1.0, prompt_weight=-0.01))
@@ -137,6 +144,7 @@ def test_what_stands_before_a_request_is_what_its_policy_serves_before_it(policy
             arrival_seconds=np.sort(numbers.random(12)) * 0.003,  # all while the first step lasts
             prompt_tokens=32 * numbers.integers(1, 8, 12),
             output_tokens=np.ones(12, dtype=int),
+            ttft_budget_seconds=numbers.choice([0.1, 0.4, 2.0, np.inf], 12),
         )
         candidates = [Candidate(prompt_tokens=int(tokens)) for tokens in whole.prompt_tokens]
         ttft, predicted = predicting(whole, engine, WITHOUT_ATTENTION, candidates)

@@ -119,4 +119,5 @@ def _prompts(requests: list[RequestRow], at: Integers) -> PromptColumns:
         arrival_seconds=rows["arrival"],
         prefill_factor=rows["factor"],
         resumed=rows["preemptions"] > 0,
+        ttft_budget_seconds=rows["budget"].copy(),
     )
