@@ -82,12 +82,12 @@ def served(folder, model, asked):
     try:
         prompts, params = [], []
         for config, picture, question in asked:
-            plan = model._plan(picture.width, picture.height, model._cap(config.tier))
+            ready = model.unencoded(picture, question, config.tier)
             prompts.append(
                 {
-                    "prompt": model.prompts._text(question),
-                    "multi_modal_data": {"image": picture},
-                    "mm_processor_kwargs": dict(plan.arguments),
+                    "prompt": ready.text,
+                    "multi_modal_data": {"image": ready.picture},
+                    "mm_processor_kwargs": dict(ready.arguments),
                 }
             )
             extra = {"paceline_top_k": config.top_k, "paceline_active_blocks": config.num_active_blocks}

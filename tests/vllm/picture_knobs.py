@@ -62,7 +62,7 @@ def served(folder, model, cases):
     )
     prompts, params = [], []
     for config, question in cases:
-        plan = model._plan(question.picture.width, question.picture.height, model._cap(config.tier))
+        plan = model.unencoded(question.picture, question.prompt, config.tier)
         prompts.append(
             {
                 "prompt": f"<|vision_start|><|image_pad|><|vision_end|>{question.prompt}<answer>",
