@@ -6,6 +6,7 @@ nothing, and calibrates no bound.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,18 @@ MEND = "restore the file from a copy, or certify into a new directory"
 class QuestionParts:
     """The questions of both parts by (dataset, sample_id), in the order in which they are asked.
 
-    `most_shared` is the largest number of certifying questions about one picture.
+    `pictures` numbers the picture of each certifying question: those about one picture stand together.
     """
 
     seed: int
     choosing: tuple[Key, ...]
     certifying: tuple[Key, ...]
-    most_shared: int
+    pictures: tuple[int, ...]
+
+    @property
+    def most_shared(self) -> int:
+        """The largest number of certifying questions about one picture."""
+        return max(Counter(self.pictures).values(), default=1)
 
     @property
     def sha256(self) -> str:
@@ -48,7 +54,7 @@ class QuestionParts:
         return {
             "format": FORMAT,
             "seed": self.seed,
-            "most_shared": self.most_shared,
+            "pictures": list(self.pictures),
             "choosing": [list(key) for key in self.choosing],
             "certifying": [list(key) for key in self.certifying],
         }
@@ -68,7 +74,7 @@ class QuestionParts:
                 seed=fields["seed"],
                 choosing=tuple((dataset, sample_id) for dataset, sample_id in fields["choosing"]),
                 certifying=tuple((dataset, sample_id) for dataset, sample_id in fields["certifying"]),
-                most_shared=fields["most_shared"],
+                pictures=tuple(fields["pictures"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CertificateError(path, str(error), expected="the sealed parts of a profile", mend=MEND) from error
@@ -116,7 +122,7 @@ def part_questions(questions: Sequence[AskedQuestion], *, choosing: int, seed: i
         seed=seed,
         choosing=tuple(chosen),
         certifying=tuple(key for keys in rest for key in keys),
-        most_shared=max((len(keys) for keys in rest), default=1),
+        pictures=tuple(number for number, keys in enumerate(rest) for _ in keys),
     )
 
 

@@ -16,8 +16,10 @@ def test_a_profile_whose_choosing_questions_would_calibrate_is_refused_with_the_
     profile = Profile(samples=samples, provenance=(), source=tmp_path, left_out=())
     split = usual_split(profile, seed=1)
     parts_of_profile(profile, split)
-    QuestionParts(seed=1, choosing=tuple(names[:30]), certifying=tuple(names[30:]), most_shared=1).write(tmp_path)
+    QuestionParts(seed=1, choosing=tuple(names[:30]), certifying=tuple(names[30:]), pictures=tuple(range(30))).write(
+        tmp_path
+    )
     with pytest.raises(CertificateError, match="offered for calibrating bounds.*profile other questions"):
         parts_of_profile(profile, split)
-    QuestionParts(seed=1, choosing=(), certifying=tuple(names), most_shared=1).write(tmp_path)
+    QuestionParts(seed=1, choosing=(), certifying=tuple(names), pictures=tuple(range(60))).write(tmp_path)
     parts_of_profile(profile, split)

@@ -1,7 +1,7 @@
 """What a certified profile asks of the model: requests one at a time for latencies, batches for accuracies, until time ends."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from paceline.datasets.question import VisualQuestion
 from paceline.errors import InvalidValueError
@@ -49,7 +49,6 @@ class Measuring:
     deadline: float
     clock: Callable[[], float]
     on_progress: Callable[[int, int], None]
-    seen_pictures: dict[int, str] = field(default_factory=dict[int, str])
 
     def time_each(
         self,
@@ -158,10 +157,6 @@ class Measuring:
     def _found(self, question: VisualQuestion, config: KnobConfig, samples: TimedSamples) -> float | None:
         key = question.dataset, question.sample_id, config
         return samples.measured[key][0] if key in samples.measured else self.answers.accuracies.get(key)
-
-    def picture_of(self, question: VisualQuestion) -> str:
-        """Return what names a question's picture."""
-        return question.picture_id or question.sample_id
 
     def answered_cells(self) -> int:
         """Return how many answers of batched passes there are."""

@@ -239,7 +239,7 @@ def _certifying_part(
         fixed,
         chosen,
         setting.of(setting.parts.certifying),
-        pictures=[measuring.picture_of(setting.questions[key]) for key in setting.parts.certifying],
+        pictures=setting.parts.pictures,
         on_decided=on_decided,
         on_tested=keep,
     )

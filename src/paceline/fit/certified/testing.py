@@ -51,7 +51,7 @@ def run_sequence(
     chosen: ChosenGrid,
     questions: Sequence[VisualQuestion],
     *,
-    pictures: Sequence[str],
+    pictures: Sequence[int],
     on_decided: Callable[[str], None],
     on_tested: Callable[[Sequence[Tested]], None],
 ) -> tuple[list[Tested], str | None]:
@@ -78,7 +78,7 @@ def _tested(
     planned: PlannedTest,
     pair: tuple[KnobConfig, KnobConfig],
     questions: Sequence[VisualQuestion],
-    pictures: Sequence[str],
+    pictures: Sequence[int],
     requests: int,
 ) -> Tested:
     """Ask until the accuracy is decided, then time requests unless it failed; what is known already is not asked again."""
@@ -103,7 +103,7 @@ def _so_far(
     planned: PlannedTest,
     pair: tuple[KnobConfig, KnobConfig],
     questions: Sequence[VisualQuestion],
-    pictures: Sequence[str],
+    pictures: Sequence[int],
     requests: int,
 ) -> Tested:
     """Return what the store says of a test now."""
