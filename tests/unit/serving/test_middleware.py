@@ -202,6 +202,8 @@ def test_a_request_beside_another_teaches_nothing():
 
     async def both():
         middleware = BudgetMiddleware(FakeServer(), desk)
+        for _ in range(3):  # the first of a process teach nothing anyway
+            await Client(chat(500, stream=True)).ask(middleware)
         clients = [Client(chat(500, stream=True)) for _ in range(2)]
         await asyncio.gather(*(client.ask(middleware) for client in clients))
 
