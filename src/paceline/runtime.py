@@ -298,7 +298,7 @@ class AdaptiveModel:
             config,
             ranking=self.block_ranking,
             max_new_tokens=max_new_tokens,
-            clock=clock_for(self.model.device),
+            clock=clock_for(*self.model.devices),
             per_step=per_step,
             called_at=called_at,
             sampling=sampling,

@@ -38,7 +38,7 @@ def cached_against_uncached(
 def _all_modes(parts: ModelParts, request: PreparedRequest, seed: int) -> dict[str, float]:
     random = torch.Generator().manual_seed(seed)
     embed: Any = parts.model.get_input_embeddings()
-    ids_BL = torch.randint(parts.vocabulary, (2, PROMPT_TOKENS + NEW_TOKENS), generator=random).to(parts.model.device)
+    ids_BL = torch.randint(parts.vocabulary, (2, PROMPT_TOKENS + NEW_TOKENS), generator=random).to(parts.device)
     embeds_BLH = embed(ids_BL)
     decoded = {name: mode(parts, embeds_BLH) for name, mode in MODES.items()}
     return {"plain": _plain(parts, request), **decoded}

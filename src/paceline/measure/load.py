@@ -71,7 +71,7 @@ def _batch(model: VisionLanguageModel, inputs: Mapping[str, torch.Tensor], confi
 def _effect(
     model: VisionLanguageModel, count: int, batches: Sequence[_Batch], ranking: Sequence[int], pairs: int
 ) -> LoadEffect:
-    clock = clock_for(model.device)
+    clock = clock_for(*model.devices)
     try:
         for batch in (*batches, *batches):  # warm-up, and whether the family takes a batch at all
             _prefill_ms(model, batch, ranking, clock)

@@ -168,7 +168,7 @@ def model_host(model: VisionLanguageModel, plan: ProfilePlan, ranking: tuple[int
         model=model,
         ranking=ranking,
         max_new_tokens=plan.max_new_tokens,
-        clock=clock_for(model.device),
+        clock=clock_for(*model.devices),
         per_step=plan.per_step,
     )
 

@@ -41,7 +41,7 @@ def provenance_of(
         dtype=model.dtype_name,
         device=device_name(model.device),
         driver=_driver(model.device),
-        clock=clock_for(model.device).name if engine is None else engine.clock,
+        clock=clock_for(*model.devices).name if engine is None else engine.clock,
         versions={"python": platform.python_version(), **_versions(), **served},
         commit=own_commit(),
         seed=seed,

@@ -268,7 +268,7 @@ def _prefill_ratios(
     pairs: int,
 ) -> list[float]:
     """Return prefill time at `low` over prefill time at `full`, pair by pair, in alternating order."""
-    clock = clock_for(model.device)
+    clock = clock_for(*model.devices)
 
     def prefill_ms(config: KnobConfig) -> float:
         answer = answer_measured(
@@ -323,7 +323,7 @@ def _plain_logits(model: VisionLanguageModel, request: PreparedRequest) -> Any:
 def _stage_times(
     model: VisionLanguageModel, question: VisualQuestion, grid: KnobGrid, ranking: Sequence[int]
 ) -> list[StageTimes]:
-    clock = clock_for(model.device)
+    clock = clock_for(*model.devices)
     return [
         answer_measured(
             model,
@@ -341,7 +341,7 @@ def _stage_times(
 
 def overhead_ratios(model: VisionLanguageModel, request: PreparedRequest, *, pairs: int) -> list[float]:
     """Return measured `generate()` over plain `generate()`, pair by pair, in alternating order."""
-    clock = clock_for(model.device)
+    clock = clock_for(*model.devices)
     generation = greedy(model.parts.model, GENERATED_TOKENS)
     plain_model: Any = model.parts.model
 

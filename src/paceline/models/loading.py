@@ -23,6 +23,7 @@ from paceline.models.features import project_tokens
 from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.molmo.crops import CropProcessor
 from paceline.models.molmo.shims import with_shims
+from paceline.models.placement import require_accelerate, require_quantiser
 from paceline.models.probe import check_counts
 from paceline.models.prompts import Prompts
 from paceline.models.remote_code import RemoteCode, class_reference, pinned_code, require_none
@@ -44,13 +45,18 @@ def load_model(
     revision: str | None = None,
     template_arguments: Mapping[str, object] | None = None,
     trust_remote_code: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    offload_folder: Path | str | None = None,
 ) -> VisionLanguageModel:
     """Load an embedded model (`digits`), a local folder or a hub id with its tokenizer and image processor.
 
     `device` is auto (CUDA if there is one), cpu or cuda[:n]; `dtype` is auto (float32 on a CPU, bfloat16 on a GPU),
     float32, bfloat16 or float16. `template_arguments` go to the chat template of every prompt, for example `enable_thinking`.
     `trust_remote_code` is for the families whose code comes with the checkpoint (Molmo): the commit whose code may run, or the
-    hash of a local folder's code. Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError
+    hash of a local folder's code. `device_map` spreads a model that is larger than one device, as accelerate does: auto, or a
+    device (cpu and disk among them) by part; `device` is not looked at then, and `offload_folder` is where weights that the
+    checkpoint does not hold as they are needed lie on the disk. Quantised checkpoints are loaded by what transformers has for
+    their kind. Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError
     for an argument that its template does not read.
     """
     folder = EMBEDDED.get(name)
@@ -58,12 +64,20 @@ def load_model(
     where = torch_device(device)
     torch_dtype = _dtype(dtype, where)
     settings = read_model_settings(Path(source))
+    if device_map is not None:
+        require_accelerate(name)
     code, raw = _remote_code(name, source, revision, trust_remote_code)
     revision = code.pinned if code is not None and not Path(source).is_dir() else revision
     with _told(name):
         config_class: Any = AutoConfig if code is None else code.imported(class_reference(name, raw, "AutoConfig"))
         config = config_class.from_pretrained(source, revision=revision)
     family = family_of(config, f"the model {name!r}")
+    placed = device_map
+    if require_quantiser(
+        name, config, torch_dtype, device_map
+    ):  # such weights are made on their device, not moved there
+        require_accelerate(name)
+        placed = {"": str(where)} if device_map is None else device_map
     tokenizer = _tokenizer(name, source, revision, **({} if code is None else {"config": config}))
     if code is None:
         model_class: Any = AutoModelForImageTextToText
@@ -76,8 +90,10 @@ def load_model(
         tokenizer=tokenizer, family=family, config=config, name=name, template_arguments=template_arguments
     )
     with _told(name), _quiet_bars() if folder else nullcontext():
-        model: Any = model_class.from_pretrained(source, config=config, revision=revision, dtype=torch_dtype)
-    parts = find_parts(model.to(where).eval())
+        model: Any = model_class.from_pretrained(
+            source, config=config, revision=revision, dtype=torch_dtype, **_placement(placed, offload_folder)
+        )
+    parts = find_parts((model if placed is not None else model.to(where)).eval())
     loaded = VisionLanguageModel(
         name=name,
         revision=revision or getattr(config, "_commit_hash", None),
@@ -162,6 +178,15 @@ def _patch_token(name: str, tokenizer: Any) -> int:
             f"the tokenizer of {name!r} has no token {PATCH_TOKEN!r}; expected the one of the checkpoint that it was made from"
         )
     return found
+
+
+def _placement(
+    device_map: str | Mapping[str, str | int] | None, offload_folder: Path | str | None
+) -> dict[str, object]:
+    if device_map is None:
+        return {}
+    folder = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
+    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map), **folder}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from paceline.errors import ModelError
 from paceline.models.families.choosing import family_of, image_token_id
 from paceline.models.families.family import Family
 from paceline.models.molmo.shims import MolmoShims, passed_through
+from paceline.models.placement import execution_device
 
 # tokens that stand for pictures, sounds or their borders: a decoder that writes one by itself has nothing behind it
 MEDIA_TOKEN_NAME = re.compile(r".*(image|img|video|vision|audio|boi|eoi|media).*(_id|_index)")
@@ -54,7 +55,17 @@ class ModelParts:
     @property
     def embeddings(self) -> torch.Tensor:
         """The input embedding of every token (vocabulary, hidden); Molmo keeps that of its added tokens apart."""
-        return torch.cat([part.detach() for part in self.model.get_input_embeddings().parameters()])
+        embed: Any = self.model.get_input_embeddings()
+        parts = list(embed.parameters())
+        if any(part.is_meta for part in parts):  # the weights lie elsewhere until the module is called
+            with torch.no_grad():
+                return embed(torch.arange(self.vocabulary, device=self.device))
+        return torch.cat([part.detach() for part in parts])
+
+    @property
+    def device(self) -> torch.device:
+        """Where a request's inputs go: the device of the weights, or the one that the input embeddings are brought to."""
+        return execution_device(self.model.get_input_embeddings()) or self.model.device
 
     @property
     def vocabulary(self) -> int:

@@ -17,6 +17,7 @@ from paceline.models.families.family import encoded_request
 from paceline.models.families.plans import ImagePlan, Vision
 from paceline.models.features import picture_features, prompt_embedding
 from paceline.models.pictures import check_pixels, check_smallest, upright_rgb, upright_size
+from paceline.models.placement import execution_devices
 from paceline.models.prompts import Prompts
 from paceline.models.structure import ModelParts
 from paceline.records import TIERS, RequestFeatures
@@ -83,8 +84,13 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return self.parts.model.device
+        """Where the model's weights are, or the requests' inputs where they are spread over several devices."""
+        return self.parts.device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that the model computes on."""
+        return execution_devices(self.parts.model)
 
     @property
     def dtype_name(self) -> str:

@@ -69,6 +69,14 @@ def models_page() -> str:
         "|---|---|---|---|---|",
         *(_markdown(row) for row in family_rows()),
         "",
+        "## Larger than one device, and quantised",
+        "",
+        "`load_model(device_map=…)` spreads a model over devices with accelerate. Tested on the embedded model, with blocks, "
+        "embeddings and the encoder on a CPU and its disk: knobs, restoration, caches and marks. Untested: several GPUs, where "
+        "every mark waits for all of them, and the other families; a profile names the first device alone. Quantised checkpoints "
+        "(bitsandbytes, GPTQ, AWQ, FP8) are loaded by what transformers has for them, and one whose package is missing is "
+        "refused before its weights are read; none of them has been run.",
+        "",
         "## Refused, with the reason",
         "",
         *(f"- `{name}`: {reason}." for name, reason in refused_rows()),

@@ -1,0 +1,56 @@
+"""Where the parts of a model run: on one device, or spread over several by accelerate's hooks, weights on a disk included."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import AutoHfQuantizer
+
+from paceline.errors import ModelError
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """Return the device that accelerate's hooks bring a module's inputs and weights to; None where it has none."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        device: Any = getattr(each, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return None
+
+
+def execution_devices(model: nn.Module) -> tuple[torch.device, ...]:
+    """Return every device that a model computes on: those of the hooks, else those that its weights lie on."""
+    hooked = dict.fromkeys(execution_device(module) for module in model.modules())
+    found = [device for device in hooked if device is not None and device.type != "meta"]
+    return tuple(found or dict.fromkeys(weight.device for weight in model.parameters()))
+
+
+def require_accelerate(name: str) -> None:
+    """Raise ModelError where a model is to be spread over devices and accelerate is not installed."""
+    if find_spec("accelerate") is None:
+        raise ModelError(
+            f"the model {name!r} is to be spread over devices, and accelerate, which does that, is not installed; expected it: "
+            "pip install 'paceline[hf]'"
+        )
+
+
+def require_quantiser(name: str, config: Any, dtype: torch.dtype, device_map: object) -> bool:
+    """Return whether a checkpoint is quantised, once what reads its kind is known to be here; no weight is read.
+
+    Raises ModelError with the kind and what transformers says is missing: a package, or a device.
+    """
+    asked: Any = getattr(config, "quantization_config", None)
+    if asked is None:
+        return False
+    kind = asked.get("quant_method") if isinstance(asked, dict) else getattr(asked, "quant_method", None)  # pyright: ignore[reportUnknownMemberType]
+    try:
+        AutoHfQuantizer.from_config(asked, pre_quantized=True).validate_environment(device_map=device_map, dtype=dtype)
+    except Exception as error:  # each kind raises its own: a package, a version or a device that is missing
+        said, kind = " ".join(str(error).split()), getattr(kind, "value", kind)
+        raise ModelError(
+            f"the model {name!r} is a checkpoint quantised by {kind}, which cannot be loaded here ({said}); "
+            "expected what reads it: install that, or load the checkpoint that it was made from"
+        ) from error
+    return True
