@@ -495,7 +495,7 @@ def summary(outcomes: list[dict[str, Any]], population: Population, questions: i
         "rule": outcomes[0]["rule"],
         "epsilon": epsilon,
         "runs": runs,
-        "certifiable": sum(true_C[population.full] - true_C[place] < epsilon for place in front),
+        "certifiable": sum(bool(true_C[population.full] - true_C[place] < epsilon) for place in front),
         "certified": float(np.mean([len(each["certified"]) for each in outcomes])),
         "certified_something": some.share,
         "certified_something_interval": [some.interval().low, some.interval().high],
