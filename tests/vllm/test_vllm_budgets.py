@@ -32,7 +32,7 @@ from paceline.serving.answer import EngineTimes
 from paceline.vllm_plugin.budgets_server import open_budgets, read_budget_settings
 from paceline.vllm_plugin.relied_on_server import admission, require_server, tell_times
 
-START_SECONDS = 400  # half a minute on an idle machine
+START_SECONDS = 700  # half a minute on an idle machine; imports alone took minutes on one that was overloaded
 STANDIN = Path(__file__).parent / "torchvision_standin"
 NEW_TOKENS = 6
 GENEROUS_MS = 60_000
@@ -80,8 +80,17 @@ def server(tmp_path_factory):
             wait_until_healthy(process, started.address, folder / "server.txt")
             yield started
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
+            ended(process)
+
+
+def ended(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
 
 
 def wait_until_healthy(process, address, log):
