@@ -45,7 +45,7 @@ PROFILED: Mapping[str, Any] = {
 }
 STEP_LOAD_ANSWER, STEP_LOAD_PROMPT = 12, (4, 192)  # tokens
 # steps from one request of the load to the next: alone, in each other's way, at once
-STEP_LOAD = (*[STEP_LOAD_ANSWER] * 6, *[2] * 16, STEP_LOAD_ANSWER, *[0] * 11, STEP_LOAD_ANSWER, *[0] * 11)
+STEP_LOAD = (*[STEP_LOAD_ANSWER] * 6, *[2] * 16, STEP_LOAD_ANSWER, *[0] * 11, STEP_LOAD_ANSWER, *[0] * 11) * 2
 NOISY = "vllm.v1.worker.cpu_worker"  # warns of threads at every request that brings a picture
 
 
