@@ -218,11 +218,12 @@ def verified(*_, **__):
 def quick(monkeypatch, tmp_path, digits, questions):
     """The heavy parts made light: one loaded model, no demo, no verification, an engine that answers at once."""
 
-    def load(name, *, device="auto", dtype="auto", revision=None, template_arguments=None):
+    def load(name, *, device="auto", dtype="auto", template_arguments=None, trust_remote_code=None, **more):
         usual = name == "digits" and device in ("auto", "cpu") and dtype in ("auto", "float32")
-        if usual and not template_arguments:
+        if usual and not template_arguments and trust_remote_code is None:
             return digits
-        return load_model(name, device=device, dtype=dtype, revision=revision, template_arguments=template_arguments)
+        asked = {"template_arguments": template_arguments, "trust_remote_code": trust_remote_code, **more}
+        return load_model(name, device=device, dtype=dtype, **asked)
 
     for module in (paceline.cli.profile, paceline.cli.verify, paceline.runtime):
         monkeypatch.setattr(module, "load_model", load)
