@@ -10,6 +10,7 @@ from real_engine import BLOCK_TOKENS, TOLERANCE, answer
 from scheduler_swap import with_scheduler
 from tiny_moe import write_tiny_moe
 from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
+from vllm.exceptions import VLLMValidationError
 
 from paceline.errors import EngineError, InvalidValueError
 from paceline.vllm_plugin import prefixes, stock
@@ -262,9 +263,9 @@ def test_nothing_that_a_client_sends_ends_the_engine_or_moves_another_answer(moe
     assert max(off_by(oracle["moe"], honest, answers)) < TOLERANCE
 
 
-@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400])
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400], ids=["2^64", "-2^63-1", "10^400"])
 def test_a_number_that_no_message_can_hold_is_refused_by_vllm_before_the_engine_sees_it(number):
-    with pytest.raises(ValueError, match=r"extra_args integers must be between -2\*\*63 and 2\*\*64 - 1"):
+    with pytest.raises(VLLMValidationError, match=r"extra_args integers must be between -2\*\*63 and 2\*\*64 - 1"):
         SamplingParams(extra_args={TOP_K: number})
 
 
