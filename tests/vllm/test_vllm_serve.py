@@ -123,7 +123,7 @@ def test_a_server_with_settings_that_cannot_work_says_so_and_ends(serve):
         *("--additional-config", '{"paceline": {"policy": "srft"}}'),
     )
     assert server.wait(START_SECONDS) != 0
-    assert "policy 'srft' is unknown; expected fcfs, spf, srtf or aging (did you mean 'srtf'?)" in text_of(output)
+    assert "policy 'srft' is unknown; expected fcfs, spf, srtf, aging or edf (did you mean 'srtf'?)" in text_of(output)
 
 
 def test_requests_over_http_have_their_own_active_blocks(serve, tiny_llm):
