@@ -87,14 +87,14 @@ def profile_of(samples: pl.DataFrame, name: str = "synthetic.parquet") -> Profil
     return Profile(samples=samples, provenance=(), source=Path(name), left_out=())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def profile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profile") / "synthetic.parquet"
     synthetic_samples().write_parquet(path)
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page_file(profile_file: Path) -> Path:
     path = profile_file.parent / "report.html"
     written = CliRunner().invoke(command_line(), [str(profile_file), "-o", str(path)], catch_exceptions=False)
@@ -102,7 +102,7 @@ def page_file(profile_file: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
@@ -280,7 +280,7 @@ except ImportError as error:
     assert "pip install 'paceline[report]'" in done.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     parts = split_samples(evaluated_samples(300), Split(seed=4))
     judged = profile_of(evaluated_samples(150))
@@ -289,7 +289,7 @@ def evaluation() -> Evaluation:
     return evaluate(parts.test, controllers, budgets_ms=(10.0, 20.0, 40.0))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def evaluation_file(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("evaluation") / "evaluation.html"
     assert write_evaluation(evaluation, profile_of(synthetic_samples()), path) == path.stat().st_size
@@ -347,7 +347,7 @@ CURVES = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def learned_evaluation() -> Evaluation:
     parts = split_samples(synthetic_samples_with_vectors(300), Split(seed=4))
     judged = profile_of(evaluated_samples(150))
@@ -366,7 +366,7 @@ def learned_evaluation() -> Evaluation:
     return evaluate(parts.test, controllers, budgets_ms=(10.0, 20.0, 40.0), vectors=vectors)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def learned_file(learned_evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("learned") / "evaluation.html"
     write_evaluation(learned_evaluation, profile_of(synthetic_samples()), path, curves=CURVES)
@@ -443,7 +443,7 @@ STEP_TIME = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated")
     rows = [f"{index * 0.004},{60 + index % 7 * 40},{20 + index}" for index in range(80)]
@@ -457,7 +457,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / HOSTILE_RUN
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def timeline_file(run_directory: Path) -> Path:
     path = run_directory.parent / "timeline.html"
     written = CliRunner().invoke(command_line(), [str(run_directory), "-o", str(path)], catch_exceptions=False)
