@@ -65,7 +65,7 @@ test-transformers-newest test-transformers-oldest: test-transformers-%: .venv-tr
 
 .venv-transformers-%/.installed: constraints-transformers-%.txt constraints.txt pyproject.toml | setup
 	$(BIN)/python -m venv .venv-transformers-$*
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-transformers-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
+	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.path.abspath("src"), sep="\n")' > $$(.venv-transformers-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
 	.venv-transformers-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement constraints-transformers-$*.txt
 	@touch $@
 
