@@ -30,7 +30,7 @@ from paceline.models.loading import load_model, load_request_plans
 from paceline.records import KnobConfig
 from paceline.serving.answer import EngineTimes
 from paceline.vllm_plugin.budgets_server import open_budgets, read_budget_settings
-from paceline.vllm_plugin.relied_on_server import admission, require_server, tell_times
+from paceline.vllm_plugin.relied_on_server import admission, require_server, require_trusted_tiers, tell_times
 
 START_SECONDS = 700  # half a minute on an idle machine; imports alone took minutes on one that was overloaded
 STANDIN = Path(__file__).parent / "torchvision_standin"
@@ -305,6 +305,13 @@ def test_servers_that_budgets_cannot_be_kept_on_are_refused():
     other.vllm_config.parallel_config.worker_cls = "auto"
     with pytest.raises(EngineError, match="--worker-cls"):
         require_server(other)
+    with pytest.raises(EngineError, match="add --trust-request-mm-kwargs"):
+        require_trusted_tiers(state(args={"trust_request_mm_kwargs": False}), "qwen3_vl")
+    with pytest.raises(
+        EngineError, match="compared in vLLM for idefics3.* and not for aria, where one may end the engine"
+    ):
+        require_trusted_tiers(state(), "aria")
+    require_trusted_tiers(state(), "qwen3_vl_moe")
     with pytest.raises(InvalidValueError, match="controller"):
         open_budgets(None, state())
     for cells, key in (

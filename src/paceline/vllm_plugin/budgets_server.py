@@ -77,7 +77,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     _require_blocks(controllers["ttft"], configs, cells.get("block_ranking"), model)
     _require_tiers(configs, plans)
     if len(plans.tiers) > 1:
-        require_trusted_tiers(state)
+        require_trusted_tiers(state, model.hf_config.model_type)
     desk = Desk(
         controllers=controllers,
         sizes=plans,

@@ -24,6 +24,8 @@ from paceline.serving.answer import EngineTimes
 SUPPORTED_SERIES = "0.32."
 STATE = ("args", "vllm_config", "engine_client", "log_stats")
 MODULE = "paceline.vllm_plugin"
+# model types whose tiers, as vLLM's own processors take them, were compared with transformers (tests/vllm)
+COMPARED_TIERS = ("idefics3", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm")
 
 
 def require_server(state: Any) -> None:
@@ -54,8 +56,14 @@ def require_server(state: Any) -> None:
             raise EngineError(f"budgets cannot be kept on this server: {problem}; or leave --middleware out")
 
 
-def require_trusted_tiers(state: Any) -> None:
-    """Raise EngineError where a server would refuse the image processor's arguments that a tier is."""
+def require_trusted_tiers(state: Any, model_type: str) -> None:
+    """Raise EngineError where a tier may count other tokens than vLLM does, which ends the engine, and where a server would
+    refuse the image processor's arguments that a tier is."""
+    if model_type not in COMPARED_TIERS:
+        raise EngineError(
+            f"budgets cannot be kept on this server: tiers were compared in vLLM for {', '.join(COMPARED_TIERS)} and not for "
+            f"{model_type}, where one may end the engine; leave --middleware out, or serve the model in process"
+        )
     if not state.args.trust_request_mm_kwargs:
         raise EngineError(
             "budgets cannot be kept on this server: a tier is mm_processor_kwargs, which it refuses; add "
