@@ -22,20 +22,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-for name, value in ENVIRONMENT.items():
-    os.environ.setdefault(name, value)  # read when torch and vLLM are imported
-STAND_IN = Path(__file__).parents[1] / "tests" / "vllm" / "torchvision_standin"
-sys.path.insert(0, str(STAND_IN))
-os.environ["PYTHONPATH"] = os.pathsep.join([str(STAND_IN), os.environ.get("PYTHONPATH", "")])
+from vllm_in_process import ENGINE, prepare_process
+
+prepare_process()
 
 import polars as pl  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -60,13 +49,6 @@ RESULTS = Path(__file__).parent / "results" / "vllm_estimator.json"
 SETS = ("digits_read", "digits_count", "digits_exist")
 GRID = KnobGrid(tiers=("low", "medium", "high"), top_ks=(2, 4, 8), block_counts=(8, 16))
 SIDES = (96, 288)  # of pictures, in pixels
-ENGINE = {
-    "enforce_eager": True,
-    "max_model_len": 512,
-    "max_num_batched_tokens": 512,
-    "max_num_seqs": 32,
-    "block_size": 32,
-}
 SEEDS = (3407, 1, 2, 3, 4)
 ASKED = {"prefill": 0.05, "decode": 0.10}
 SEED = 3407

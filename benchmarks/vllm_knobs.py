@@ -29,20 +29,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-for name, value in ENVIRONMENT.items():
-    os.environ.setdefault(name, value)  # read when torch and vLLM are imported
-STAND_IN = Path(__file__).parents[1] / "tests" / "vllm" / "torchvision_standin"
-sys.path.insert(0, str(STAND_IN))
-os.environ["PYTHONPATH"] = os.pathsep.join([str(STAND_IN), os.environ.get("PYTHONPATH", "")])
+from vllm_in_process import ENGINE, prepare_process
+
+prepare_process()
 
 import torch  # noqa: E402
 from paired import paired  # noqa: E402
@@ -58,13 +47,6 @@ from paceline.vllm_plugin.relied_on import SamplingParams, TokensPrompt  # noqa:
 from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "vllm_knobs.json"
-ENGINE = {
-    "enforce_eager": True,
-    "max_model_len": 512,
-    "max_num_batched_tokens": 512,
-    "max_num_seqs": 32,
-    "block_size": 32,
-}
 SEED, WORDS = 3407, range(16, 60)  # token ids of letters
 NATIVE = (8, 16)
 FIXED = {
