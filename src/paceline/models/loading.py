@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families.choosing import family_of
 from paceline.models.families.declared import FAMILIES
+from paceline.models.families.family import Family
 from paceline.models.families.plans import Vision
 from paceline.models.features import project_tokens
 from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
@@ -59,57 +61,99 @@ def load_model(
     their kind. Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError
     for an argument that its template does not read.
     """
-    folder = EMBEDDED.get(name)
-    source = str(folder) if folder else name
+    source = str(EMBEDDED.get(name, name))
     where = torch_device(device)
     torch_dtype = _dtype(dtype, where)
     settings = read_model_settings(Path(source))
     if device_map is not None:
         require_accelerate(name)
-    code, raw = _remote_code(name, source, revision, trust_remote_code)
-    revision = code.pinned if code is not None and not Path(source).is_dir() else revision
-    with _told(name):
-        config_class: Any = AutoConfig if code is None else code.imported(class_reference(name, raw, "AutoConfig"))
-        config = config_class.from_pretrained(source, revision=revision)
-    family = family_of(config, f"the model {name!r}")
-    placed = device_map
-    if require_quantiser(
-        name, config, torch_dtype, device_map
-    ):  # such weights are made on their device, not moved there
-        require_accelerate(name)
-        placed = {"": str(where)} if device_map is None else device_map
-    tokenizer = _tokenizer(name, source, revision, **({} if code is None else {"config": config}))
-    if code is None:
-        model_class: Any = AutoModelForImageTextToText
-        image_processor = _image_processor(name, source, revision)
-    else:
-        model_class = with_shims(code.imported(class_reference(name, raw, "AutoModelForCausalLM")))
-        image_processor = _crop_processor(name, source, revision)
-        config.image_patch_id, config.use_cache = _patch_token(name, tokenizer), True
+    described = _described(name, source, revision, trust_remote_code)
+    placed = _placed(name, described.config, torch_dtype, device_map, where)
+    readers = _readers(name, source, described)
     prompts = Prompts(
-        tokenizer=tokenizer, family=family, config=config, name=name, template_arguments=template_arguments
+        tokenizer=readers.tokenizer,
+        family=described.family,
+        config=described.config,
+        name=name,
+        template_arguments=template_arguments,
     )
-    with _told(name), _quiet_bars() if folder else nullcontext():
-        model: Any = model_class.from_pretrained(
-            source, config=config, revision=revision, dtype=torch_dtype, **_placement(placed, offload_folder)
+    with _told(name), _quiet_bars() if name in EMBEDDED else nullcontext():
+        model: Any = readers.model_class.from_pretrained(
+            source,
+            config=described.config,
+            revision=described.revision,
+            dtype=torch_dtype,
+            **_placement(placed, offload_folder),
         )
     parts = find_parts((model if placed is not None else model.to(where)).eval())
     loaded = VisionLanguageModel(
         name=name,
-        revision=revision or getattr(config, "_commit_hash", None),
-        remote_code=None if code is None else code.pinned,
+        revision=described.revision or getattr(described.config, "_commit_hash", None),
+        remote_code=None if described.code is None else described.code.pinned,
         parts=parts,
-        tokenizer=tokenizer,
-        image_processor=image_processor,
+        tokenizer=readers.tokenizer,
+        image_processor=readers.image_processor,
         prompts=prompts,
         token_projection_VP=project_tokens(parts.embeddings),
-        tier_token_caps=settings.tier_token_caps or dict(family.caps),
+        tier_token_caps=settings.tier_token_caps or dict(described.family.caps),
         block_ranking=settings.block_ranking,
         default_top_ks=settings.default_top_ks,
         default_block_counts=settings.default_block_counts,
     )
     check_counts(loaded)
     return loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What a checkpoint's configuration says; `code` is what comes with it, `raw` the configuration as it stands there."""
+
+    code: RemoteCode | None
+    raw: dict[str, Any]
+    revision: str | None
+    config: Any
+    family: Family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Readers:
+    """What reads texts and pictures for a model, and the class that its weights are read into."""
+
+    tokenizer: Any
+    image_processor: Any
+    model_class: Any
+
+
+def _described(name: str, source: str, revision: str | None, pinned: str | None) -> _Described:
+    code, raw = _remote_code(name, source, revision, pinned)
+    revision = code.pinned if code is not None and not Path(source).is_dir() else revision
+    with _told(name):
+        config_class: Any = AutoConfig if code is None else code.imported(class_reference(name, raw, "AutoConfig"))
+        config = config_class.from_pretrained(source, revision=revision)
+    family = family_of(config, f"the model {name!r}")
+    return _Described(code=code, raw=raw, revision=revision, config=config, family=family)
+
+
+def _readers(name: str, source: str, described: _Described) -> _Readers:
+    code, config, revision = described.code, described.config, described.revision
+    tokenizer = _tokenizer(name, source, revision, **({} if code is None else {"config": config}))
+    if code is None:
+        image_processor = _image_processor(name, source, revision)
+        return _Readers(tokenizer=tokenizer, image_processor=image_processor, model_class=AutoModelForImageTextToText)
+    model_class = with_shims(code.imported(class_reference(name, described.raw, "AutoModelForCausalLM")))
+    image_processor = _crop_processor(name, source, revision)
+    config.image_patch_id, config.use_cache = _patch_token(name, tokenizer), True
+    return _Readers(tokenizer=tokenizer, image_processor=image_processor, model_class=model_class)
+
+
+def _placed(
+    name: str, config: Any, dtype: torch.dtype, device_map: str | Mapping[str, str | int] | None, where: torch.device
+) -> str | Mapping[str, str | int] | None:
+    """Return where weights go while they are read, None for afterwards: quantised ones are made on their device."""
+    if not require_quantiser(name, config, dtype, device_map):
+        return device_map
+    require_accelerate(name)
+    return {"": str(where)} if device_map is None else device_map
 
 
 def load_request_plans(name: str, *, revision: str | None = None) -> RequestPlans:
