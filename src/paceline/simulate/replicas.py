@@ -52,26 +52,18 @@ def simulate_replicas(
     if router not in ROUTERS:
         raise UnknownChoiceError("router", router, tuple(ROUTERS))
 
-    def served(part: RequestColumns) -> SimulatedRun:
-        return simulate(
-            part,
-            engine,
-            cost,
-            computed_by=computed_by,
-            with_steps=with_steps,
-            choices=choices if replicas == 1 else None,
-        )
+    def served(part: RequestColumns, choices: Choices | None) -> SimulatedRun:
+        return simulate(part, engine, cost, computed_by=computed_by, with_steps=with_steps, choices=choices)
 
     if replicas == 1:
-        return [ReplicaRun(requests=np.arange(len(load)), run=served(load))]
+        return [ReplicaRun(requests=np.arange(len(load)), run=served(load, choices))]
     if router == ROUND_ROBIN and choices is None:
         parts = [np.arange(first, len(load), replicas) for first in range(min(replicas, len(load)))]
-        return [ReplicaRun(requests=part, run=served(load.part(part))) for part in parts]
+        return [ReplicaRun(requests=part, run=served(load.part(part), None)) for part in parts]
     require_factors_count(load, cost, choices)
+    logged = with_steps or choices is not None
     runs = [
-        opened_simulation(
-            engine, cost, size=len(load), computed_by=computed_by, with_steps=with_steps or choices is not None
-        )
+        opened_simulation(engine, cost, size=len(load), computed_by=computed_by, with_steps=logged)
         for _ in range(replicas)
     ]
 

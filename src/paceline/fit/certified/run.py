@@ -110,18 +110,13 @@ def run_certified(
     questions = _within(sets, plan.questions)
     asked = [asked_question(each) for each in questions]
     parts = part_questions(asked, choosing=choosing_questions(len(asked)), seed=plan.profile.seed)
-    available = len(parts.certifying)
-    require_floor(available, epsilon=plan.epsilon, delta=plan.delta)
-    timed_requests(available, plan.delta)
     setting = _Setting(
         plan=plan,
         out=out,
         configs=configs,
         questions={(each.dataset, each.sample_id): each for each in questions},
         parts=parts,
-        kind=stopping_kind(
-            plan, [each.scorer for each in sets], most_shared=parts.most_shared, large=available >= LARGE_SET
-        ),
+        kind=_kind(plan, parts, sets),
     )
     ranking = block_ranking(model, setting.of(parts.choosing))
     provenance = profile_provenance(model, plan.measured, grid, sets, ranking)
@@ -141,6 +136,15 @@ def run_certified(
             found = _both_parts(setting, measuring, model.name, on_decided)
             store.compact()
     return replace(found, seconds=clock() - started)
+
+
+def _kind(plan: CertifyPlan, parts: QuestionParts, sets: Sequence[QuestionSet]) -> Rule:
+    """Return the stopping rule; raises InvalidValueError where the certifying questions cannot support what is asked."""
+    available = len(parts.certifying)
+    require_floor(available, epsilon=plan.epsilon, delta=plan.delta)
+    timed_requests(available, plan.delta)
+    scorers = [each.scorer for each in sets]
+    return stopping_kind(plan, scorers, most_shared=parts.most_shared, large=available >= LARGE_SET)
 
 
 def _both_parts(setting: _Setting, measuring: Measuring, model_name: str, on_decided: Decided) -> CertifiedRun:
