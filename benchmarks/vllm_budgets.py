@@ -55,6 +55,7 @@ SEED = 3407
 BUDGETS = 5
 CALIBRATING = 80  # requests before the first that counts
 NEW_TOKENS = 4
+PART_BYTES = 64 * 1024  # what a server hands on of a body at a time
 START_SECONDS = 600
 JSON_HEADERS = {"Content-Type": "application/json"}
 NAMES = KnobNames(
@@ -99,7 +100,12 @@ def decisions(controller: Path, count: int) -> dict[str, Any]:
     )
     budget = {"latency_budget_ms": 100}
     bodies = {name: _body(picture, budget) for name, picture in _pictures().items()}
+    bodies["1 megapixel PNG, slashes escaped as PHP does"] = bodies["1 megapixel PNG"].replace(b"/", b"\\/")
     bodies["8,000 letters, no picture"] = _body(None, budget, text="count the digits " * 470)
+    bodies["200,000 letters, no picture"] = _body(None, budget, text="count the digits " * 11_765)
+    bodies["two pictures, 12 and 1 megapixels JPEG"] = _body(
+        _pictures()["12 megapixels JPEG"], budget, more=(_pictures()["1 megapixel JPEG"],)
+    )
     bodies["without a budget, 12 megapixels JPEG"] = _body(_pictures()["12 megapixels JPEG"], {})
     found: dict[str, Any] = {}
     for name, body in bodies.items():
@@ -114,8 +120,9 @@ def decisions(controller: Path, count: int) -> dict[str, Any]:
 
 
 def _decided(desk: Desk, body: bytes) -> tuple[float, float]:
+    received = [body[first : first + PART_BYTES] for first in range(0, len(body), PART_BYTES)]
     wall, cpu = time.perf_counter(), time.thread_time()
-    reading = desk.read(CHAT_PATH, [], body)
+    reading = desk.read(CHAT_PATH, [], b"".join(received))
     ticket = None
     if reading.asked is not None:
         ticket = desk.accept(reading, received_seconds=0.0, now_seconds=0.0)
@@ -157,10 +164,12 @@ def _png(question: VisualQuestion) -> bytes:
     return file.getvalue()
 
 
-def _body(picture: bytes | None, fields: dict[str, Any], *, text: str = "Read the digits.") -> bytes:
+def _body(
+    picture: bytes | None, fields: dict[str, Any], *, text: str = "Read the digits.", more: Sequence[bytes] = ()
+) -> bytes:
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if picture is not None:
-        url = "data:image/png;base64," + base64.b64encode(picture).decode()
+    for each in [*more, *([] if picture is None else [picture])]:
+        url = "data:image/png;base64," + base64.b64encode(each).decode()
         parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
     asked = {
         "model": "digits",

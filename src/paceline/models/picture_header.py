@@ -31,11 +31,13 @@ class PictureSize:
 
 
 class Base64File(io.RawIOBase):
-    """A file in base64, from a place in a text, of which only what is read is decoded, and no more than `most_bytes` in all."""
+    """A file in base64, from a place in a text or its bytes, of which only what is read is decoded, and no more than
+    `most_bytes` in all.
+    """
 
-    def __init__(self, text: str, start: int = 0, *, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, text: str | memoryview, start: int = 0, *, most_bytes: int = MOST_BYTES) -> None:
         self._text, self._start, self._place, self._left = text, start, 0, most_bytes
-        self.size = (len(text) - start) // 4 * 3 - text[-2:].count("=")
+        self.size = (len(text) - start) // 4 * 3 - _written(text[-2:]).count("=")
 
     def readable(self) -> bool:
         """Whether it can be read: yes."""
@@ -73,15 +75,15 @@ class Base64File(io.RawIOBase):
         return decoded[skipped : skipped + wanted]
 
 
-def size_of_data_url(url: str) -> PictureSize:
-    """Return the size of the picture in a `data:` URL of base64, upright.
+def size_of_data_url(url: str | memoryview) -> PictureSize:
+    """Return the size of the picture in a `data:` URL of base64, or in the bytes of one, upright.
 
     Raises PictureError for another URL and for a picture whose header cannot be read.
     """
-    spec, comma, _ = url[:1000].partition(",")
+    spec, comma, _ = _written(url[:1000]).partition(",")
     if not comma or not spec.startswith("data:") or not spec.endswith(";base64"):
         raise PictureError(
-            f"the picture's URL begins {url[:32]!r}; expected a data: URL of base64, data:image/png;base64,…"
+            f"the picture's URL begins {_written(url[:32])!r}; expected a data: URL of base64, data:image/png;base64,…"
         )
     file = Base64File(url, len(spec) + 1)  # no copy: pictures are megabytes
     try:
@@ -97,6 +99,10 @@ def size_of_data_url(url: str) -> PictureSize:
         raise PictureError(
             f"the header of the picture cannot be read ({error}); expected a whole {READABLE}"
         ) from error
+
+
+def _written(part: str | memoryview) -> str:
+    return part if isinstance(part, str) else bytes(part).decode("latin-1")  # a letter a byte, so that places stay
 
 
 def _pillow_size(file: Base64File) -> PictureSize:

@@ -9,6 +9,7 @@ from paceline.models.families.plans import TierPlan
 from paceline.models.picture_header import PictureSize, size_of_data_url
 from paceline.models.pictures import check_pixels
 from paceline.wire.body import Fields, value_of
+from paceline.wire.cut_body import CutBody, Url
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking")
 TEMPLATE_FIELDS = ("tools", "documents")
@@ -60,8 +61,11 @@ class Chat:
         return {tier: self.image_tokens(tier) for tier in (self.tiers if self.plans is None else self.plans)}
 
 
-def read_chat(fields: Fields, sizes: Sizes) -> Chat:
-    """Return the chat of a request's body; raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on."""
+def read_chat(fields: Fields, sizes: Sizes, cut: CutBody) -> Chat:
+    """Return the chat of a request's fields, whose pictures may be cut out.
+
+    Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on.
+    """
     messages, pictures = _messages(value_of(fields, "messages"))
     text_tokens = sizes.text_tokens(messages, arguments=_template_arguments(fields))
     if not pictures:
@@ -69,7 +73,7 @@ def read_chat(fields: Fields, sizes: Sizes) -> Chat:
     if len(pictures) > 1:
         raise _bad(f"messages hold {len(pictures)} pictures; expected one or none with a budget", "messages")
     url, detail = pictures[0]
-    size = _size(url)
+    size = _size(cut.url(url))
     caller = value_of(fields, "mm_processor_kwargs") or {}
     if not isinstance(caller, dict):
         raise _bad("mm_processor_kwargs is no object; expected limits of the image processor", "mm_processor_kwargs")
@@ -137,8 +141,8 @@ def _part(part: object, pictures: list[tuple[str, str | None]]) -> dict[str, Any
     return {"type": "image"}
 
 
-def _size(url: str) -> PictureSize:
-    if not url.startswith("data:"):
+def _size(url: Url) -> PictureSize:
+    if isinstance(url, str) and not url.startswith("data:"):
         raise _bad(
             f"the picture is at {url[:60]!r}; expected it in the request, as data:image/png;base64,…: a budget counts from the "
             "request's last byte, and a picture elsewhere has yet to be fetched",

@@ -17,6 +17,7 @@ from paceline.serving.chat import Chat, Sizes, read_chat
 from paceline.serving.ledger import AcceptedRequest, Ledger, expected_wait_ms
 from paceline.wire.body import Fields, body_of, fields_of, may_matter, raw, strip_knobs, value_of
 from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, read_budget
+from paceline.wire.cut_body import CutBody, cut_out
 from paceline.wire.metrics import PromiseMetrics
 from paceline.wire.report import Promise, ServerTiming
 
@@ -39,11 +40,15 @@ class KnobNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a body holds: its budget (None without one), its fields where it was read, and the knobs taken out of it."""
+    """What a body holds: its budget (None without one), its fields where it was read, and the knobs taken out of it.
+
+    The fields are those of `cut`, which holds the pictures that were cut out of them.
+    """
 
     body: bytes
     asked: AskedBudget | None = None
     fields: Fields | None = None
+    cut: CutBody | None = None
     stripped: tuple[str, ...] = ()
 
 
@@ -96,26 +101,27 @@ class Desk:
 
         Raises RequestRefusedError for a budget that is none, and for one on another path than chat completions.
         """
-        fields = fields_of(body) if may_matter(body) else None
+        cut = cut_out(body)
+        fields = fields_of(cut.text) if may_matter(cut.text) else None
         if path != CHAT_PATH:
             if fields is not None and value_of(fields, BUDGET_FIELD) is not None:
                 message = f"{BUDGET_FIELD} is not read on {path}; expected it on {CHAT_PATH}"
                 raise RequestRefusedError(message, param=BUDGET_FIELD)
-            return self._stripped(body, fields)
+            return self._stripped(body, cut, fields)
         said = {} if fields is None else {name: value_of(fields, name) for name in BUDGET_FIELDS}
         asked = read_budget(said, headers)
         if asked is not None and asked.from_proxy and asked.kind not in self.controllers:
             asked = None  # a proxy's ceiling on every request asks nobody for a promise that cannot be given
         if asked is None:
-            return self._stripped(body, fields)
-        fields = fields_of(body) if fields is None else fields
+            return self._stripped(body, cut, fields)
+        fields = fields_of(cut.text) if fields is None else fields
         if fields is None:  # no JSON: the engine's server says so
             return Reading(body=body)
         if len(body) > LARGEST_BODY_BYTES:
             message = f"the body has {len(body):,} bytes; expected at most {LARGEST_BODY_BYTES:,} with a budget"
             raise RequestRefusedError(message, status=413, code="request_too_large")
         self._require_kind(asked)
-        return Reading(body=body, asked=asked, fields=fields)
+        return Reading(body=body, asked=asked, fields=fields, cut=cut)
 
     def accept(self, reading: Reading, *, received_seconds: float, now_seconds: float) -> Ticket:
         """Decide a request with a budget and enter it in the ledger, until `finish`.
@@ -123,9 +129,9 @@ class Desk:
         Raises RequestRefusedError for a chat that no decision can be made on, and where the caller would rather be refused:
         422 for a budget that not even an idle engine keeps, 429 for one that this engine does not keep now.
         """
-        assert reading.asked is not None and reading.fields is not None
-        asked, fields = reading.asked, dict(reading.fields)
-        chat = read_chat(fields, self.sizes)
+        assert reading.asked is not None and reading.fields is not None and reading.cut is not None
+        asked, fields, cut = reading.asked, dict(reading.fields), reading.cut
+        chat = read_chat(fields, self.sizes, cut)
         stripped = () if self.client_knobs else strip_knobs(fields)
         wait_ms = self.wait(self.ledger, now_seconds)
         choice = self._choice(asked, chat, wait_ms)
@@ -147,7 +153,7 @@ class Desk:
             promise=promise,
             decision=choice.taken,
             entry=entry,
-            body=body_of(fields),
+            body=cut.whole(body_of(fields)),
             received_seconds=received_seconds,
             alone=alone,
             stripped=stripped,
@@ -186,12 +192,12 @@ class Desk:
             calibration_requests=len(pooled), drift_factor=pooled.upper, unfinished=len(self.ledger)
         )
 
-    def _stripped(self, body: bytes, fields: Fields | None) -> Reading:
+    def _stripped(self, body: bytes, cut: CutBody, fields: Fields | None) -> Reading:
         if self.client_knobs or fields is None:
             return Reading(body=body)
         kept = dict(fields)
         stripped = strip_knobs(kept)
-        return Reading(body=body_of(kept) if stripped else body, stripped=stripped)
+        return Reading(body=cut.whole(body_of(kept)) if stripped else body, stripped=stripped)
 
     def _require_kind(self, asked: AskedBudget) -> None:
         if asked.kind not in self.controllers:

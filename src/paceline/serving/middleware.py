@@ -63,10 +63,11 @@ class BudgetMiddleware:
             await self.app(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await whole_body(receive)
-        if body is None:  # the client left before its last byte
+        parts = await received_parts(receive)
+        if parts is None:  # the client left before its last byte
             return
         received, wall = self.clock(), self.wall()
+        body = b"".join(parts)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
             reading = self.desk.read(path, scope["headers"], body)
@@ -141,8 +142,8 @@ def _body(body: bytes) -> Message:
     return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def whole_body(receive: Receive) -> bytes | None:
-    """Return a request's body once its last byte is there; None where the client left before."""
+async def received_parts(receive: Receive) -> list[bytes] | None:
+    """Return the parts of a request's body once its last byte is there; None where the client left before."""
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -150,7 +151,7 @@ async def whole_body(receive: Receive) -> bytes | None:
             return None
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return parts
 
 
 def _may_be_json(scope: Scope) -> bool:

@@ -1,0 +1,156 @@
+"""A body without its pictures is read as the whole one is, and whole again it is the one that came."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from serving_desk import calibrated_desk, picture_url
+
+from paceline.errors import RequestRefusedError
+from paceline.serving import desk as desk_module
+from paceline.wire import cut_body
+from paceline.wire.body import body_of, fields_of, value_of
+from paceline.wire.cut_body import MARK, CutBody, cut_out
+
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture(autouse=True)
+def every_url_is_long_enough(monkeypatch):
+    monkeypatch.setattr(cut_body, "SHORTEST_CUT", 12)
+
+
+pieces = st.sampled_from(
+    [
+        "data:image/png;base64,AAAA",
+        "data:,b",
+        '"',
+        "\\",
+        "/",
+        "data:",
+        '"data:image/png;base64,BB',
+        "\n",
+        "é",
+        "\U0001f600",
+        MARK,
+    ]
+)
+strings = st.one_of(st.lists(pieces, max_size=6).map("".join), st.text(max_size=8), st.just(picture_url()))
+values = st.recursive(
+    st.one_of(strings, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=True)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(strings, inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = ("latency_budget_ms", "vllm_xargs", "mm_processor_kwargs", "messages", "stream", "on_infeasible")
+objects = st.dictionaries(st.one_of(st.sampled_from(NAMES), strings), values, max_size=6)
+writings = st.sampled_from(
+    [
+        lambda value: json.dumps(value).encode(),
+        lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+        lambda value: json.dumps(value).replace("/", "\\/").encode(),
+        lambda value: json.dumps(value, indent=1).encode(),
+        lambda value: json.dumps(value).encode("utf-8-sig"),
+        lambda value: json.dumps(value).encode("utf-16"),
+    ]
+)
+bodies = st.builds(lambda write, value: write(value), writings, objects)
+
+
+@st.composite
+def torn(draw):
+    """A body with some bytes of its own or of another put where they do not belong."""
+    body = draw(bodies)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(body)))
+        put = draw(st.sampled_from([b'"', b"\\", b'"data:', b"{", b",", b"data:image/png;base64,", b"\0", b'"a":1,']))
+        body = body[:place] + put + body[place + draw(st.integers(0, 3)) :]
+    return body
+
+
+@given(st.one_of(bodies, torn()))
+@example('{"a": "搢瑡㩡xxxxxxxxxxxx", "vllm_xargs": {"paceline_top_k": 99}, "b": ""}'.encode("utf-16"))
+@example(b'{"data:image/png;base64,AAAA": "data:image/png;base64,AAAA", "a": "\\"data:image/png;base64,AAAA"}')
+def test_what_a_server_reads_is_what_is_read_here(body):
+    cut = cut_out(body)
+    assert cut.whole(cut.text) == body
+    try:
+        read = json.loads(body)
+    except ValueError:  # the server says so, whatever is thought of it here
+        return
+    if not isinstance(read, dict):
+        assert fields_of(cut.text) is None
+        return
+    fields, plain = fields_of(cut.text), fields_of(body)
+    assert [cut.whole(name.encode("utf-8", "surrogatepass")) for name in fields] == [
+        name.encode("utf-8", "surrogatepass") for name in plain
+    ]
+    for (_, value), (name, whole) in zip(fields.items(), plain.items(), strict=True):
+        assert cut.whole(bytes(value)) == bytes(whole), name
+    assert cut.whole(body_of(fields)) == body_of(plain)
+
+
+def decided(body):
+    desk = calibrated_desk()
+    try:
+        reading = desk.read(PATH, [], body)
+        if reading.asked is None:
+            return reading.body, reading.stripped
+        ticket = desk.accept(reading, received_seconds=0.0, now_seconds=0.0)
+    except RequestRefusedError as refused:
+        return refused.status, refused.param, refused.code
+    return ticket.body, ticket.stripped, ticket.promise
+
+
+parts = st.one_of(
+    st.builds(
+        lambda url, detail: {"type": "image_url", "image_url": {"url": url, **detail}},
+        strings,
+        st.sampled_from([{}, {"detail": "low"}]),
+    ),
+    st.builds(lambda text: {"type": "text", "text": text}, strings),
+)
+chats = st.builds(
+    lambda content, budget, others: {
+        "messages": [{"role": "user", "content": content}],
+        "latency_budget_ms": budget,
+        **others,
+    },
+    st.lists(parts, max_size=3),
+    st.sampled_from([None, 5, 30, 500]),
+    st.dictionaries(
+        st.sampled_from(("vllm_xargs", "mm_processor_kwargs", "media_io_kwargs", "stream", "note")), values, max_size=3
+    ),
+)
+
+
+@given(st.builds(lambda write, value: write(value), writings, chats))
+def test_a_decision_is_that_of_the_plain_way(body):
+    found = decided(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk_module, "cut_out", lambda whole: CutBody(text=whole))
+        assert decided(body) == found
+
+
+def test_a_picture_is_not_read_with_the_words_around_it(monkeypatch):
+    monkeypatch.setattr(cut_body, "SHORTEST_CUT", 4096)
+    url = "data:image/png;base64," + "A" * 5000
+    body = json.dumps({"a": [url, "data:image/png;base64,BBBB"], "b": {"url": url}, "latency_budget_ms": 3}).encode()
+    cut = cut_out(body)
+    assert len(cut.text) < 300 and [bytes(each).decode() for each in cut.urls] == [url, url]
+    said = value_of(fields_of(cut.text), "a")
+    assert bytes(cut.url(said[0])).decode() == url and cut.url(said[1]) == "data:image/png;base64,BBBB"
+
+
+def test_a_name_in_a_clients_own_words_is_nobodys_picture(monkeypatch):
+    monkeypatch.setattr(cut_body, "SHORTEST_CUT", 64)
+    url = "data:image/png;base64," + "A" * 64
+    for name in (f"data:{MARK}:0", f"data:{MARK}:7"):
+        body = json.dumps({"a": url, "b": name}).encode()
+        assert cut_out(body) == CutBody(text=body)
+    # spelled by escapes, in a body that is written anew
+    spelled = "".join(f"\\u{ord(letter):04x}" for letter in MARK)
+    body = f'{{"a": "{url}", "b": "data:{spelled}:7", "c": NaN, "media_io_kwargs": {{"image": 1}}}}'.encode()
+    reading = calibrated_desk().read(PATH, [], body)
+    assert reading.stripped == ("media_io_kwargs",)
+    assert json.loads(reading.body)["a"] == url and json.loads(reading.body)["b"] == f"data:{MARK}:7"
