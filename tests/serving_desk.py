@@ -30,14 +30,16 @@ TOKENS = {"low": 10, "medium": 40, "high": 90}
 
 class FakeSizes:
     tiers = TIERS
+    smallest_cap = TOKENS[TIERS[0]]
 
     def text_tokens(self, messages, *, arguments=None):
         return sum(len(part.get("text", "").split()) for message in messages for part in message["content"])
 
-    def plans(self, width, height, *, cap_tokens=None):
-        capped = {tier: min(tokens, cap_tokens or tokens) for tier, tokens in TOKENS.items()}
+    def plans(self, pictures, *, caps=None):
+        cap = min((cap for cap in caps or () if cap is not None), default=None)
+        capped = {tier: min(tokens, cap or tokens) for tier, tokens in TOKENS.items()}
         return {
-            tier: TierPlan(tokens=tokens, arguments={"size": {"longest_edge": tokens}})
+            tier: TierPlan(tokens=tokens * len(pictures), arguments={"size": {"longest_edge": tokens}})
             for tier, tokens in capped.items()
         }
 
@@ -84,8 +86,9 @@ def picture_url(width=40, height=30):
 
 def chat(budget_ms=None, *, picture=True, **fields):
     parts = [{"type": "text", "text": "How many?"}]
-    if picture:
-        parts.insert(0, {"type": "image_url", "image_url": {"url": picture_url(), **fields.pop("image", {})}})
+    image = fields.pop("image", {})
+    for each in picture if isinstance(picture, list) else [image] * picture:
+        parts.insert(0, {"type": "image_url", "image_url": {"url": picture_url(), **each}})
     body = {"model": "m", "messages": [{"role": "user", "content": parts}], **fields}
     return body if budget_ms is None else {**body, "latency_budget_ms": budget_ms}
 

@@ -59,6 +59,16 @@ REAL = {
 }  # fmt: skip
 
 
+AREA = {
+    "qwen2_5_vl": (lambda: processor("Qwen2VL"), Config()),
+    "qwen3_vl_moe": (
+        lambda: processor("Qwen2VL", patch_size=16, size={"shortest_edge": 65_536, "longest_edge": 16_777_216}),
+        Config(),
+    ),
+}
+ALIKE = {name: each for name, each in {**REAL, **AREA}.items() if FAMILIES[name].tiers.alike is not None}
+
+
 def made(name, vision, found, plan):
     """Return how many image tokens the processor's own output stands for."""
     pixels = found["pixel_values"]
@@ -74,6 +84,8 @@ def made(name, vision, found, plan):
     if name == "aria":
         queries = vision.config.projector_patch_to_query_dict[(pixels.shape[-1] // 14) ** 2]
         return pixels.shape[0] * queries
+    if name in AREA:
+        return int(found["image_grid_thw"].prod()) // int(vision.processor.merge_size) ** 2
     pieces = pixels.shape[1] if name in ("idefics2", "idefics3", "smolvlm") else pixels.shape[0]
     return pieces * plan.pieces[0]
 
@@ -90,3 +102,40 @@ def test_a_plan_is_what_the_processor_makes(name, width, height, tier):
         return
     found = encoded(vision, Image.new("RGB", (width, height)), plan)
     assert made(name, vision, found, plan) == plan.tokens <= TIER_TOKEN_CAPS[tier]
+
+
+shapes = st.tuples(st.integers(28, 900), st.integers(28, 900))
+strips = st.tuples(st.integers(28, 40), st.integers(1500, 4000))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ALIKE if is_in_reach(FAMILIES[name])))
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    pictures=st.lists(st.tuples(shapes | strips, st.integers(64, 2304)), min_size=1, max_size=4),
+    turned=st.booleans(),
+)
+def test_pictures_of_one_request_have_the_same_arguments_and_stay_within_their_own_caps(name, pictures, turned):
+    make, config = ALIKE[name]
+    vision = Vision(processor=make(), config=config)
+    capped = [(*(shape[::-1] if turned else shape), cap) for shape, cap in pictures]
+    family = FAMILIES[name]
+    try:
+        plans = family.plans_alike(vision, capped, lambda each: each.tokens)
+    except PictureError:  # one of them has more tokens than its cap however small it is made
+        return
+    assert all(plan.arguments == plans[0].arguments for plan in plans)
+    for plan, (width, height, cap) in zip(plans, capped, strict=True):
+        found = encoded(vision, Image.new("RGB", (width, height)), plan)
+        assert made(name, vision, found, plan) == plan.tokens <= cap
+        alone = family.plan(vision, width, height, cap, lambda each: each.tokens)
+        if len({each for each in capped}) == 1:
+            assert plan == alone
+
+
+def test_pictures_without_arguments_in_common_are_refused_where_a_request_has_one_set():
+    make, config = REAL["gemma4"]
+    vision = Vision(processor=make(), config=config)
+    family = FAMILIES["gemma4"]
+    with pytest.raises(PictureError, match="2 pictures of different shapes would each have another max_soft_tokens"):
+        family.plans_alike(vision, [(500, 400, 1200), (500, 400, 90)], lambda each: each.tokens)
+    assert len(family.plans_alike(vision, [(500, 400, 300)] * 3, lambda each: each.tokens)) == 3

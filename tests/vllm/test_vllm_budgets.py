@@ -69,6 +69,7 @@ def server(tmp_path_factory):
         *("--controller", str(write_table(folder / "table.json"))),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"),
         *("--max-num-seqs", "16", "--max-num-batched-tokens", "256"),
+        *("--limit-mm-per-prompt", '{"image": 2, "video": 0}'),
         # after a client that left while its picture was prepared, vLLM 0.32 may answer 500 to the next with that picture: its
         # two caches of pictures differ from then on ("P0/P1 cache drift" in its log)
         *("--mm-processor-cache-gb", "0"),
@@ -125,9 +126,10 @@ def picture_url(question):
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def chat(question, **fields):
+def chat(question, *, before=(), **fields):
+    pictures = [{"url": picture_url(question)}, *({"url": picture_url(each)} for each in before)][::-1]
     parts = [
-        {"type": "image_url", "image_url": {"url": picture_url(question)}},
+        *({"type": "image_url", "image_url": each} for each in pictures),
         {"type": "text", "text": question.prompt},
     ]
     return {
@@ -139,9 +141,9 @@ def chat(question, **fields):
     }
 
 
-def ask(client, question, **extra):
+def ask(client, question, *, before=(), **extra):
     return client.chat.completions.create(
-        **chat(question), extra_body={"ignore_eos": True, "return_token_ids": True, **extra}
+        **chat(question, before=before), extra_body={"ignore_eos": True, "return_token_ids": True, **extra}
     )
 
 
@@ -150,8 +152,10 @@ def reference():
     model = load_model("digits", device="cpu", dtype="float32")
 
     @torch.no_grad()
-    def tokens(question, config):
-        inputs = model.prepare(question.picture, question.prompt, config.tier).inputs
+    def tokens(question, config, before=()):
+        pictures = [{"type": "image", "image": each.picture} for each in (*before, question)]
+        asked = [{"role": "user", "content": [*pictures, {"type": "text", "text": question.prompt}]}]
+        inputs = model.prepare_chat(asked, config.tier).inputs
         with applied(model.parts, config, model.block_ranking):
             out = model.parts.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=10_000)
         return out[0, inputs["input_ids"].shape[1] :].tolist()
@@ -176,13 +180,35 @@ def test_answers_are_those_of_the_configuration_that_a_budget_leads_to(client, a
         report = answer.paceline
         config = KnobConfig(**report["config"])
         assert answer.choices[0].token_ids == reference(question, config), config
-        plans = load_request_plans("digits").plans(*question.picture.size)
+        plans = load_request_plans("digits").plans([question.picture.size])
         assert report["image_tokens"] == plans[config.tier].tokens
         assert 0 < report["ttft_ms"] <= report["total_ms"]
         assert report["within_budget"] == (report["ttft_ms"] <= report["budget_ms"])
         assert answer.metrics["time_to_first_token_ms"] > 0  # vLLM's own, beside it
         configs.add(config)
     assert len(configs) > 1
+
+
+def test_two_pictures_are_each_under_the_tier_that_one_budget_leads_to(client, asked, reference):
+    budgets = (5, 12, 22, 30, 50, GENEROUS_MS)
+    pairs = list(zip(asked, asked[1:], budgets, strict=False))
+    with ThreadPoolExecutor(len(budgets)) as pool:
+        answers = list(pool.map(lambda each: ask(client, each[1], before=each[:1], latency_budget_ms=each[2]), pairs))
+    tiers = set()
+    for answer, (first, second, _) in zip(answers, pairs, strict=True):
+        report = answer.paceline
+        config = KnobConfig(**report["config"])
+        assert answer.choices[0].token_ids == reference(second, config, before=[first]), config
+        sizes = [first.picture.size, second.picture.size]
+        assert report["image_tokens"] == load_request_plans("digits").plans(sizes)[config.tier].tokens
+        assert not report["promised"]
+        assert any(
+            why in report["not_promised_because"] for why in ("in the engine", "requests that calibrate", "2 pictures")
+        )
+        tiers.add(config.tier)
+    assert len(tiers) > 1
+    with pytest.raises(openai.BadRequestError, match="3 pictures; this server takes at most 2"):
+        ask(client, asked[0], before=asked[1:3], latency_budget_ms=GENEROUS_MS)
 
 
 def test_a_stream_reports_in_its_usage_chunk_and_its_headers_come_first(client, asked):

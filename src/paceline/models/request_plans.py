@@ -1,4 +1,4 @@
-"""What a chat will cost in tokens, told without the model: text tokens, and the plan of its picture under each tier.
+"""What a chat will cost in tokens, told without the model: text tokens, and the plan of its pictures under each tier.
 
 The same rules as `VisionLanguageModel`'s, over a tokenizer and an image processor alone: servers decide with it.
 """
@@ -44,6 +44,12 @@ class RequestPlans:
         """The tiers of this model, smallest first; (None,) where no picture has another number of tokens under one."""
         return TIERS if self.pictures is not None and self.pictures.family.has_tiers else (None,)
 
+    @property
+    def smallest_cap(self) -> int | None:
+        """The most tokens that the smallest tier gives a picture; None where no tier moves any."""
+        tier = self.tiers[0]
+        return None if self.pictures is None or tier is None else self.pictures.tier_token_caps[tier]
+
     def text_tokens(self, messages: Sequence[Message], *, arguments: Mapping[str, object] | None = None) -> int:
         """Return the tokens of a chat and its template, its pictures left out; beyond 4,096 letters by its beginning.
 
@@ -59,22 +65,30 @@ class RequestPlans:
         text = written.replace(placeholder, "") if placeholder else written
         return self._counted(text)
 
-    def plans(self, width: int, height: int, *, cap_tokens: int | None = None) -> dict[str | None, TierPlan]:
-        """Return the plan of a picture of this size in pixels under every tier, none of them above `cap_tokens`.
+    def plans(
+        self, pictures: Sequence[tuple[int, int]], *, caps: Sequence[int | None] | None = None
+    ) -> dict[str | None, TierPlan]:
+        """Return the plan of a request's pictures, of these widths and heights in pixels, under every tier.
 
-        Raises PictureError for a picture that no tier can carry, or that must be scaled before its processor sees it.
+        Each picture is within the tier and within its own of the `caps`, in tokens, where that is not None; all are encoded
+        with the same arguments, as engines take them, and their tokens are those of all. Raises PictureError for a picture that
+        no tier can carry, or that must be scaled before its processor sees it, and for pictures that have no arguments in
+        common.
         """
         model = self._pictures()
-        check_pixels(width, height)
-        check_smallest(width, height, model.family.tiers.smallest_side(model.vision))
-        caps = {tier: UNBOUNDED if tier is None else model.tier_token_caps[tier] for tier in self.tiers}
-        if cap_tokens is not None:
-            caps = {tier: min(cap, cap_tokens) for tier, cap in caps.items()}
-        found: dict[int, TierPlan] = {}
-        for cap in caps.values():
-            if cap not in found:
-                found[cap] = self._plan(model, width, height, cap)
-        return {tier: found[cap] for tier, cap in caps.items()}
+        for width, height in pictures:
+            check_pixels(width, height)
+            check_smallest(width, height, model.family.tiers.smallest_side(model.vision))
+        own = [UNBOUNDED if cap is None else cap for cap in caps or [None] * len(pictures)]
+        found: dict[tuple[tuple[int, int, int], ...], TierPlan] = {}
+        plans: dict[str | None, TierPlan] = {}
+        for tier in self.tiers:
+            cap = UNBOUNDED if tier is None else model.tier_token_caps[tier]
+            capped = tuple((*size, min(cap, each)) for size, each in zip(pictures, own, strict=True))
+            if capped not in found:
+                found[capped] = self._plan(model, capped)
+            plans[tier] = found[capped]
+        return plans
 
     def cap_under(self, width: int, height: int, arguments: Mapping[str, object]) -> int:
         """Return the most tokens that stay within a caller's own arguments of the image processor, read as upper limits.
@@ -101,14 +115,16 @@ class RequestPlans:
             return True
         return _within(plan.arguments, limits)
 
-    def _plan(self, model: PictureModel, width: int, height: int, cap: int) -> TierPlan:
-        plan = model.family.plan(model.vision, width, height, cap, model.prompts.cost)
-        if plan.scaled_to is not None:
-            raise PictureError(
-                f"a picture of {width}x{height} pixels must be scaled to {plan.scaled_to[0]}x{plan.scaled_to[1]} before this "
-                "model's image processor sees it, which a server does not do; expected one that is: scale it first"
-            )
-        return TierPlan(tokens=model.prompts.cost(plan), arguments=plan.arguments)
+    def _plan(self, model: PictureModel, pictures: Sequence[tuple[int, int, int]]) -> TierPlan:
+        plans = model.family.plans_alike(model.vision, pictures, model.prompts.cost)
+        for plan, (width, height, _) in zip(plans, pictures, strict=True):
+            if plan.scaled_to is not None:
+                raise PictureError(
+                    f"a picture of {width}x{height} pixels must be scaled to {plan.scaled_to[0]}x{plan.scaled_to[1]} before "
+                    "this model's image processor sees it, which a server does not do; expected one that is: scale it first"
+                )
+        tokens = sum(model.prompts.cost(plan, number) for number, plan in enumerate(plans))
+        return TierPlan(tokens=tokens, arguments=plans[0].arguments)
 
     def _pictures(self) -> PictureModel:
         if self.pictures is None:

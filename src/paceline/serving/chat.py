@@ -1,4 +1,4 @@
-"""A chat request with a budget, as far as a decision needs it: its picture's size, its texts, and the caps of its caller."""
+"""A chat request with a budget, as far as a decision needs it: its pictures' sizes, its texts, and the caps of its caller."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,21 @@ class Sizes(Protocol):
         """The tiers, smallest first."""
         ...
 
+    @property
+    def smallest_cap(self) -> int | None:
+        """The most tokens that the smallest tier gives a picture; None where no tier moves any."""
+        ...
+
     def text_tokens(
         self, messages: Sequence[Mapping[str, Any]], *, arguments: Mapping[str, object] | None = None
     ) -> int:
         """Return the tokens of a chat without its pictures."""
         ...
 
-    def plans(self, width: int, height: int, *, cap_tokens: int | None = None) -> Mapping[str | None, TierPlan]:
-        """Return a picture's plan under every tier."""
+    def plans(
+        self, pictures: Sequence[tuple[int, int]], *, caps: Sequence[int | None] | None = None
+    ) -> Mapping[str | None, TierPlan]:
+        """Return the plan of all pictures together under every tier, each of them within its own of the `caps`."""
         ...
 
     def cap_under(self, width: int, height: int, arguments: Mapping[str, object]) -> int:
@@ -40,13 +47,14 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """A chat's tokens: of its text, and of its picture by tier, with the image processor's arguments; None without a picture.
+    """A chat's tokens: of its text, and of its pictures by tier, with the image processor's arguments; None without a picture.
 
     `tiers` are those that the caller's caps allow, smallest first; `cap_tokens` the most image tokens they allow, None for as
-    many as there are.
+    many as there are. `pictures` is how many there are.
     """
 
     text_tokens: int
+    pictures: int
     plans: Mapping[str | None, TierPlan] | None
     tiers: tuple[str | None, ...]
     cap_tokens: int | None = None
@@ -61,44 +69,53 @@ class Chat:
         return {tier: self.image_tokens(tier) for tier in (self.tiers if self.plans is None else self.plans)}
 
 
-def read_chat(fields: Fields, sizes: Sizes, cut: CutBody) -> Chat:
+def read_chat(fields: Fields, sizes: Sizes, cut: CutBody, *, most_pictures: int | None = None) -> Chat:
     """Return the chat of a request's fields, whose pictures may be cut out.
 
-    Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on.
+    Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on, and for more than `most_pictures`.
     """
     messages, pictures = _messages(value_of(fields, "messages"))
+    if most_pictures is not None and len(pictures) > most_pictures:
+        raise _bad(f"messages hold {len(pictures)} pictures; this server takes at most {most_pictures}", "messages")
     text_tokens = sizes.text_tokens(messages, arguments=_template_arguments(fields))
     if not pictures:
-        return Chat(text_tokens=text_tokens, plans=None, tiers=sizes.tiers)
-    if len(pictures) > 1:
-        raise _bad(f"messages hold {len(pictures)} pictures; expected one or none with a budget", "messages")
-    url, detail = pictures[0]
-    size = _size(cut.url(url))
+        return Chat(text_tokens=text_tokens, pictures=0, plans=None, tiers=sizes.tiers)
+    found = [(_size(cut.url(url)), detail) for url, detail in pictures]
     caller = value_of(fields, "mm_processor_kwargs") or {}
     if not isinstance(caller, dict):
         raise _bad("mm_processor_kwargs is no object; expected limits of the image processor", "mm_processor_kwargs")
     try:
-        return _capped(sizes, size, text_tokens, detail, cast("dict[str, object]", caller))
+        return _capped(sizes, found, text_tokens, cast("dict[str, object]", caller))
     except PictureError as error:
         raise _bad(str(error), "messages", code="invalid_image") from error
 
 
 def _capped(
-    sizes: Sizes, size: PictureSize, text_tokens: int, detail: str | None, caller: Mapping[str, object]
+    sizes: Sizes, pictures: Sequence[tuple[PictureSize, str | None]], text_tokens: int, caller: Mapping[str, object]
 ) -> Chat:
-    plans = sizes.plans(size.width, size.height)
-    caps = [sizes.cap_under(size.width, size.height, caller)] if caller else []
-    if detail == "low" and len(sizes.tiers) > 1:
-        caps.append(plans[sizes.tiers[0]].tokens)
-    if not caps:
-        return Chat(text_tokens=text_tokens, plans=plans, tiers=sizes.tiers)
-    cap = min(caps)
-    # the first tier that reaches the cap is cut down to it; none above is needed
-    below = sum(plans[tier].tokens < cap for tier in sizes.tiers)
-    tiers = sizes.tiers[: below + 1]
-    capped = sizes.plans(size.width, size.height, cap_tokens=cap)
+    shapes = [(size.width, size.height) for size, _ in pictures]
+    plans = sizes.plans(shapes)
+    caps = [_cap(sizes, shape, detail, caller) for shape, (_, detail) in zip(shapes, pictures, strict=True)]
+    if all(cap is None for cap in caps):
+        return Chat(text_tokens=text_tokens, pictures=len(pictures), plans=plans, tiers=sizes.tiers)
+    capped = sizes.plans(shapes, caps=caps)
+    # a tier that the caps cut down to the one below it is not needed
+    pairs = zip(sizes.tiers, (None, *sizes.tiers), strict=False)
+    tiers = tuple(
+        tier
+        for number, (tier, below) in enumerate(pairs)
+        if not number or capped[tier] != capped[below] or plans[tier] == plans[below]
+    )
     most = max(capped[tier].tokens for tier in tiers)
-    return Chat(text_tokens=text_tokens, plans=capped, tiers=tiers, cap_tokens=most)
+    return Chat(text_tokens=text_tokens, pictures=len(pictures), plans=capped, tiers=tiers, cap_tokens=most)
+
+
+def _cap(sizes: Sizes, shape: tuple[int, int], detail: str | None, caller: Mapping[str, object]) -> int | None:
+    """Return the most tokens that the caller allows one picture, None for as many as there are."""
+    caps = [sizes.cap_under(*shape, caller)] if caller else []
+    if detail == "low" and sizes.smallest_cap is not None:
+        caps.append(sizes.smallest_cap)
+    return min(caps) if caps else None
 
 
 def _messages(given: object) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:

@@ -76,7 +76,7 @@ class Desk:
     """Decides requests with a budget by a controller, and learns from what they took; for one event loop.
 
     `controllers` has one for each kind of budget that can be promised. `wait(ledger, now)` is what a request is expected to
-    wait, in milliseconds.
+    wait, in milliseconds. `most_pictures` are what the engine takes in one request, None for any number.
     """
 
     def __init__(
@@ -87,10 +87,11 @@ class Desk:
         alpha: float,
         names: KnobNames,
         client_knobs: bool = False,
+        most_pictures: int | None = None,
         wait: Wait = expected_wait_ms,
     ) -> None:
         self.controllers, self.sizes, self.alpha, self.names = dict(controllers), sizes, alpha, names
-        self.client_knobs, self.wait = client_knobs, wait
+        self.client_knobs, self.most_pictures, self.wait = client_knobs, most_pictures, wait
         self.ledger = Ledger()
         self.metrics = PromiseMetrics(alpha=alpha)
         self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
@@ -131,7 +132,7 @@ class Desk:
         """
         assert reading.asked is not None and reading.fields is not None and reading.cut is not None
         asked, fields, cut = reading.asked, dict(reading.fields), reading.cut
-        chat = read_chat(fields, self.sizes, cut)
+        chat = read_chat(fields, self.sizes, cut, most_pictures=self.most_pictures)
         stripped = () if self.client_knobs else strip_knobs(fields)
         wait_ms = self.wait(self.ledger, now_seconds)
         choice = self._choice(asked, chat, wait_ms)
@@ -207,7 +208,7 @@ class Desk:
 
     def _choice(self, asked: AskedBudget, chat: Chat, wait_ms: float) -> Choice:
         features = RequestFeatures(
-            text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens, pictures=int(chat.plans is not None)
+            text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens, pictures=chat.pictures
         )
         controller, left_ms = self.controllers[asked.kind], max(asked.ms - wait_ms, SMALLEST_LEFT_MS)
         tiers = [tier for tier in chat.tiers if tier in self._tiers[asked.kind]]
@@ -246,14 +247,15 @@ class Desk:
             pooled = self.calibrations[asked.kind].pooled
             return f"{len(pooled)} of {pooled.needed} requests that calibrate the bound were answered alone so far"
         if self._unlike(chat):
-            return "it has no picture, and what the controller knows comes from requests with one"
+            what = "no picture" if not chat.pictures else f"{chat.pictures} pictures"
+            return f"it has {what}, and what the controller knows comes from requests with one"
         if taken.outside:
             return f"{', '.join(taken.outside)}: beyond what the controller was measured on"
         return None if taken.within_budget else "no configuration is bounded by this budget"
 
     def _unlike(self, chat: Chat) -> bool:
-        """Tell whether a request has no picture where those that the controller knows have one."""
-        return chat.plans is None and None not in self.sizes.tiers
+        """Tell whether a request has no picture, or several, where those that the controller knows have one."""
+        return chat.pictures > 1 or (not chat.pictures and None not in self.sizes.tiers)
 
     def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, wait_ms: float) -> None:
         """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests."""

@@ -23,7 +23,13 @@ from paceline.models.request_plans import RequestPlans
 from paceline.records import KnobConfig
 from paceline.serving.desk import Desk, KnobNames
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
-from paceline.vllm_plugin.relied_on_server import admission, require_server, require_trusted_tiers, tell_times
+from paceline.vllm_plugin.relied_on_server import (
+    admission,
+    most_pictures,
+    require_server,
+    require_trusted_tiers,
+    tell_times,
+)
 from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET_MS
 from paceline.vllm_plugin.settings import section
 
@@ -84,6 +90,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         alpha=settings.alpha,
         names=KnobNames(top_k=TOP_K, active_blocks=ACTIVE_BLOCKS, ttft_budget_ms=TTFT_BUDGET_MS),
         client_knobs=settings.client_knobs,
+        most_pictures=most_pictures(model),
     )
     tell_times(state.engine_client, CURRENT.get)
     logger.warning(

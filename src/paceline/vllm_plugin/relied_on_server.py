@@ -71,6 +71,12 @@ def require_trusted_tiers(state: Any, model_type: str) -> None:
         )
 
 
+def most_pictures(model_config: Any) -> int | None:
+    """Return how many pictures a server takes in one request (`--limit-mm-per-prompt`); None for a model that sees none."""
+    found = model_config.multimodal_config
+    return None if found is None else int(found.get_limit_per_prompt("image"))
+
+
 def admission(args: Any) -> Callable[[MutableMapping[str, Any]], bool]:
     """Return who may be read at all: those whom vLLM's own check of API keys, which stands behind this middleware, admits."""
     tokens = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]

@@ -22,7 +22,7 @@ def asked(text):
 def test_tokens_are_those_that_the_model_prepares(digits, size):
     model, plans = digits
     picture = Image.new("RGB", size)
-    found = plans.plans(*size)
+    found = plans.plans([size])
     assert tuple(found) == plans.tiers == model.tiers
     for tier, plan in found.items():
         prepared = model.prepare(picture, QUESTION, tier)
@@ -30,10 +30,30 @@ def test_tokens_are_those_that_the_model_prepares(digits, size):
         assert plans.text_tokens(asked(QUESTION)) == prepared.text_tokens
 
 
+@pytest.mark.parametrize("sizes", [[(300, 200)] * 3, [(32, 32), (300, 200)], [(300, 200), (64, 640), (200, 200)]])
+def test_tokens_of_several_pictures_are_those_that_the_model_prepares(digits, sizes):
+    model, plans = digits
+    pictures = [{"type": "image", "image": Image.new("RGB", size)} for size in sizes]
+    chat = [{"role": "user", "content": [*pictures, {"type": "text", "text": QUESTION}]}]
+    for tier, plan in plans.plans(sizes).items():
+        prepared = model.prepare_chat(chat, tier)
+        assert plan.tokens == prepared.vision_tokens
+        assert plans.text_tokens(
+            [{**chat[0], "content": asked(QUESTION)[0]["content"][:1] * len(sizes) + chat[0]["content"][-1:]}]
+        ) == (prepared.text_tokens)
+
+
+def test_a_cap_of_one_picture_holds_the_others_too_where_all_have_the_same_arguments(digits):
+    _, plans = digits
+    low = plans.plans([(300, 200)])["low"]
+    found = plans.plans([(300, 200), (300, 200)], caps=[None, plans.smallest_cap])
+    assert found["high"] == found["low"] and found["high"].tokens == 2 * low.tokens
+
+
 def test_a_cap_is_never_exceeded(digits):
     _, plans = digits
     for cap in (3, 12, 13, 40, 95, 96, 500):
-        capped, whole = plans.plans(300, 200, cap_tokens=cap), plans.plans(300, 200)
+        capped, whole = plans.plans([(300, 200)], caps=[cap]), plans.plans([(300, 200)])
         assert all(capped[tier].tokens <= min(cap, whole[tier].tokens) for tier in plans.tiers)
 
 
@@ -43,7 +63,7 @@ def test_a_callers_limits_are_a_cap_of_tokens(digits, longest_edge):
     for arguments in ({"size": {"longest_edge": longest_edge, "shortest_edge": 1}}, {"max_pixels": longest_edge}):
         cap = plans.cap_under(300, 200, arguments)
         assert 0 < cap <= 100
-        for plan in plans.plans(300, 200, cap_tokens=cap).values():
+        for plan in plans.plans([(300, 200)], caps=[cap]).values():
             assert plan.arguments["size"]["longest_edge"] <= longest_edge
 
 
@@ -53,14 +73,14 @@ def test_a_callers_limits_are_a_cap_of_tokens(digits, longest_edge):
 def test_limits_that_no_tokens_follow_from_are_refused(digits, arguments):
     _, plans = digits
     with pytest.raises(PictureError, match="expected limits of size"):
-        plans.plans(300, 200, cap_tokens=plans.cap_under(300, 200, arguments))
+        plans.plans([(300, 200)], caps=[plans.cap_under(300, 200, arguments)])
 
 
 def test_pictures_that_no_tier_carries_are_refused(digits):
     _, plans = digits
     for size in ((3, 3), (10_000, 10_000), (10, 5000)):
         with pytest.raises(PictureError):
-            plans.plans(*size)
+            plans.plans([size])
 
 
 def test_a_long_text_is_counted_by_its_beginning_and_a_chat_no_template_takes_by_its_texts(digits):

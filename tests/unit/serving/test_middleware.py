@@ -140,7 +140,12 @@ REFUSED = {
         "video_url",
     ),
     "no messages": ({"latency_budget_ms": 30}, 400, "messages", "expected a list"),
-    "two": ({**chat(30), "messages": chat()["messages"] * 2}, 400, "messages", "2 pictures"),
+    "three": (
+        {**chat(30), "messages": chat()["messages"] * 3},
+        400,
+        "messages",
+        "3 pictures; this server takes at most 2",
+    ),
     "content": ({**chat(30), "messages": [{"role": "user", "content": 3}]}, 400, "messages", "neither text"),
 }
 
@@ -149,7 +154,7 @@ REFUSED = {
 def test_what_no_budget_can_be_kept_on_is_refused_before_the_engine_sees_it(case):
     body, status, param, says = REFUSED[case]
     path = "/v1/completions" if case == "another path" else "/v1/chat/completions"
-    desk = new_desk()
+    desk = new_desk(most_pictures=2)
     client, server = ask(body, path=path, desk=desk)
     error = client.document["error"]
     assert (client.status, error["param"]) == (status, param) and says in error["message"] and not server.received
@@ -240,6 +245,28 @@ def test_a_chat_without_a_picture_has_no_image_tokens_no_tier_and_no_promise():
     assert "no picture" in report["not_promised_because"] and client.headers["x-paceline-config"] == "none_8_16"
     assert "mm_processor_kwargs" not in json.loads(server.received[0][1])
     assert len(desk.calibrations["ttft"].pooled) == 50  # it says nothing of requests with a picture
+
+
+def test_several_pictures_are_counted_under_one_tier_and_not_promised():
+    desk = calibrated_desk()
+    for _ in range(5):
+        client, server = ask(chat(30, picture=3, stream=True), desk=desk)
+    events = [json.loads(line[6:]) for line in client.body.decode().split("\n\n") if line.startswith("data: {")]
+    report = events[-1]["paceline"]
+    assert (report["image_tokens"], report["config"]["tier"], report["promised"]) == (120, "medium", False)
+    assert report["not_promised_because"].startswith("it has 3 pictures, and what the controller knows")
+    assert json.loads(server.received[0][1])["mm_processor_kwargs"] == {"size": {"longest_edge": 40}}
+    assert len(desk.calibrations["ttft"].pooled) == 50  # it says nothing of requests with one picture
+
+
+def test_a_cap_is_each_pictures_own():
+    parts = [{"detail": "high"}, {"detail": "low"}]
+    report = ask(chat(500, picture=parts), desk=calibrated_desk())[0].document["paceline"]
+    assert report["config"]["tier"] == "low" and report["image_tokens"] == 20  # one size for both: the smaller cap's
+    assert report["cap"] == {"image_tokens": 20, "undercut": False}
+    caller = {"size": {"longest_edge": 60}}
+    report = ask(chat(500, picture=2, mm_processor_kwargs=caller), desk=calibrated_desk())[0].document["paceline"]
+    assert report["image_tokens"] == 120 and report["cap"] == {"image_tokens": 120, "undercut": False}
 
 
 def test_a_proxys_ceiling_asks_nobody_for_a_promise_that_cannot_be_given():

@@ -10,7 +10,7 @@ from PIL import Image
 from paceline.errors import PictureError
 from paceline.models.families.joining import Several, joined
 from paceline.models.families.layouts import bare
-from paceline.models.families.plans import Cost, ImagePlan, Layout, TierRule, Vision
+from paceline.models.families.plans import Capped, Cost, ImagePlan, Layout, TierRule, Vision
 
 TIER_TOKEN_CAPS = {"low": 576, "medium": 1296, "high": 2304}  # SPEC: 4, 9 and 16 crops of 144 tokens
 
@@ -60,10 +60,35 @@ class Family:
         except PictureError:
             raise
         except ValueError as error:  # the processors' own refusals: of a shape, of a size of 0
-            raise PictureError(
-                f"this model's image processor takes no picture of {width}x{height} pixels ({error}); expected a shape closer "
-                "to a square: crop it first"
-            ) from error
+            raise _not_taken(f"picture of {width}x{height} pixels", error) from error
+
+    def plans_alike(self, vision: Vision, pictures: Sequence[Capped], cost: Cost) -> list[ImagePlan]:
+        """Return the largest plans of a request's pictures, each within its own cap, that have the same arguments.
+
+        An engine that gives one set of arguments to all pictures of a request can carry no others. Raises PictureError where
+        there are none.
+        """
+        rule = self.rule(alone=len(pictures) == 1)
+        if rule.alike is None or len(pictures) == 1:
+            plans = [self.plan(vision, *each, cost, alone=len(pictures) == 1) for each in pictures]
+            if any(plan.arguments != plans[0].arguments for plan in plans):
+                raise PictureError(
+                    f"{len(pictures)} pictures of different shapes would each have another {rule.argument}, and a request has "
+                    "one for all; expected one picture, or pictures of one shape"
+                )
+            return plans
+        try:
+            return rule.alike(vision, pictures, cost)
+        except PictureError:
+            raise
+        except ValueError as error:
+            raise _not_taken("picture of the shape of one of these", error) from error
+
+
+def _not_taken(what: str, error: ValueError) -> PictureError:
+    return PictureError(
+        f"this model's image processor takes no {what} ({error}); expected a shape closer to a square: crop it first"
+    )
 
 
 def encoded(vision: Vision, picture: Image.Image, plan: ImagePlan) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """What one picture becomes: the arguments of the image processor, and the image tokens that come of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierPlan:
-    """One picture under one tier: all tokens that it brings into the prompt, and the image processor's arguments."""
+    """A request's pictures under one tier: all tokens that they bring into the prompt, and the image processor's arguments."""
 
     tokens: int
     arguments: Mapping[str, Any]
@@ -47,6 +47,7 @@ Layout = Callable[
     [ImagePlan], tuple[str | int, ...]
 ]  # marker text and runs of image tokens, as they stand in the prompt
 Cost = Callable[[ImagePlan], int]  # all tokens that a plan brings into the prompt, markers included
+Capped = tuple[int, int, int]  # a picture's width and height in pixels, and the most tokens that it may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +57,12 @@ class TierRule:
     `plan(vision, width, height, cap, cost)` returns the largest plan within the cap for a picture of this size in pixels, and
     raises PictureError where none is. `argument` is what it moves, in the processor's own word; None for a family whose
     pictures all have one size. `smallest_side(vision)` is the shortest side in pixels that the processor takes.
+    `alike(vision, pictures, cost)` returns the largest plans of several pictures, each within its own cap, that have the same
+    arguments, and raises PictureError where there are none; None for a rule that is not known to have them.
     """
 
     kind: str
     argument: str | None
     plan: Callable[[Vision, int, int, int, Cost], ImagePlan]
     smallest_side: Callable[[Vision], int]
+    alike: Callable[[Vision, Sequence[Capped], Cost], list[ImagePlan]] | None = None

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from paceline.errors import PictureError
-from paceline.models.families.plans import Cost, ImagePlan, TierRule, Vision
+from paceline.models.families.plans import Capped, Cost, ImagePlan, TierRule, Vision
 
 LARGEST_AREA_ATTEMPTS = 32  # two or three are enough where the processor heeds the limits; one that does not never ends
 
@@ -24,26 +24,36 @@ def area(*, frames: bool = False) -> TierRule:
 
     def plan(vision: Vision, width: int, height: int, cap: int, _cost: Cost) -> ImagePlan:
         repeated = int(vision.processor.temporal_patch_size) if frames else 1
-        return _within_area(vision, width, height, cap, repeated)
+        return _within_area(vision, [(width, height, cap)], repeated)[0]
+
+    def alike(vision: Vision, pictures: Sequence[Capped], _cost: Cost) -> list[ImagePlan]:
+        repeated = int(vision.processor.temporal_patch_size) if frames else 1
+        return _within_area(vision, pictures, repeated)
 
     kind = "area × frames" if frames else "area"
-    return TierRule(kind=kind, argument="size", plan=plan, smallest_side=_token_side)
+    return TierRule(kind=kind, argument="size", plan=plan, smallest_side=_token_side, alike=alike)
 
 
-def _within_area(vision: Vision, width: int, height: int, cap: int, frames: int) -> ImagePlan:
-    processor = vision.processor
-    largest = cap * _token_side(vision) ** 2 * frames
+def _within_area(vision: Vision, pictures: Sequence[Capped], frames: int) -> list[ImagePlan]:
+    largest = min(cap for _, _, cap in pictures) * _token_side(vision) ** 2 * frames
     for _attempt in range(LARGEST_AREA_ATTEMPTS):
-        smallest = min(int(processor.size["shortest_edge"]), largest)
-        size = {"shortest_edge": smallest, "longest_edge": largest}
-        # some processors read the pixels, some the size, and each ignores the other
-        limits = {"min_pixels": smallest, "max_pixels": largest, "size": size}
-        tokens = int(processor.get_number_of_image_patches(height, width, limits)) // int(processor.merge_size) ** 2
-        if tokens <= cap:
-            return ImagePlan(pieces=(tokens,), arguments={"size": size})
+        found = [_at_area(vision, width, height, largest) for width, height, _ in pictures]
+        room = min(cap / plan.tokens for plan, (_, _, cap) in zip(found, pictures, strict=True))
+        if room >= 1:
+            return found
         # a side is never less than a token, so a long strip exceeds the area; its tokens go with the root of it
-        largest = max(1, int(largest * (cap / tokens) ** 2))
-    raise none_fits(width, height, cap)
+        largest = max(1, int(largest * room**2))
+    raise none_fits(*pictures[0])
+
+
+def _at_area(vision: Vision, width: int, height: int, largest: int) -> ImagePlan:
+    processor = vision.processor
+    smallest = min(int(processor.size["shortest_edge"]), largest)
+    size = {"shortest_edge": smallest, "longest_edge": largest}
+    # some processors read the pixels, some the size, and each ignores the other
+    limits = {"min_pixels": smallest, "max_pixels": largest, "size": size}
+    patches = int(processor.get_number_of_image_patches(height, width, limits))
+    return ImagePlan(pieces=(patches // int(processor.merge_size) ** 2,), arguments={"size": size})
 
 
 def _token_side(vision: Vision) -> int:
@@ -99,10 +109,16 @@ def tile_count(
     """
 
     def plan(vision: Vision, width: int, height: int, cap: int, cost: Cost) -> ImagePlan:
-        steps = range(max(least, largest(vision)), least - 1, -1)
-        return _first_within((tiled(vision, width, height, tiles) for tiles in steps), width, height, cap, cost)
+        return alike(vision, [(width, height, cap)], cost)[0]
 
-    return TierRule(kind="tile count", argument=argument, plan=plan, smallest_side=_one_pixel)
+    def alike(vision: Vision, pictures: Sequence[Capped], cost: Cost) -> list[ImagePlan]:
+        for tiles in range(max(least, largest(vision)), least - 1, -1):
+            found = [tiled(vision, width, height, tiles) for width, height, _ in pictures]
+            if all(cost(plan) <= cap for plan, (_, _, cap) in zip(found, pictures, strict=True)):
+                return found
+        raise none_fits(*pictures[0])
+
+    return TierRule(kind="tile count", argument=argument, plan=plan, smallest_side=_one_pixel, alike=alike)
 
 
 def pinpoints(candidates: Callable[[Vision], Sequence[Size]], at: Callable[[Vision, int, int], ImagePlan]) -> TierRule:
