@@ -11,7 +11,7 @@ from paceline.records import KnobConfig
 TIERS, TOP_KS, BLOCKS = ("low", "medium", "high"), (1, 4, 8), (8, 12, 16)
 
 
-def synthetic_table(scale=1.0):
+def synthetic_table(scale=1.0, latency_kind="ttft"):
     ranking = json.loads((EMBEDDED["digits"] / "paceline.json").read_text())["block_ranking"]
     entries = [
         TableEntry(
@@ -29,7 +29,7 @@ def synthetic_table(scale=1.0):
         metadata=TableMetadata(
             aggregation_method="mean",
             tolerance=0.05,
-            latency_kind="ttft",
+            latency_kind=latency_kind,
             datasets=("synthetic",),
             num_profiling_results=270,
             provenance=({"model": "digits", "block_ranking": ranking},),
@@ -37,6 +37,6 @@ def synthetic_table(scale=1.0):
     )
 
 
-def write_table(path, scale=1.0):
-    path.write_text(json.dumps(synthetic_table(scale).document()))
+def write_table(path, scale=1.0, latency_kind="ttft"):
+    path.write_text(json.dumps(synthetic_table(scale, latency_kind).document()))
     return path

@@ -22,6 +22,7 @@ import openai
 import pytest
 import torch
 from budget_table import write_table
+from learned_controllers import synthetic_learned
 
 from paceline.datasets.digits import digit_questions
 from paceline.errors import EngineError, InvalidValueError
@@ -29,8 +30,17 @@ from paceline.models.knobs import applied
 from paceline.models.loading import load_model, load_request_plans
 from paceline.records import KnobConfig
 from paceline.serving.answer import EngineTimes
-from paceline.vllm_plugin.budgets_server import open_budgets, read_budget_settings
-from paceline.vllm_plugin.relied_on_server import admission, require_server, require_trusted_tiers, tell_times
+from paceline.vllm_plugin import budgets_server
+from paceline.vllm_plugin.budgets_server import BudgetSettings, load_controllers, open_budgets, read_budget_settings
+from paceline.vllm_plugin.encoder_times import EncoderClock, with_encoder_ms
+from paceline.vllm_plugin.relied_on_server import (
+    admission,
+    require_server,
+    require_trusted_tiers,
+    tell_encoder_times,
+    tell_times,
+)
+from paceline.vllm_plugin.timed_encoders import TimedEncoders
 
 START_SECONDS = 700  # half a minute on an idle machine; imports alone took minutes on one that was overloaded
 STANDIN = Path(__file__).parent / "torchvision_standin"
@@ -217,7 +227,9 @@ def test_a_stream_reports_in_its_usage_chunk_and_its_headers_come_first(client, 
         **chat(asked[0]), stream=True, extra_body={"latency_budget_ms": GENEROUS_MS}
     ) as response:
         assert response.headers["x-paceline-config"] == "high_8_16"
-        assert "queue;dur=" in response.headers["server-timing"] and "prefill;dur=" in response.headers["server-timing"]
+        stages = dict(stage.split(";dur=") for stage in response.headers["server-timing"].split(", "))
+        assert list(stages) == ["preprocess", "queue", "vision", "prefill"]
+        assert all(float(stages[name]) > 0 for name in ("preprocess", "vision", "prefill"))
         first_ms, chunks = None, []
         for line in response.iter_lines():
             if line.startswith("data: {"):
@@ -227,6 +239,7 @@ def test_a_stream_reports_in_its_usage_chunk_and_its_headers_come_first(client, 
     (usage,) = [chunk for chunk in chunks if not chunk["choices"]]  # nobody asked for one but the budget
     assert usage is chunks[-1] and usage["usage"]["completion_tokens"] > 0
     assert 0 < usage["paceline"]["ttft_ms"] <= first_ms
+    assert sum(map(float, stages.values())) <= usage["paceline"]["ttft_ms"]
     assert usage["paceline"]["ttft_ms"] <= usage["paceline"]["total_ms"]
     assert not any("paceline" in chunk for chunk in chunks[:-1])
 
@@ -348,6 +361,75 @@ def test_servers_that_budgets_cannot_be_kept_on_are_refused():
             read_budget_settings(cells)
 
 
+@pytest.mark.parametrize(("latency_kind", "served"), [("ttft", "ttft"), ("prefill", "ttft"), ("total", "total")])
+def test_milliseconds_of_totals_serve_no_budget_of_first_tokens(tmp_path, latency_kind, served):
+    settings = BudgetSettings(controller=write_table(tmp_path / "table.json", latency_kind=latency_kind))
+    assert list(load_controllers(settings)) == [served]
+
+
+def test_a_learned_controller_is_served_by_its_bounds_and_that_is_said(tmp_path, monkeypatch, caplog):
+    learned = synthetic_learned()
+    monkeypatch.setattr(budgets_server, "load_controller", lambda path, alpha: learned)
+    with caplog.at_level("WARNING", "vllm.paceline"):
+        controllers = load_controllers(BudgetSettings(controller=tmp_path))
+    assert controllers == {"ttft": learned.bound}
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "vllm.paceline"]
+    assert "looks at pixels and prompts, which are not read before a decision; its bounds choose instead" in said
+
+
+def test_what_the_encoder_took_comes_with_a_requests_own_statistics():
+    class Processor:
+        def __init__(self):
+            self.request_states = {"a-1": SimpleNamespace(stats=SimpleNamespace()), "b-1": SimpleNamespace(stats=None)}
+
+        def process_outputs(self, outputs, when):
+            return [vars(self.request_states["a-1"].stats), when]
+
+    engine = SimpleNamespace(output_processor=Processor())
+    tell_encoder_times(engine)
+    headers = with_encoder_ms(with_encoder_ms({"traceparent": "x"}, 2.5), 1.5)  # two pictures, one after the other
+    outputs = [
+        SimpleNamespace(request_id=name, trace_headers=given)
+        for name, given in (
+            ("a-1", headers),
+            ("b-1", headers),
+            ("gone", headers),
+            ("a-1", None),
+            ("a-1", {"traceparent": "x"}),
+        )
+    ]
+    assert engine.output_processor.process_outputs(outputs, 7.0) == [{"paceline_encoder_ms": 4.0}, 7.0]
+
+
+class Updated:
+    def __init__(self, requests):
+        self.requests = requests
+
+    def update_from_output(self, scheduler_output, model_runner_output):
+        return [request.trace_headers for request in self.requests.values()]
+
+
+def test_a_steps_encoder_counts_for_the_budgeted_requests_whose_pictures_it_encoded():
+    class Timed(TimedEncoders, Updated):
+        pass
+
+    def request(**extra):
+        return SimpleNamespace(trace_headers=None, sampling_params=SimpleNamespace(extra_args=extra))
+
+    scheduler = Timed({"a": request(paceline_top_k=2), "native": request(), "text": request(paceline_ttft_budget_ms=9)})
+    step = SimpleNamespace(scheduled_encoder_inputs={"a": [0], "native": [0], "gone": [1]})
+    clock, output = EncoderClock(), SimpleNamespace()
+    runner = SimpleNamespace(_execute_mm_encoder=lambda found: found)
+    clock.follow(runner)
+    runner._execute_mm_encoder([])
+    assert clock.tell(None) is None and not vars(clock.tell(SimpleNamespace()))
+    runner._execute_mm_encoder(["features"])
+    assert clock.tell(None) is None
+    headers, *others = scheduler.update_from_output(step, clock.tell(output))
+    assert float(headers["paceline-vision-ms"]) == 1e3 * output.paceline_encoder_seconds > 0
+    assert others == [None, None] and not vars(clock.tell(SimpleNamespace()))
+
+
 def test_whom_the_api_key_does_not_admit_is_not_read():
     def scope(path, key):
         return {"type": "http", "path": path, "headers": [(b"authorization", f"Bearer {key}".encode())]}
@@ -413,4 +495,5 @@ def test_an_engines_outputs_pass_and_end_as_they_did(ends, expected, told):
     assert found == expected if isinstance(expected, list) else isinstance(found, expected)
     if ends == "itself" and told:
         assert times.first_token_wall == 100.5
-        assert (times.queue_ms, times.prefill_ms) == (pytest.approx(200), pytest.approx(500))
+        assert times.handed_over_wall <= time.time()
+        assert (times.queue_ms, times.vision_ms, times.prefill_ms) == (pytest.approx(200), None, pytest.approx(500))

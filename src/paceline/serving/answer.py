@@ -17,10 +17,14 @@ STREAM = b"text/event-stream"
 
 @dataclass(slots=True)
 class EngineTimes:
-    """What an engine told of one request: by the wall clock when its first token was there, and the stages before in ms."""
+    """What an engine told of one request: by the wall clock when it was handed over and had its first token, and the stages
+    between in ms; None for what it does not tell.
+    """
 
+    handed_over_wall: float | None = None
     first_token_wall: float | None = None
     queue_ms: float | None = None
+    vision_ms: float | None = None
     prefill_ms: float | None = None
 
 
@@ -102,10 +106,18 @@ class BudgetedAnswer:
         if self._start is None:
             return
         start, self._start = self._start, None
-        self._ticket.timing = ServerTiming(queue=self._times.queue_ms, prefill=self._times.prefill_ms)
+        self._ticket.timing = self._timing()
         kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
         ours = self._ticket.promise.headers(self._ticket.timing)
         await self._send({**start, "headers": [*kept, *length, *ours, *stripped_header(self._ticket.stripped)]})
+
+    def _timing(self) -> ServerTiming:
+        times, preprocess_ms = self._times, None
+        if times.handed_over_wall is not None:
+            preprocess_ms = max(0.0, 1e3 * (times.handed_over_wall - self._received_wall))
+        return ServerTiming(
+            preprocess=preprocess_ms, queue=times.queue_ms, vision=times.vision_ms, prefill=times.prefill_ms
+        )
 
     def _report(self, ttft_ms: float | None) -> dict[str, Any]:
         return self._ticket.promise.document(ttft_ms=ttft_ms, total_ms=self._elapsed_ms())

@@ -75,8 +75,9 @@ class Ticket:
 class Desk:
     """Decides requests with a budget by a controller, and learns from what they took; for one event loop.
 
-    `controllers` has one for each kind of budget that can be promised. `wait(ledger, now)` is what a request is expected to
-    wait, in milliseconds. `most_pictures` are what the engine takes in one request, None for any number.
+    `controllers` has one for each kind of budget that can be promised; the page of metrics tells the calibration of the first.
+    `wait(ledger, now)` is what a request is expected to wait, in milliseconds. `most_pictures` are what the engine takes in
+    one request, None for any number.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Desk:
 
     def metrics_text(self) -> str:
         """Return the metrics of this process as Prometheus reads them."""
-        pooled = self.calibrations["ttft"].pooled
+        pooled = next(iter(self.calibrations.values())).pooled
         return self.metrics.text(
             calibration_requests=len(pooled), drift_factor=pooled.upper, unfinished=len(self.ledger)
         )

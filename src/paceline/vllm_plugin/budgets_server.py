@@ -28,6 +28,7 @@ from paceline.vllm_plugin.relied_on_server import (
     most_pictures,
     require_server,
     require_trusted_tiers,
+    tell_encoder_times,
     tell_times,
 )
 from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET_MS
@@ -79,8 +80,9 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     model = state.vllm_config.model_config
     plans = load_request_plans(model.model, revision=model.revision)
     controllers = load_controllers(settings)
-    configs = configurations(controllers["ttft"])
-    _require_blocks(controllers["ttft"], configs, cells.get("block_ranking"), model)
+    first = next(iter(controllers.values()))
+    configs = configurations(first)
+    _require_blocks(first, configs, cells.get("block_ranking"), model)
     _require_tiers(configs, plans)
     if len(plans.tiers) > 1:
         require_trusted_tiers(state, model.hf_config.model_type)
@@ -93,12 +95,13 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         most_pictures=most_pictures(model),
     )
     tell_times(state.engine_client, CURRENT.get)
+    tell_encoder_times(state.engine_client)
     logger.warning(
         "budgets: %s over %d configurations, of kinds %s; nothing is promised before %d requests were answered alone",
         settings.controller,
         len(configs),
         ", ".join(controllers),
-        desk.calibrations["ttft"].pooled.needed,
+        next(iter(desk.calibrations.values())).pooled.needed,
     )
     return BudgetMiddleware(app, desk, admits=admission(state.args))
 
@@ -121,6 +124,9 @@ def read_budget_settings(cells: Mapping[str, Any]) -> BudgetSettings:
 def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
     """Return the controllers by kind of budget: for times to first token, and for totals where the artifact bounds them.
 
+    An artifact of totals alone serves budgets of totals alone; one of prefills those of first tokens, for this server's own
+    answers say how much longer they take.
+
     A learned controller looks at pixels, which nobody decodes before a decision: the bounds that it carries choose in its place.
     """
     found = load_controller(settings.controller, alpha=settings.alpha)
@@ -129,12 +135,13 @@ def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
             "budgets: %s looks at pixels and prompts, which are not read before a decision; its bounds choose instead",
             settings.controller,
         )
-        return {"ttft": found.bound}
-    controllers = {"ttft": found}
-    if isinstance(found, BoundController):
+        found = found.bound
+    elif isinstance(found, BoundController):
+        controllers: dict[str, Controller] = {"ttft": found}
         with suppress(PacelineError):  # its profile bounds no totals
             controllers["total"] = load_controller(settings.controller, alpha=settings.alpha, latency_kind="total")
-    return controllers
+        return controllers
+    return {"total" if found.latency_kind == "total" else "ttft": found}
 
 
 def _require_blocks(controller: Controller, configs: tuple[KnobConfig, ...], given: Any, model: Any) -> None:

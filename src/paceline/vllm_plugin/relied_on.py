@@ -148,6 +148,7 @@ REQUEST_ATTRIBUTES = (
     "block_hashes",
     "update_block_hashes",
     "is_finished",
+    "trace_headers",
 )
 
 

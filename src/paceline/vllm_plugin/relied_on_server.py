@@ -2,6 +2,7 @@
 
 # pyright: reportMissingImports=false
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import aclosing
 from functools import wraps
@@ -20,6 +21,7 @@ from starlette.datastructures import Headers
 from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX, AuthenticationMiddleware
 
 from paceline.serving.answer import EngineTimes
+from paceline.vllm_plugin.encoder_times import encoder_ms
 
 SUPPORTED_SERIES = "0.32."
 STATE = ("args", "vllm_config", "engine_client", "log_stats")
@@ -92,16 +94,37 @@ def admission(args: Any) -> Callable[[MutableMapping[str, Any]], bool]:
 
 
 def tell_times(engine_client: Any, current: Callable[[], EngineTimes | None]) -> None:
-    """Let an engine's client note in `current()`, where that is not None, when each request had its first token."""
+    """Let an engine's client note in `current()`, where that is not None, when each request was handed to the engine, when
+    it had its first token, and what came between.
+    """
     generate = engine_client.generate
 
     @wraps(generate)
     def timed(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         times = current()
+        if times is not None and times.handed_over_wall is None:
+            times.handed_over_wall = time.time()
         outputs = generate(*args, **kwargs)
         return outputs if times is None else _noted(outputs, times)
 
     engine_client.generate = timed
+
+
+def tell_encoder_times(engine_client: Any) -> None:
+    """Let an engine's client note in a request's own statistics what the image encoder took for it."""
+    processor = engine_client.output_processor
+    process, requests = processor.process_outputs, processor.request_states
+
+    @wraps(process)
+    def processed(outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        for output in outputs:
+            if output.trace_headers and (ms := encoder_ms(output.trace_headers)) is not None:
+                request = requests.get(output.request_id)
+                if request is not None and request.stats is not None:
+                    request.stats.paceline_encoder_ms = ms
+        return process(outputs, *args, **kwargs)
+
+    processor.process_outputs = processed
 
 
 async def _noted(outputs: AsyncGenerator[Any, None], times: EngineTimes) -> AsyncGenerator[Any, None]:
@@ -119,4 +142,5 @@ def _note(metrics: Any, times: EngineTimes) -> None:
     times.first_token_wall = metrics.arrival_time + metrics.first_token_latency
     if 0 < metrics.queued_ts <= metrics.scheduled_ts <= metrics.first_token_ts:
         times.queue_ms = 1e3 * (metrics.scheduled_ts - metrics.queued_ts)
-        times.prefill_ms = 1e3 * (metrics.first_token_ts - metrics.scheduled_ts)
+        times.vision_ms = getattr(metrics, "paceline_encoder_ms", None)
+        times.prefill_ms = 1e3 * (metrics.first_token_ts - metrics.scheduled_ts) - (times.vision_ms or 0.0)

@@ -57,6 +57,11 @@ def asked_budget_seconds(sampling_params: object) -> float | None:
     return value / 1e3
 
 
+def is_steered(sampling_params: object) -> bool:
+    """Tell whether a request has knobs or a budget."""
+    return asked_knobs(sampling_params) != NATIVE or asked_budget_seconds(sampling_params) is not None
+
+
 def budget_asked(ttft_budget_ms: float | None) -> dict[str, float] | None:
     """Return the `extra_args` that ask for a budget; None without one."""
     return None if ttft_budget_ms is None else {TTFT_BUDGET_MS: ttft_budget_ms}

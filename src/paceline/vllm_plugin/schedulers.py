@@ -10,21 +10,22 @@ from paceline.vllm_plugin.recorded import RecordedSteps
 from paceline.vllm_plugin.recording import file_recorder
 from paceline.vllm_plugin.relied_on import AsyncScheduler, Scheduler, engine_number, read_limits
 from paceline.vllm_plugin.settings import read_logs, read_settings
+from paceline.vllm_plugin.timed_encoders import TimedEncoders
 
 
-class PlannedScheduler(SaltedPrefixes, PlannedSteps, RecordedSteps, Scheduler):
+class PlannedScheduler(SaltedPrefixes, TimedEncoders, PlannedSteps, RecordedSteps, Scheduler):
     """vLLM's synchronous scheduler under a plan."""
 
 
-class PlannedAsyncScheduler(SaltedPrefixes, PlannedSteps, RecordedSteps, AsyncScheduler):
+class PlannedAsyncScheduler(SaltedPrefixes, TimedEncoders, PlannedSteps, RecordedSteps, AsyncScheduler):
     """vLLM's asynchronous scheduler under a plan: a step is planned while the one before it executes."""
 
 
-class RecordedScheduler(SaltedPrefixes, RecordedSteps, Scheduler):
+class RecordedScheduler(SaltedPrefixes, TimedEncoders, RecordedSteps, Scheduler):
     """vLLM's synchronous scheduler as it is, recorded."""
 
 
-class RecordedAsyncScheduler(SaltedPrefixes, RecordedSteps, AsyncScheduler):
+class RecordedAsyncScheduler(SaltedPrefixes, TimedEncoders, RecordedSteps, AsyncScheduler):
     """vLLM's asynchronous scheduler as it is, recorded."""
 
 

@@ -5,12 +5,14 @@ A worker sees every step that is scheduled and owns the model, on each tensor-pa
 
 from typing import Any
 
+from paceline.vllm_plugin.encoder_times import EncoderClock
 from paceline.vllm_plugin.model_structure import decoder_layers, require_plain_layers
 from paceline.vllm_plugin.ranking import engine_ranking
 from paceline.vllm_plugin.relied_on_model import (
     NO_GRAPH,
     EngineWorker,
     attention_builders,
+    device_type,
     forward_context,
     refuse_engine,
     require_runner,
@@ -35,6 +37,7 @@ class KnobWorker(EngineWorker):
         layers = decoder_layers(runner.get_model())
         require_plain_layers(layers, lambda layer: run_alone(self.vllm_config, runner, layer))
         self.steering = Steering(layers, engine_ranking(self.vllm_config.additional_config, len(layers)))
+        self.encoder_clock = EncoderClock()
         if require_runner(runner, eager=self.vllm_config.model_config.enforce_eager):
             self._follow_first_runner(runner)
         else:
@@ -49,9 +52,13 @@ class KnobWorker(EngineWorker):
         """Run a step, each request's rows under its own knobs."""
         self.steering.note(scheduler_output)
         try:
-            return super().execute_model(scheduler_output)
+            return self.encoder_clock.tell(super().execute_model(scheduler_output))
         finally:
             self.steering.end()
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the output of a step that was run."""
+        return self.encoder_clock.tell(super().sample_tokens(*args, **kwargs))
 
     def paceline_steps(self) -> dict[str, int]:
         """Return how many steps were native, of one other configuration, and mixed; for `collective_rpc`."""
@@ -73,6 +80,8 @@ class KnobWorker(EngineWorker):
             return forward(*args, **kwargs)
 
         runner._prepare_inputs, runner._model_forward = prepare_inputs, model_forward
+        if device_type() == "cpu":  # elsewhere kernels are queued, and only waiting for them would tell
+            self.encoder_clock.follow(runner)
 
     def _follow_second_runner(self, runner: Any) -> None:
         prepare = runner.prepare_inputs

@@ -11,15 +11,21 @@ from paceline.wire.budget import AskedBudget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTiming:
-    """The stages of a request up to its first token, in milliseconds; None for one that was not measured."""
+    """The stages of a request up to its first token, in milliseconds; None for one that was not measured or did not run.
 
+    `preprocess` is from its last byte until the engine has it, decision and image processor included; `queue` until it is first
+    scheduled; `vision` the image encoder; `prefill` the rest up to the first token.
+    """
+
+    preprocess: float | None = None
     queue: float | None = None
+    vision: float | None = None
     prefill: float | None = None
 
     def header(self) -> str:
         """Return the value of the header `Server-Timing` (W3C), empty where no stage was measured."""
-        stages = (("queue", self.queue), ("prefill", self.prefill))
-        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in stages if ms is not None)
+        stages = {"preprocess": self.preprocess, "queue": self.queue, "vision": self.vision, "prefill": self.prefill}
+        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in stages.items() if ms is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,13 +89,14 @@ def test_a_budget_becomes_a_configuration_and_a_report():
 def test_a_whole_answers_first_token_is_when_its_engine_had_it():
     def told():
         times: EngineTimes = CURRENT.get()
-        times.first_token_wall, times.queue_ms, times.prefill_ms = 100.02, 1.5, 17.0
+        times.handed_over_wall, times.first_token_wall = 100.001, 100.02
+        times.queue_ms, times.vision_ms, times.prefill_ms = 1.5, 4.0, 13.0
 
     desk = calibrated_desk()
     client, _ = ask(chat(30), desk=desk, server=FakeServer(on_start=told))
     report = client.document["paceline"]
     assert report["ttft_ms"] == pytest.approx(20) and report["within_budget"] is True
-    assert client.headers["server-timing"] == "queue;dur=1.50, prefill;dur=17.00"
+    assert client.headers["server-timing"] == "preprocess;dur=1.00, queue;dur=1.50, vision;dur=4.00, prefill;dur=13.00"
     assert desk.metrics.promises["kept"] == 1
     assert len(desk.calibrations["ttft"].pooled) == 50  # the first requests of a process teach nothing
     for _ in range(3):
