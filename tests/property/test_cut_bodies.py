@@ -1,11 +1,12 @@
 """A body without its pictures is read as the whole one is, and whole again it is the one that came."""
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from serving_desk import calibrated_desk, picture_url
+from serving_desk import FakeSizes, calibrated_desk, picture_url
 
 from paceline.errors import RequestRefusedError
 from paceline.serving import desk as desk_module
@@ -90,8 +91,13 @@ def test_what_a_server_reads_is_what_is_read_here(body):
     assert cut.whole(body_of(fields)) == body_of(plain)
 
 
+class Letters(FakeSizes):
+    def text_tokens(self, messages, *, arguments=None):
+        return sum(len(part.get("text", "")) for message in messages for part in message["content"])
+
+
 def decided(body):
-    desk = calibrated_desk()
+    desk = calibrated_desk(sizes=Letters())
     try:
         reading = desk.read(PATH, [], body)
         if reading.asked is None:
@@ -140,6 +146,17 @@ def test_a_picture_is_not_read_with_the_words_around_it(monkeypatch):
     assert len(cut.text) < 300 and [bytes(each).decode() for each in cut.urls] == [url, url]
     said = value_of(fields_of(cut.text), "a")
     assert bytes(cut.url(said[0])).decode() == url and cut.url(said[1]) == "data:image/png;base64,BBBB"
+    escaped = cut_out(body.replace(b"/", b"\\/"))  # as PHP writes it
+    assert len(escaped.text) < 300 and escaped.url(value_of(fields_of(escaped.text), "a")[0]) == url
+
+
+@pytest.mark.parametrize("words", [b'\\"data:', b'"data:', b'"data:;base64,\\"', b'"data:;base64,AAAAAAAAAAAAAA",'])
+def test_no_words_take_long_to_look_at(words):
+    body = b'{"a": "' + words * (2_000_000 // len(words)) + b'"}'
+    started = time.process_time()
+    cut = cut_out(body)
+    assert cut.whole(cut.text) == body
+    assert time.process_time() - started < 0.5  # a hundredth of that; by the square of the length it would be minutes
 
 
 def test_a_name_in_a_clients_own_words_is_nobodys_picture(monkeypatch):

@@ -74,7 +74,7 @@ def read_chat(fields: Fields, sizes: Sizes, cut: CutBody, *, most_pictures: int 
 
     Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on, and for more than `most_pictures`.
     """
-    messages, pictures = _messages(value_of(fields, "messages"))
+    messages, pictures = _messages(value_of(fields, "messages"), cut)
     if most_pictures is not None and len(pictures) > most_pictures:
         raise _bad(f"messages hold {len(pictures)} pictures; this server takes at most {most_pictures}", "messages")
     text_tokens = sizes.text_tokens(messages, arguments=_template_arguments(fields))
@@ -118,7 +118,7 @@ def _cap(sizes: Sizes, shape: tuple[int, int], detail: str | None, caller: Mappi
     return min(caps) if caps else None
 
 
-def _messages(given: object) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
+def _messages(given: object, cut: CutBody) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
     """Return the messages as chat templates take them, and the pictures' URLs with their `detail`."""
     if not isinstance(given, list) or not given:
         raise _bad("messages is missing or empty; expected a list of messages", "messages")
@@ -130,23 +130,23 @@ def _messages(given: object) -> tuple[list[dict[str, Any]], list[tuple[str, str 
         cells = cast("dict[str, Any]", message)
         content = cells.get("content")
         if isinstance(content, list):
-            content = [_part(part, pictures) for part in cast("list[Any]", content)]
+            content = [_part(part, pictures, cut) for part in cast("list[Any]", content)]
         elif content is None or isinstance(content, str):
-            content = [{"type": "text", "text": content or ""}]
+            content = [{"type": "text", "text": cut.words(content or "")}]
         else:
             raise _bad("a message's content is neither text nor a list of parts", "messages")
         messages.append({**cells, "content": content})
     return messages, pictures
 
 
-def _part(part: object, pictures: list[tuple[str, str | None]]) -> dict[str, Any]:
+def _part(part: object, pictures: list[tuple[str, str | None]], cut: CutBody) -> dict[str, Any]:
     cells = {"type": "text", "text": part} if isinstance(part, str) else part
     if not isinstance(cells, dict):
         raise _bad("a part of a message is neither text nor an object", "messages")
     found = cast("dict[str, Any]", cells)
     kind = found.get("type") or ("image_url" if "image_url" in found else None)
     if kind in TEXT_TYPES:
-        return {"type": "text", "text": str(found.get("text") or found.get(str(kind)) or "")}
+        return {"type": "text", "text": cut.words(str(found.get("text") or found.get(str(kind)) or ""))}
     if kind != "image_url":
         raise _bad(
             f"a part of a message is of type {kind!r}; expected text and image_url: nothing else is counted before a decision",
