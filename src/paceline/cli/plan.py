@@ -15,13 +15,17 @@ from paceline.errors import InvalidValueError
 from paceline.schedule import LinearStepTime, LoadSettings, PlannerSettings
 from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
 from paceline.simulate.engine_settings import PACELINE
-from paceline.tune.capacity import CONTROLLERS, CapacityPlan, Need, stretches_of, ways_of
+from paceline.tune.capacity import CONTROLLERS, ENGINES_SERVED, CapacityPlan, Need, stretches_of, ways_of
 from paceline.tune.capacity_chart import capacity_chart
 from paceline.tune.simulated import blocks_that_last
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, scaled
 
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of 1 to 9 degrees of freedom
+# of 1 to 19 degrees of freedom
+T_95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -44,18 +48,28 @@ def plan(
     routers: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(ROUTERS)}.", show_default="round_robin")
     ] = None,
-    stretches: Annotated[int, typer.Option(help="Parts of the trace; odd ones plan, even ones check.")] = 6,
+    stretches: Annotated[
+        int,
+        typer.Option(
+            help="Parts of the trace; odd ones plan, even ones check. n that plan suffice for n/(n+1) of further ones."
+        ),
+    ] = 40,
     limit: LimitOption = None,
     speed: SpeedOption = 1.0,
     chunk_size: ChunkSizeOption = 2048,
     max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once.")] = 128,
     price_floor: Annotated[float, typer.Option(help="Accuracy that a second of prefill must bring at least.")] = 0.25,
+    engines_served: Annotated[
+        int, typer.Option(help="Of more engines so many are served, with their share of the requests.")
+    ] = ENGINES_SERVED,
     chart: Annotated[Path | None, typer.Option(help="An SVG file: replicas over the accuracy floor.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Find the fewest engines that keep a promise at an accuracy, by controller and router, in virtual time."""
     if not 0 < alpha < 1:
         raise InvalidValueError("alpha", alpha, "a share between 0 and 1")
+    if engines_served < 1:
+        raise InvalidValueError("engines_served", engines_served, "at least 1")
     requests = scaled(read_trace(trace), LoadScaling(limit=limit, speed=speed, ttft_budget_ms=budget_ms)).requests
     ways, model = ways_of(profile), LinearStepTime.load(step_time)
     image = max(way.image_tokens for way in ways)
@@ -67,7 +81,9 @@ def plan(
         num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
     )
     settings = LoadSettings(alpha=alpha, price=PriceSettings(floor=price_floor, step=0.3, share=0.5))
-    asked = CapacityPlan(engine=engine, model=model, ways=ways, alpha=alpha, settings=settings)
+    asked = CapacityPlan(
+        engine=engine, model=model, ways=ways, alpha=alpha, settings=settings, engines_served=engines_served
+    )
     parts = stretches_of(RequestColumns.of(requests), stretches)
     floors = [_floor(word) for word in split_list(accuracy_floor) or []]
     cells = [

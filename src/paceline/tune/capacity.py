@@ -3,8 +3,14 @@
 A stretch of the trace needs the fewest engines with which the share of requests with a budget that keep it is at least
 1 − α, and the mean accuracy at least the floor. Fixed engines serve all requests under one configuration, the one of least
 work among those of the accuracy; controlled engines choose at each arrival (`paceline.schedule.LoadController`).
+
+Of many engines a sample is served, with the share of the requests that falls to it: under `round_robin` exactly what these
+get, under the other routers a smaller fleet's share, in which waiting is pooled less: such a plan errs towards too many.
+
+The engines that suffice for n stretches suffice for a further one like them with probability n / (n + 1).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,6 +40,7 @@ from paceline.simulate import (
 FIXED, CHOICES = "fixed", "choices"
 CONTROLLERS = (FIXED, CHOICES)
 MOST_REPLICAS = 4096
+ENGINES_SERVED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +109,17 @@ def ways_of(profile: Path) -> tuple[ServedWay, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityPlan:
-    """What is planned for: engines of one kind, the ways of serving, the promise, and how choices are made."""
+    """What is planned for: engines of one kind, the ways of serving, the promise, and how choices are made.
+
+    Of more than `engines_served` engines so many are served, with their share of the requests.
+    """
 
     engine: SimulatedEngine
     model: LinearStepTime
     ways: tuple[ServedWay, ...]
     alpha: float
     settings: LoadSettings
+    engines_served: int = ENGINES_SERVED
 
     def need(self, stretches: Sequence[RequestColumns], *, controller: str, router: str, accuracy_floor: float) -> Need:
         """Return what each stretch needs; the prompts of a stretch are texts, to which a way adds its image.
@@ -120,10 +131,26 @@ class CapacityPlan:
         if router not in ROUTERS:
             raise UnknownChoiceError("router", router, tuple(ROUTERS))
         replicas = tuple(
-            fewest(lambda count, load=load: self.suffices(load, controller, router, accuracy_floor, count))
+            fewest(
+                lambda count, load=load: self.suffices(load, controller, router, accuracy_floor, count),
+                least=self.least(load),
+            )
             for load in stretches
         )
         return Need(controller=controller, router=router, accuracy_floor=accuracy_floor, replicas=replicas)
+
+    def least(self, load: RequestColumns) -> int:
+        """Return engines that no plan can do without: prompts under the way of least work, with every step full of them."""
+        limited = np.isfinite(load.budgets)
+        if not limited.any():
+            return 1
+        cheapest = min(way.image_tokens * way.prefill_factor for way in self.ways)
+        factor = min(way.prefill_factor for way in self.ways)
+        tokens = float((load.prompt_tokens[limited] * factor + cheapest).sum())
+        spare_seconds = float(load.budgets[limited].max())
+        seconds = float(load.arrival_seconds[-1] - load.arrival_seconds[0]) + spare_seconds
+        work_seconds = (1 - self.alpha) * tokens * self.model.per_prefill_token_ms / 1e3
+        return min(MOST_REPLICAS, max(1, math.floor(work_seconds / seconds)))
 
     def suffices(
         self, load: RequestColumns, controller: str, router: str, accuracy_floor: float, replicas: int
@@ -139,6 +166,9 @@ class CapacityPlan:
         able = [way for way in self.ways if way.accuracy >= accuracy_floor]
         if not able:
             return 0.0, 0.0
+        if replicas > self.engines_served:
+            load = load.part(np.flatnonzero(np.arange(len(load)) % replicas < self.engines_served))
+            replicas = self.engines_served
         if controller == FIXED:
             text = float(load.prompt_tokens.mean())
             return self._kept(load, router, replicas, [min(able, key=lambda way: way.work(text))], None)
@@ -193,15 +223,14 @@ class CapacityPlan:
         return (kept / limited if limited else 1.0), accuracy / len(load)
 
 
-def fewest(suffices: Callable[[int], bool]) -> int | None:
-    """Return the smallest number from 1 on that suffices, by doubling and halving; None where `MOST_REPLICAS` do not."""
+def fewest(suffices: Callable[[int], bool], *, least: int = 1) -> int | None:
+    """Return the smallest number from `least` on that suffices, by doubling and halving; None where `MOST_REPLICAS` do not."""
     asked = cache(suffices)
-    high = 1
+    low, high = least - 1, least  # low does not suffice
     while not asked(high):
         if high >= MOST_REPLICAS:
             return None
-        high *= 2
-    low = high // 2  # does not suffice, or is 0
+        low, high = high, min(2 * high, MOST_REPLICAS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if asked(middle) else (middle, high)

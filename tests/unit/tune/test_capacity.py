@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from estimator_samples import synthetic_samples
@@ -43,7 +45,32 @@ def test_the_fewest_that_suffice_are_found_without_asking_twice(needed):
         return count >= needed
 
     assert fewest(suffices) == needed and len(asked) == len(set(asked))
-    assert fewest(lambda _: False) is None
+    assert fewest(lambda _: False) is None and fewest(lambda _: False, least=4096) is None
+    asked.clear()
+    least = max(1, needed - 1)
+    assert fewest(suffices, least=least) == needed and min(asked) >= least
+
+
+@pytest.mark.parametrize("rate", [5.0, 40.0, 200.0])
+def test_no_plan_does_with_fewer_than_the_least_engines(rate):
+    for seed in range(3):
+        stretch = load(seed, rate=rate)
+        need = PLAN.need([stretch], controller="choices", router="round_robin", accuracy_floor=0.0)
+        assert 1 <= PLAN.least(stretch) <= need.planned
+        assert PLAN.least(stretch) == 1 or not PLAN.suffices(
+            stretch, "choices", "round_robin", 0.0, PLAN.least(stretch) - 1
+        )
+
+
+@pytest.mark.parametrize("controller", ["fixed", "choices"])
+def test_of_many_engines_a_sample_gets_its_share_of_the_requests(controller):
+    whole = load(3, requests=2400, rate=380.0)
+    sampled = replace(PLAN, engines_served=10)
+    of_all, of_some = (each.served(whole, controller, "round_robin", 0.9, 40) for each in (PLAN, sampled))
+    assert of_some == pytest.approx(of_all, abs=0.06) and of_some != of_all
+    assert sampled.served(whole, controller, "round_robin", 0.8, 10) == PLAN.served(
+        whole, controller, "round_robin", 0.8, 10
+    )
 
 
 @pytest.mark.parametrize("router", ROUTERS)
