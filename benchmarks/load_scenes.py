@@ -3,7 +3,8 @@
 Assumed, not measured: the engine's step times (a linear model fitted on what Vidur's tables predict for Llama 3 8B on an A100),
 image tokens of the tiers as a large model has them, and the share of a prefill's time that is left with fewer experts or
 blocks. Measured: the arrivals and lengths of the Azure conversation trace, and whether the embedded model answers each
-question right under each configuration (benchmarks/results/digit_answers.json).
+question right under each configuration: 450 questions that are judged by (benchmarks/results/digit_answers.json), and 561 others
+that tables are made from (benchmarks/results/certified_population.npz).
 """
 
 import json
@@ -32,6 +33,7 @@ from paceline.simulate import (
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 ANSWERS = Path(__file__).parent / "results" / "digit_answers.json"
+TABLES = Path(__file__).parent / "results" / "certified_population.npz"
 TRACE_REQUESTS = 19_000
 LONGEST_TEXT = 1_792
 IMAGE_TOKENS = {"low": 576, "medium": 1296, "high": 2304}
@@ -66,18 +68,18 @@ class Answers:
         return np.array([IMAGE_TOKENS[c.tier or ""] for c in self.configs], dtype=np.int64)
 
 
-def read_answers(path: Path = ANSWERS, *, seed: int = 1) -> Answers:
-    """Return the answers, half of the questions of each set for tables and the other half to judge by."""
-    document = json.loads(path.read_text())
-    sets: dict[str, dict[str, str]] = document["answers"]
+def read_answers(path: Path = ANSWERS, tables: Path = TABLES) -> Answers:
+    """Return the answers that are judged by, and tables of other questions: means of each set over those of `tables`."""
+    sets: dict[str, dict[str, str]] = json.loads(path.read_text())["answers"]
     keys = list(next(iter(sets.values())))
-    random = np.random.default_rng(seed)
+    others = np.load(tables, allow_pickle=False)
+    note = json.loads(str(others["note"]))
+    columns = [note["configurations"].index(key) for key in keys]
     right: list[Floats] = []
     believed: list[Floats] = []
-    for by_config in sets.values():
-        found = np.array([[int(mark) for mark in by_config[key]] for key in keys], dtype=np.float64).T
-        order = random.permutation(len(found))
-        table, judged = found[order[: len(found) // 2]], found[order[len(found) // 2 :]]
+    for name, by_config in sets.items():
+        judged = np.array([[int(mark) for mark in by_config[key]] for key in keys], dtype=np.float64).T
+        table = others["accuracy"][others["dataset"] == note["datasets"].index(name)][:, columns]
         right.append(judged)
         believed.append(np.tile(table.mean(axis=0), (len(judged), 1)))
     return Answers(

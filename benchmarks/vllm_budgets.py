@@ -99,14 +99,14 @@ def decisions(controller: Path, count: int) -> dict[str, Any]:
         names=NAMES,
     )
     budget = {"latency_budget_ms": 100}
-    bodies = {name: _body(picture, budget) for name, picture in _pictures().items()}
+    bodies = {name: body_of(picture, budget) for name, picture in pictures().items()}
     bodies["1 megapixel PNG, slashes escaped as PHP does"] = bodies["1 megapixel PNG"].replace(b"/", b"\\/")
-    bodies["8,000 letters, no picture"] = _body(None, budget, text="count the digits " * 470)
-    bodies["200,000 letters, no picture"] = _body(None, budget, text="count the digits " * 11_765)
-    bodies["two pictures, 12 and 1 megapixels JPEG"] = _body(
-        _pictures()["12 megapixels JPEG"], budget, more=(_pictures()["1 megapixel JPEG"],)
+    bodies["8,000 letters, no picture"] = body_of(None, budget, text="count the digits " * 470)
+    bodies["200,000 letters, no picture"] = body_of(None, budget, text="count the digits " * 11_765)
+    bodies["two pictures, 12 and 1 megapixels JPEG"] = body_of(
+        pictures()["12 megapixels JPEG"], budget, more=(pictures()["1 megapixel JPEG"],)
     )
-    bodies["without a budget, 12 megapixels JPEG"] = _body(_pictures()["12 megapixels JPEG"], {})
+    bodies["without a budget, 12 megapixels JPEG"] = body_of(pictures()["12 megapixels JPEG"], {})
     found: dict[str, Any] = {}
     for name, body in bodies.items():
         times = [_decided(desk, body) for _ in range(count + 20)][20:]
@@ -128,11 +128,12 @@ def _decided(desk: Desk, body: bytes) -> tuple[float, float]:
         ticket = desk.accept(reading, received_seconds=0.0, now_seconds=0.0)
     taken = 1e3 * (time.perf_counter() - wall), 1e3 * (time.thread_time() - cpu)
     if ticket is not None:
-        desk.finish(ticket)
+        desk.finish(ticket, 0.0)
     return taken
 
 
-def _pictures() -> dict[str, bytes]:
+def pictures() -> dict[str, bytes]:
+    """Return files of pictures by what they are."""
     noise = np.random.default_rng(SEED)
 
     def saved(width: int, height: int, kind: str) -> bytes:
@@ -164,9 +165,10 @@ def _png(question: VisualQuestion) -> bytes:
     return file.getvalue()
 
 
-def _body(
+def body_of(
     picture: bytes | None, fields: dict[str, Any], *, text: str = "Read the digits.", more: Sequence[bytes] = ()
 ) -> bytes:
+    """Return a streamed chat with these fields beside its messages."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
     for each in [*more, *([] if picture is None else [picture])]:
         url = "data:image/png;base64," + base64.b64encode(each).decode()
@@ -252,7 +254,7 @@ def overhead(controller: Path, pairs: int) -> dict[str, Any]:
         *(word for name in names for word in (name, ours[ours.index(name) + 1])),
         *SERVER_FLAGS,
     ]
-    bodies = [_body(_png(question), {}, text=question.prompt) for question in _questions(pairs + 20)]
+    bodies = [body_of(_png(question), {}, text=question.prompt) for question in _questions(pairs + 20)]
     order = random.Random(SEED)
     rows: list[tuple[Streamed, Streamed]] = []
     with served(plain) as stock, served(ours) as budgeted:
@@ -306,7 +308,7 @@ def adherence(controller: Path, requests: int) -> dict[str, Any]:
 
 
 def _of(question: VisualQuestion, budget_ms: float) -> bytes:
-    return _body(_png(question), {"latency_budget_ms": budget_ms}, text=question.prompt)
+    return body_of(_png(question), {"latency_budget_ms": budget_ms}, text=question.prompt)
 
 
 def _budgets(connection: http.client.HTTPConnection, questions: Sequence[VisualQuestion]) -> list[float]:

@@ -1,0 +1,540 @@
+"""Budgets under load in real vLLM: choices at arrival beside vLLM as it is, one configuration for all, and a cap on its queue.
+
+    .venv-vllm/bin/python benchmarks/vllm_under_load.py FOLDER [--models digits wide] [--repetitions 5] [--seconds 20]
+
+On vLLM's build for a CPU with tests/vllm/torchvision_standin and a distribution called vllm on PYTHONPATH: `docs/vllm.md`.
+FOLDER keeps models, tables and step-time models between runs. Adds to benchmarks/results/vllm_under_load.json, repetition by
+repetition: a killed run goes on.
+
+Open loop: Poisson arrivals at shares of the requests a second that vLLM's whole model completes, measured anew in each
+repetition; every way of serving gets the same arrivals, questions and budgets, one after the other, in an order of its own in
+each repetition. A time to first token runs by the client's clock from when the request was to be sent to the first token that
+is read. Budgets are 0.5, 1, 2 and 4 times T0, the whole model's median alone, or none, with equal chance. Value is accuracy where
+the budget was kept, 0 where it was missed or the request refused. Ways:
+
+- `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, a price floor);
+- `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: one small configuration for all, by the clients'
+  knobs on Paceline's server.
+
+`digits` is the embedded model, whose answers are judged. `wide` is a random model whose kernels dominate a step (`wide_vlm.py`):
+its accuracies are those of the embedded model's configurations, assumed, and no answer is judged.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from command_line import command_line
+from wide_vlm import write_wide_vlm
+
+from paceline.control.table import LookupTable
+from paceline.control.table_entry import TableEntry, TableMetadata
+from paceline.datasets.digits import digit_questions
+from paceline.datasets.question import VisualQuestion
+from paceline.datasets.scoring import score
+from paceline.errors import StepTimeError
+from paceline.fit.step_time import fit_step_time
+from paceline.models.loading import EMBEDDED, load_request_plans
+from paceline.records import KnobConfig
+from paceline.schedule.step_log import read_step_log
+from paceline.serving.desk import CHAT_PATH
+from paceline.slo import Proportion
+from paceline.vllm_plugin.command import serve_command
+
+RESULTS = Path(__file__).parent / "results" / "vllm_under_load.json"
+POPULATION = Path(__file__).parent / "results" / "certified_population.npz"
+SEED, NEW_TOKENS, START_SECONDS, TIMEOUT_SECONDS = 3407, 6, 900, 300
+LOADS, BUDGETS_T0 = (0.8, 1.2, 1.8), (0.5, 1.0, 2.0, 4.0, None)
+WAYS = ("paceline", "whole", "capped", "low")
+CAP = 8
+ALPHA, FLOOR_T0 = 0.1, 0.07  # the floor: accuracy that T0 of prefill must bring
+CAPACITY_CLIENTS = 16
+FLAGS = ("--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", "--mm-processor-cache-gb", "0")
+LIMITS = ("--dtype", "float32", "--max-model-len", "512", "--limit-mm-per-prompt", '{"image": 1, "video": 0}')
+TOKENS_A_STEP = {"digits": 256, "wide": 256}
+TOP_KS = {"digits": (1, 4, 8), "wide": (2, 4, 8)}
+BLOCKS, TIERS = (8, 12, 16), ("low", "medium", "high")
+SIDES = {"digits": None, "wide": (280, 520)}  # pixels that pictures are scaled to
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request: when it is to be sent, which question, its budget in ms, and its body."""
+
+    at_seconds: float
+    question: int
+    budget_ms: float | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What came of a request: its status, ms to the first token by the client's clock, its text and Paceline's report."""
+
+    status: int
+    ttft_ms: float | None
+    text: str
+    report: Row | None
+
+
+class Model:
+    """One model of the benchmark: its folder, questions, pictures and configurations."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.place = name
+        if name == "wide":
+            self.place = str(folder / "wide_vlm")
+            if not Path(self.place, "config.json").exists():
+                write_wide_vlm(Path(self.place))
+        self.plans = load_request_plans(self.place)
+        self.configs = [
+            KnobConfig(tier=tier, top_k=top_k, num_active_blocks=blocks)
+            for tier, top_k, blocks in product(TIERS, TOP_KS[name], BLOCKS)
+        ]
+        sets = ("digits_read", "digits_count", "digits_exist")
+        self.questions = [each for one in sets for each in digit_questions(one, split="test", count=60, seed=SEED)]
+        random.Random(SEED).shuffle(self.questions)
+        self.urls = [self._url(question, number) for number, question in enumerate(self.questions)]
+
+    def _url(self, question: VisualQuestion, number: int) -> tuple[str, tuple[int, int]]:
+        picture, sides = question.picture, SIDES[self.name]
+        if sides is not None:
+            own = random.Random(number)
+            picture = picture.resize((own.randint(*sides), own.randint(*sides)))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), picture.size
+
+    def body(self, number: int, *, budget_ms: float | None = None, config: KnobConfig | None = None) -> bytes:
+        """Return a streamed chat about one question, with a budget or with knobs."""
+        number %= len(self.questions)
+        url, size = self.urls[number]
+        asked: Row = {
+            "model": "m",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": url}},
+                        {"type": "text", "text": self.questions[number].prompt},
+                    ],
+                }
+            ],
+            "temperature": 0,
+            "max_tokens": NEW_TOKENS,
+            "stream": True,
+        }
+        if budget_ms is not None:
+            asked["latency_budget_ms"] = budget_ms
+        if config is not None:
+            asked["vllm_xargs"] = {"paceline_top_k": config.top_k, "paceline_active_blocks": config.num_active_blocks}
+            asked["mm_processor_kwargs"] = dict(self.plans.plans(*size)[config.tier].arguments)
+        return json.dumps(asked).encode()
+
+    def right(self, number: int, text: str) -> float:
+        """Return whether an answer is right."""
+        return float(score(self.questions[number % len(self.questions)], text) or 0.0)
+
+    def table(self, times_ms: Mapping[KnobConfig, float]) -> LookupTable:
+        """Return the table of measured times and of the embedded model's accuracies, smallest configuration first."""
+        population = np.load(POPULATION, allow_pickle=False)
+        keys = json.loads(str(population["note"]))["configurations"]
+        means = dict(zip(keys, population["accuracy"].mean(axis=0).tolist(), strict=True))
+        ks = dict(zip(TOP_KS[self.name], TOP_KS["digits"], strict=True))
+        ranking = json.loads(
+            (Path(self.place) if self.name == "wide" else EMBEDDED["digits"]).joinpath("paceline.json").read_text()
+        )["block_ranking"]
+        return LookupTable(
+            entries=[
+                TableEntry(
+                    config=config,
+                    accuracy=means[f"{config.tier}_{ks[config.top_k]}_{config.num_active_blocks}"],  # pyright: ignore[reportArgumentType]
+                    latency_ms=times_ms[config],
+                    num_samples=3,
+                    accuracy_std=0.0,
+                    latency_std_ms=0.0,
+                )
+                for config in self.configs
+            ],
+            metadata=TableMetadata(
+                aggregation_method="mean",
+                tolerance=0.05,
+                latency_kind="ttft",
+                datasets=("digits",),
+                num_profiling_results=3 * len(self.configs),
+                provenance=({"model": self.name, "block_ranking": ranking},),
+            ),
+        )
+
+    def ours(self, table: Path, section: Mapping[str, Any]) -> list[str]:
+        """Return the command of Paceline's server."""
+        config = json.dumps({"paceline": dict(section)})
+        return serve_command(
+            self.place,
+            controller=table,
+            alpha=ALPHA,
+            arguments=["--served-model-name", "m", *LIMITS, *FLAGS, *self.step(), "--additional-config", config],
+        )
+
+    def stock(self, table: Path, *flags: str) -> list[str]:
+        """Return the command of vLLM as it is, for the same checkpoint."""
+        ours = self.ours(table, {})
+        return [*ours[: ours.index("serve") + 2], "--served-model-name", "m", *LIMITS, *FLAGS, *self.step(), *flags]
+
+    def step(self) -> tuple[str, str]:
+        """Return the flag of a step's tokens."""
+        return ("--max-num-batched-tokens", str(TOKENS_A_STEP[self.name]))
+
+
+@contextmanager
+def served(words: Sequence[str], log: Path) -> Generator[int]:
+    """Run a server until the block ends; yields its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with log.open("w") as output:
+        command = [*words, "--host", "127.0.0.1", "--port", str(port)]
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            asyncio.run(_healthy(server, port, log))
+            yield port
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
+
+
+async def _healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(log.read_text()[-4000:])
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+            writer.close()
+            if b" 200 " in line:
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(0.5)
+    raise SystemExit("the server did not start: " + log.read_text()[-4000:])
+
+
+async def ask(port: int, body: bytes, *, since: float | None = None) -> Answered:
+    """Send a request and read its stream; its time counts from `since`, by default from here."""
+    since = time.perf_counter() if since is None else since
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    status = int((await reader.readline()).split()[1])
+    ttft_ms, text, report = None, "", None
+    try:
+        while line := await reader.readline():
+            if not line.startswith(b"data: {"):
+                continue
+            document = json.loads(line.removeprefix(b"data: "))
+            report = document.get("paceline", report)
+            for choice in document.get("choices", []):
+                if content := choice.get("delta", {}).get("content"):
+                    text += content
+                    ttft_ms = 1e3 * (time.perf_counter() - since) if ttft_ms is None else ttft_ms
+    finally:
+        writer.close()
+    return Answered(status=status, ttft_ms=ttft_ms, text=text, report=report)
+
+
+async def open_loop(port: int, requests: Sequence[Asked]) -> list[Answered]:
+    """Send every request when it is to be sent, whatever became of those before it."""
+    start = time.perf_counter() + 0.05
+
+    async def one(each: Asked) -> Answered:
+        await asyncio.sleep(max(0.0, start + each.at_seconds - time.perf_counter()))
+        try:
+            asked = ask(port, each.body, since=start + each.at_seconds)
+            return await asyncio.wait_for(asked, TIMEOUT_SECONDS)
+        except (OSError, TimeoutError):
+            return Answered(status=0, ttft_ms=None, text="", report=None)
+
+    return list(await asyncio.gather(*(one(each) for each in requests)))
+
+
+async def closed_loop(port: int, bodies: Sequence[bytes], clients: int) -> float:
+    """Return the requests a second that so many clients get answered, each sending its next once it has its last."""
+    left = list(bodies)
+    begun = time.perf_counter()
+
+    async def client() -> None:
+        while left:
+            await ask(port, left.pop())
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return len(bodies) / (time.perf_counter() - begun)
+
+
+def prepared(model: Model) -> tuple[Path, Row | None]:
+    """Return the table of this engine's own times alone, and its step-time model; measured once, and kept."""
+    table, steps = model.folder / f"table-{model.name}.json", model.folder / f"step_time-{model.name}.json"
+    if not table.exists():
+        made_up = model.folder / f"made_up-{model.name}.json"
+        made_up.write_text(json.dumps(model.table(dict.fromkeys(model.configs, 100.0)).document()))
+        step_log = model.folder / f"steps-{model.name}.jsonl"
+        with served(
+            model.ours(made_up, {"client_knobs": True, "step_log": str(step_log), "policy": "fcfs"}),
+            model.folder / "prepare.txt",
+        ) as port:
+            times = asyncio.run(_alone(model, port))
+            asyncio.run(closed_loop(port, [model.body(number) for number in range(48)], 6))
+        table.write_text(json.dumps(model.table(times).document()))
+        try:
+            document = fit_step_time(read_step_log(step_log)).document()
+            steps.write_text(json.dumps({key: document[key] for key in STEP_KEYS}))
+        except StepTimeError as error:
+            print(f"no step-time model: {error}")
+    return table, json.loads(steps.read_text()) if steps.exists() else None
+
+
+STEP_KEYS = (
+    "base_ms",
+    "per_decode_token_ms",
+    "per_decode_context_token_ms",
+    "per_prefill_token_ms",
+    "per_prefill_attention_token_ms",
+)
+
+
+async def _alone(model: Model, port: int) -> dict[KnobConfig, float]:
+    for number in range(6):
+        await ask(port, model.body(number))
+    found: dict[KnobConfig, list[float]] = {config: [] for config in model.configs}
+    for turn in range(3):
+        for number, config in enumerate(model.configs):
+            answered = await ask(port, model.body(turn * 31 + number, config=config))
+            found[config].append(answered.ttft_ms or 0.0)
+    return {config: statistics.median(times) for config, times in found.items()}
+
+
+def arrivals(
+    model: Model, *, rate: float, seconds: float, t0_ms: float, seed: int
+) -> list[tuple[float, int, float | None]]:
+    """Return when requests are to be sent, which questions, and their budgets in ms."""
+    own = random.Random(seed)
+    found: list[tuple[float, int, float | None]] = []
+    now = own.expovariate(rate)
+    while now < seconds:
+        budget = own.choice(BUDGETS_T0)
+        found.append((now, own.randrange(len(model.questions)), None if budget is None else budget * t0_ms))
+        now += own.expovariate(rate)
+    return found
+
+
+def requests_of(model: Model, way: str, drawn: Sequence[tuple[float, int, float | None]]) -> list[Asked]:
+    """Return the same requests as one way of serving gets them."""
+    low = KnobConfig(tier="low", top_k=TOP_KS[model.name][0], num_active_blocks=BLOCKS[0])
+    return [
+        Asked(
+            at_seconds=at,
+            question=number,
+            budget_ms=budget,
+            body=model.body(
+                number,
+                budget_ms=budget if way == "paceline" else None,
+                config=low if way == "low" else None,
+            ),
+        )
+        for at, number, budget in drawn
+    ]
+
+
+def figures(model: Model, asked: Sequence[Asked], answered: Sequence[Answered]) -> Row:
+    """Return counts and times of one run."""
+    limited = [(one, other) for one, other in zip(asked, answered, strict=True) if one.budget_ms is not None]
+    kept = [
+        other.ttft_ms is not None and other.ttft_ms <= one.budget_ms  # pyright: ignore[reportOperatorIssue]
+        for one, other in limited
+    ]
+    right = [model.right(one.question, other.text) for one, other in limited]
+    reports = [other.report for _, other in limited if other.report]
+    promised = [
+        in_time for (_, other), in_time in zip(limited, kept, strict=True) if other.report and other.report["promised"]
+    ]
+    free = [other.ttft_ms for one, other in zip(asked, answered, strict=True) if one.budget_ms is None]
+    return {
+        "requests": len(asked),
+        "limited": len(limited),
+        "kept": sum(kept),
+        "right_in_time": sum(one for one, in_time in zip(right, kept, strict=True) if in_time),
+        "promised": len(promised),
+        "promises_kept": sum(promised),
+        "refused": sum(each.status != 200 for each in answered),
+        "degraded": sum(bool(each["degraded"]) for each in reports),
+        "ttft_ms": [round(each.ttft_ms, 1) for each in answered if each.ttft_ms is not None],
+        "longest_without_budget_ms": max((each for each in free if each is not None), default=None),
+    }
+
+
+def repetition(model: Model, ports: Mapping[str, int], t0_ms: float, *, seconds: float, number: int) -> Row:
+    """Return one repetition: the whole model's capacity, then every way at every load, in a random order."""
+    bodies = [model.body(each) for each in range(3 * CAPACITY_CLIENTS)]
+    capacity = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
+    found: Row = {"repetition": number, "capacity_per_second": capacity, "load_average": os.getloadavg()[0], "runs": []}
+    order = [(load, way) for load in LOADS for way in WAYS]
+    random.Random(number).shuffle(order)
+    for load, way in order:
+        seed = 1000 * number + int(100 * load)
+        drawn = arrivals(model, rate=load * capacity, seconds=seconds, t0_ms=t0_ms, seed=seed)
+        asked = requests_of(model, way, drawn)
+        answered = asyncio.run(open_loop(ports[way], asked))
+        row = {"load": load, "way": way} | figures(model, asked, answered)
+        found["runs"].append(row)
+        print(
+            model.name, number, load, way, f"{row['kept']} of {row['limited']}", f"refused {row['refused']}", flush=True
+        )
+    return found
+
+
+def warmed(model: Model, ports: Mapping[str, int], *, rate: float, t0_ms: float, alone: int, beside: float) -> None:
+    """Let every server answer some requests, and Paceline's enough for its bounds."""
+    for name in ("whole", "capped"):
+        asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
+    asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
+    drawn = arrivals(model, rate=rate, seconds=beside, t0_ms=t0_ms, seed=1)
+    asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", drawn)))
+
+
+def measure(model: Model, document: Row, arguments: argparse.Namespace) -> None:
+    """Add the repetitions of a model that the results lack."""
+    table, step_time = prepared(model)
+    own: Row = document["models"].setdefault(model.name, {"repetitions": []})
+    todo = [n for n in range(arguments.repetitions) if n not in {each["repetition"] for each in own["repetitions"]}]
+    if not todo:
+        return
+    section: Row = {"client_knobs": True, "policy": "edf"} | ({"step_time": step_time} if step_time else {})
+    largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
+    section["price_floor"] = FLOOR_T0 / (largest_ms / 1e3)
+    with ExitStack() as stack:
+        start = {
+            "paceline": model.ours(table, section),
+            "whole": model.stock(table),
+            "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
+        }
+        ports = {
+            name: stack.enter_context(served(words, model.folder / f"{model.name}-{name}.txt"))
+            for name, words in start.items()
+        }
+        ports["low"] = ports["paceline"]
+        if "t0_ms" not in own:
+            alone = [asyncio.run(ask(ports["whole"], model.body(each))).ttft_ms or 0.0 for each in range(25)][5:]
+            own["t0_ms"] = statistics.median(alone)
+        capacity = asyncio.run(
+            closed_loop(ports["whole"], [model.body(each) for each in range(2 * CAPACITY_CLIENTS)], CAPACITY_CLIENTS)
+        )
+        warmed(
+            model,
+            ports,
+            rate=capacity,
+            t0_ms=own["t0_ms"],
+            alone=arguments.alone,
+            beside=arguments.beside or 150 / capacity,
+        )
+        for number in todo:
+            own["repetitions"].append(repetition(model, ports, own["t0_ms"], seconds=arguments.seconds, number=number))
+            own |= {"step_time": step_time, "price_floor": section["price_floor"], "seconds_a_run": arguments.seconds}
+            RESULTS.write_text(json.dumps(document) + "\n")
+
+
+def shared(hits: int, count: int) -> tuple[float, float, float] | None:
+    """Return a share with its exact interval; None of nothing."""
+    if not count:
+        return None
+    interval = Proportion(successes=hits, count=count).interval()
+    return hits / count, interval.low, interval.high
+
+
+def summary(own: Row, load: float, way: str) -> Row:
+    """Return the pooled figures of a way at a load."""
+    runs = [run for each in own["repetitions"] for run in each["runs"] if (run["load"], run["way"]) == (load, way)]
+    counts = ("requests", "limited", "kept", "right_in_time", "promised", "promises_kept", "refused")
+    total = {key: sum(run[key] for run in runs) for key in counts}
+    times = [ms for run in runs for ms in run["ttft_ms"]]
+    return {
+        "attainment": shared(total["kept"], total["limited"]),
+        "accuracy": total["right_in_time"] / total["kept"] if total["kept"] else None,
+        "value": total["right_in_time"] / total["limited"],
+        "promised": total["promised"] / total["limited"],
+        "promises_kept": shared(total["promises_kept"], total["promised"]),
+        "refused": total["refused"] / total["requests"],
+        "ttft_t0": [float(np.percentile(times, p)) / own["t0_ms"] for p in (50, 95, 99)] if times else None,
+        "requests": total["requests"],
+    }
+
+
+def show(document: Row) -> None:
+    """Print a table a model."""
+    for name, own in document["models"].items():
+        rates = [each["capacity_per_second"] for each in own["repetitions"]]
+        loads = [each["load_average"] for each in own["repetitions"]]
+        print(
+            f"\n{name}: T0 {own['t0_ms']:.0f} ms, {min(rates):.1f} to {max(rates):.1f} requests/s at capacity, "
+            f"{len(rates)} repetitions of {own['seconds_a_run']:g} s, load average {min(loads):.1f} to {max(loads):.1f}\n"
+        )
+        judged = name == "digits"
+        middle = "accuracy in budget | value | " if judged else ""
+        print(
+            f"| load | way | requests | attainment (95 %) | {middle}promised; kept | refused | TTFT P50 / P95 / P99, × T0 |"
+        )
+        print("|---" * (9 if judged else 7) + "|")
+        for load in LOADS:
+            for way in WAYS:
+                each = summary(own, load, way)
+                share, low, high = each["attainment"]
+                accuracy = "–" if each["accuracy"] is None else f"{each['accuracy']:.2f}"
+                promises = "–"
+                if each["promises_kept"]:
+                    promises = "{:.0%}; {:.3f} ({:.3f} to {:.3f})".format(each["promised"], *each["promises_kept"])
+                times = "–" if each["ttft_t0"] is None else " / ".join(f"{value:.1f}" for value in each["ttft_t0"])
+                cells = [f"{load:.0%}", way, each["requests"], f"{share:.3f} ({low:.3f} to {high:.3f})"]
+                cells += [accuracy, f"{each['value']:.3f}"] if judged else []
+                print("| " + " | ".join(map(str, [*cells, promises, f"{each['refused']:.0%}", times])) + " |")
+
+
+def main() -> None:
+    """Measure what is missing, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", nargs="+", choices=("digits", "wide"), default=["digits", "wide"])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of arrivals in each run")
+    parser.add_argument(
+        "--alone", type=int, default=60, help="requests that bounds of an idle engine are calibrated on"
+    )
+    parser.add_argument("--beside", type=float, help="seconds of load that bounds beside others are calibrated on")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    document: Row = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"models": {}}
+    document |= {"command": command_line("vllm_under_load.py"), "alpha": ALPHA, "cores": os.cpu_count()}
+    for name in arguments.models:
+        measure(Model(name, arguments.folder.resolve()), document, arguments)
+    show(document)
+
+
+if __name__ == "__main__":
+    main()
