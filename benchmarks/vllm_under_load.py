@@ -146,7 +146,7 @@ class Model:
             asked["latency_budget_ms"] = budget_ms
         if config is not None:
             asked["vllm_xargs"] = {"paceline_top_k": config.top_k, "paceline_active_blocks": config.num_active_blocks}
-            asked["mm_processor_kwargs"] = dict(self.plans.plans(*size)[config.tier].arguments)
+            asked["mm_processor_kwargs"] = dict(self.plans.plans([size])[config.tier].arguments)
         return json.dumps(asked).encode()
 
     def right(self, number: int, text: str) -> float:

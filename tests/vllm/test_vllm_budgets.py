@@ -38,6 +38,7 @@ from paceline.vllm_plugin.relied_on_server import (
     require_server,
     require_trusted_tiers,
     tell_encoder_times,
+    tell_steps,
     tell_times,
 )
 from paceline.vllm_plugin.timed_encoders import TimedEncoders
@@ -46,6 +47,13 @@ START_SECONDS = 700  # half a minute on an idle machine; imports alone took minu
 STANDIN = Path(__file__).parent / "torchvision_standin"
 NEW_TOKENS = 6
 GENEROUS_MS = 60_000
+STEP_TIME = {  # made up: what steps really take is learned as drift
+    "base_ms": 5.0,
+    "per_decode_token_ms": 0.2,
+    "per_decode_context_token_ms": 0.0,
+    "per_prefill_token_ms": 0.05,
+    "per_prefill_attention_token_ms": 0.0,
+}
 
 
 def environment(folder):
@@ -77,6 +85,7 @@ def server(tmp_path_factory):
     command = [
         *(sys.executable, "-m", "paceline.cli.main", "vllm", "serve", "digits"),
         *("--controller", str(write_table(folder / "table.json"))),
+        *("--additional-config", json.dumps({"paceline": {"step_time": STEP_TIME, "price_floor": 0.01}})),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"),
         *("--max-num-seqs", "16", "--max-num-batched-tokens", "256"),
         *("--limit-mm-per-prompt", '{"image": 2, "video": 0}'),
@@ -90,7 +99,9 @@ def server(tmp_path_factory):
             command, stdout=output, stderr=subprocess.STDOUT, env=settings, start_new_session=True
         )
         try:
-            started = SimpleNamespace(address=f"http://127.0.0.1:{port}", environment=settings)
+            started = SimpleNamespace(
+                address=f"http://127.0.0.1:{port}", environment=settings, log=folder / "server.txt"
+            )
             wait_until_healthy(process, started.address, folder / "server.txt")
             yield started
         finally:
@@ -305,6 +316,24 @@ def test_requests_that_go_away_leave_nothing_behind(server, client, asked, refer
     assert metrics(server)["paceline:requests_unfinished"] == 0
 
 
+def test_beside_others_budgets_are_promised_once_such_requests_were_answered(server, client, asked):
+    def one(number):
+        budget = {} if number % 6 == 5 else {"latency_budget_ms": GENEROUS_MS}
+        return ask(client, asked[number % len(asked)], **budget)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(one, range(60)))
+    reports = [answer.paceline for answer in answers if hasattr(answer, "paceline")]
+    beside = [each for each in reports if "beside others" in each.get("not_promised_because", "")]
+    assert all(each["bound_ms"] is None for each in beside)  # they came while too few were answered
+    promised = [each for each in reports if each["promised"]]
+    assert len(promised) >= 10 and all(each["within_budget"] and each["bound_ms"] > 0 for each in promised)
+    page = metrics(server)
+    assert page["paceline:step_drift_factor"] != 1.0 and page["paceline:coverage_beside_ratio"] > 0.5
+    assert page["paceline:work_price"] >= 0.01 and page["paceline:requests_unfinished"] == 0
+    assert "Iteration(" not in server.log.read_text()
+
+
 def test_vllm_bench_serve_asks_with_a_budget_and_metrics_count_it(server):
     before = metrics(server)
     command = [
@@ -356,6 +385,9 @@ def test_servers_that_budgets_cannot_be_kept_on_are_refused():
     for cells, key in (
         ({"controller": "c", "alpha": 2}, "alpha"),
         ({"controller": "c", "client_knobs": 1.5}, "client_knobs"),
+        ({"controller": "c", "price_floor": "high"}, "price_floor"),
+        ({"controller": "c", "price_floor": -1}, "floor"),
+        ({"controller": "c", "price_share": 2}, "share"),
     ):
         with pytest.raises(InvalidValueError, match=key):
             read_budget_settings(cells)
@@ -497,3 +529,17 @@ def test_an_engines_outputs_pass_and_end_as_they_did(ends, expected, told):
         assert times.first_token_wall == 100.5
         assert times.handed_over_wall <= time.time()
         assert (times.queue_ms, times.vision_ms, times.prefill_ms) == (pytest.approx(200), None, pytest.approx(500))
+
+
+def test_steps_are_told_and_stay_out_of_vllms_log():
+    recorded, told = [], []
+    manager = SimpleNamespace(record=lambda **stats: recorded.append(stats))
+    tell_steps(SimpleNamespace(logger_manager=manager), lambda *step: told.append(step))
+    tell_steps(SimpleNamespace(), told.append)  # an engine without statistics
+    details = SimpleNamespace(num_ctx_tokens=64, num_generation_tokens=3, elapsed_ms=7.5, is_dummy=False)
+    for each in (details, None, SimpleNamespace(is_dummy=True)):
+        stats = SimpleNamespace(iteration_details=each)
+        manager.record(scheduler_stats=stats, iteration_stats=None, engine_idx=0)
+        assert recorded[-1]["scheduler_stats"] is stats and stats.iteration_details is None
+    manager.record(scheduler_stats=None)
+    assert told == [(64, 3, 7.5)] and len(recorded) == 4

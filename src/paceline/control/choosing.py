@@ -4,7 +4,7 @@ A host that serves many callers is not warned of a budget that nothing keeps, it
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,16 @@ Factors = Mapping[str | None, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What is taken for a request, and what would need the smallest budget of all that is allowed."""
+    """What fits a request's budget, the preferred first; of all that is allowed the one that needs least, and the largest."""
 
-    taken: Decision
+    fitting: tuple[Decision, ...]
     least: Decision
+    largest: Decision
+
+    @property
+    def taken(self) -> Decision:
+        """What is preferred of what fits, or else what needs least, marked."""
+        return self.fitting[0] if self.fitting else self.least
 
 
 def configurations(controller: Controller) -> tuple[KnobConfig, ...]:
@@ -56,6 +62,24 @@ def choose(controller: Controller, budget_ms: float, features: RequestFeatures, 
     raise _unknown(controller)
 
 
+def options(controller: Controller, features: RequestFeatures, tiers: Collection[str | None]) -> tuple[Decision, ...]:
+    """Return what a controller says of each of its configurations of these tiers for a request, whatever its budget.
+
+    Raises InvalidValueError for tiers without a configuration.
+    """
+    if isinstance(controller, LookupTable):
+        found = tuple(_decided(each, within_budget=True) for each in controller.entries if each.config.tier in tiers)
+    elif isinstance(controller, BoundController):
+        times, ranked = controller.times(features), controller.ranked
+        places = [place for place, config in enumerate(ranked.configs) if config.tier in tiers]
+        found = tuple(ranked.decision(place, times) for place in places)
+    else:
+        raise _unknown(controller)
+    if not found:
+        raise _no_configuration(tiers)
+    return found
+
+
 def _of_table(table: LookupTable, budget_ms: float, factors: Factors) -> Choice:
     allowed = [entry for entry in table.entries if entry.config.tier in factors]
     if not allowed:
@@ -66,10 +90,9 @@ def _of_table(table: LookupTable, budget_ms: float, factors: Factors) -> Choice:
 
     fitting = [entry for entry in allowed if needs_ms(entry) <= budget_ms]
     least = _decided(min(allowed, key=needs_ms), within_budget=bool(fitting))
-    if not fitting:
-        return Choice(taken=least, least=least)
-    best = min(fitting, key=lambda entry: (-entry.accuracy, entry.latency_ms, entry.config.size))
-    return Choice(taken=_decided(best, within_budget=True), least=least)
+    fitting.sort(key=lambda entry: (-entry.accuracy, entry.latency_ms, entry.config.size))
+    largest = _decided(max(allowed, key=lambda entry: entry.config.size), within_budget=True)
+    return Choice(fitting=tuple(_decided(each, within_budget=True) for each in fitting), least=least, largest=largest)
 
 
 def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, factors: Factors) -> Choice:
@@ -87,7 +110,9 @@ def _of_bounds(controller: BoundController, budget_ms: float, features: RequestF
         raise _no_configuration(factors)
     fitting = ranked.in_order(fits_C.nonzero()[0], times.latencies_C).tolist()
     least = ranked.decision(min(first, key=needs_C.__getitem__), times, within_budget=bool(fitting))
-    return Choice(taken=ranked.decision(fitting[0], times) if fitting else least, least=least)
+    allowed = [place for place, tier in enumerate(tiers) if tier in factors]
+    largest = ranked.decision(max(allowed, key=lambda place: ranked.configs[place].size), times)
+    return Choice(fitting=tuple(ranked.decision(place, times) for place in fitting), least=least, largest=largest)
 
 
 def _decided(entry: TableEntry, *, within_budget: bool) -> Decision:
@@ -100,8 +125,8 @@ def _decided(entry: TableEntry, *, within_budget: bool) -> Decision:
     )
 
 
-def _no_configuration(factors: Factors) -> InvalidValueError:
-    return InvalidValueError("tiers", sorted(map(str, factors)), "tiers that the controller has configurations of")
+def _no_configuration(tiers: Collection[str | None]) -> InvalidValueError:
+    return InvalidValueError("tiers", sorted(map(str, tiers)), "tiers that the controller has configurations of")
 
 
 def _unknown(controller: Controller) -> UnknownChoiceError:

@@ -7,7 +7,7 @@ measured time exceeds the bound with probability α at most. A class with too fe
 """
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Hashable
 
@@ -42,6 +42,22 @@ class OnlineScores:
         scores = self._sorted.get(kind, ())
         rank = max(1, math.ceil((len(scores) + 1) * (1 - self.alpha) - RANK_SLACK))
         return math.exp(scores[rank - 1]) if rank <= len(scores) else None
+
+    def lower_factor(self, kind: Hashable) -> float | None:
+        """Return what a prediction is multiplied by to be surely exceeded, but for a share α; None for too few scores."""
+        scores = self._sorted.get(kind, ())
+        rank = math.floor((len(scores) + 1) * self.alpha + RANK_SLACK)
+        return math.exp(scores[rank - 1]) if rank else None
+
+    def chance(self, kind: Hashable, *, ratio: float) -> float:
+        """Return the least chance that a time is at most `ratio` times what is predicted; 1 of a class without scores.
+
+        The conformal one: of n scores those at most it, over n + 1.
+        """
+        scores = self._sorted.get(kind, ())
+        if not scores:
+            return 1.0
+        return bisect_right(scores, math.log(max(ratio, SMALLEST_SECONDS))) / (len(scores) + 1)
 
     def observe(self, kind: Hashable, *, measured_seconds: float, predicted_seconds: float) -> None:
         """Take note of a first token; raises InvalidValueError for a time that is none."""

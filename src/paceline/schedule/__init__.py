@@ -15,6 +15,7 @@ from paceline.schedule.policies import (
 from paceline.schedule.queue import PolicyQueue
 from paceline.schedule.request_times import REQUEST_METRICS, RequestTimes, ttft_adherence, ttft_goodput_per_second
 from paceline.schedule.requests import DecodeLoad, PrefillRequest
+from paceline.schedule.server_load import ServerLoad
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import PrefillChunk, StepRecord, read_step_log
 from paceline.schedule.step_time import LinearStepTime, StepLoad, StepTimeModel
@@ -40,6 +41,7 @@ __all__ = [
     "PrefillWork",
     "PromptImage",
     "RequestTimes",
+    "ServerLoad",
     "StepLoad",
     "StepPace",
     "StepPlan",

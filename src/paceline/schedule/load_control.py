@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from paceline.control.work_price import PriceSettings, WorkPrice, worthiest
 from paceline.errors import InvalidValueError
-from paceline.estimate.online_scores import DEFAULT_WINDOW, OnlineScores, budget_class
+from paceline.estimate.online_scores import DEFAULT_WINDOW, SMALLEST_SECONDS, OnlineScores, budget_class
 from paceline.estimate.step_drift import StepDrift
 from paceline.schedule.look_ahead import LookAhead, Outlook, PrefillWork, StepPace
 from paceline.schedule.policies import SortKey, request_order
@@ -38,6 +38,9 @@ class LoadSettings:
     - `keeps_promises`: a choice leaves those behind it that were promised their time; only under orders by deadline is
       anybody behind.
     - `relegates`: who cannot be served in time gives up its place.
+    - `weighs_chances`: an accuracy counts times the chance that it comes in time, by the scores of the class; where nothing's
+      bound fits, that decides among all. Otherwise whatever fits counts as being in time, and the fastest is taken where
+      nothing does.
     """
 
     alpha: float = DEFAULT_ALPHA
@@ -45,6 +48,7 @@ class LoadSettings:
     price: PriceSettings = field(default_factory=PriceSettings)
     keeps_promises: bool = True
     relegates: bool = True
+    weighs_chances: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,16 @@ class LoadController:
         self._last_arrival: float | None = None
 
     @property
+    def planner(self) -> PlannerSettings:
+        """How the engine fills its steps."""
+        return self._planner
+
+    @property
+    def model(self) -> LinearStepTime:
+        """What its steps are predicted to take."""
+        return self._model
+
+    @property
     def awaited(self) -> set[Hashable]:
         """The requests whose first token is yet to come."""
         return set(self._awaited)
@@ -131,17 +145,21 @@ class LoadController:
         if budget is not None and self.settings.relegates and predicted[fastest] > budget:
             return self._relegated(candidates, fastest, ahead_seconds, ready_seconds, pace)
         factor = self.scores.factor(self.kind(budget))
-        fits = self._fits(found, predicted, factor, budget, ready_seconds, pace)
-        price = self.price.per_second
-        chosen = worthiest(
-            [each.accuracy for each in candidates], [each.work_seconds for each in found], fits, price_per_second=price
-        )
+        slack = self._slack(budget, ready_seconds, pace)
+        limit = math.inf if budget is None else budget / (1.0 if factor is None else factor)
+        leaves = [each.work_seconds <= slack for each in found]
+        fits = [seconds <= limit and one for seconds, one in zip(predicted, leaves, strict=True)]
+        price, works = self.price.per_second, [each.work_seconds for each in found]
+        worths = self._worths(candidates, predicted, budget)
+        chosen = worthiest(worths, works, fits, price_per_second=price)
         if budget is None:
             reason = NO_BUDGET
         elif factor is None:
             reason = COLD
         else:
             reason = NONE_FIT if chosen is None else None
+        if chosen is None and self.settings.weighs_chances:
+            chosen = worthiest(worths, works, leaves, price_per_second=price)
         taken = fastest if chosen is None else chosen
         return LoadDecision(
             chosen=taken,
@@ -154,15 +172,25 @@ class LoadController:
         )
 
     def admit(
-        self, name: Hashable, decision: LoadDecision, work: PrefillWork, *, arrival_seconds: float, ready_seconds: float
+        self,
+        name: Hashable,
+        decision: LoadDecision,
+        work: PrefillWork,
+        *,
+        arrival_seconds: float,
+        ready_seconds: float,
+        after_seconds: float = 0.0,
     ) -> None:
-        """Take note that a request was queued as decided, with the work of the chosen candidate."""
+        """Take note that a request was queued as decided, with the work of the chosen candidate.
+
+        `after_seconds` is how long it holds the engine beyond its first token, where requests are served one at a time.
+        """
         gap = 0.0 if self._last_arrival is None else arrival_seconds - self._last_arrival
         self._last_arrival = arrival_seconds
         self.price.take(work_seconds=decision.work_seconds, gap_seconds=gap)
         budget = decision.ttft_budget_seconds
         due = arrival_seconds + budget if decision.promised and budget is not None else None
-        self.ahead.add(name, self.key(work, budget, ready_seconds), work, due_seconds=due)
+        self.ahead.add(name, self.key(work, budget, ready_seconds), work, due_seconds=due, after_seconds=after_seconds)
         self._queued += 1
         self._awaited[name] = _Awaited(arrival_seconds, self.kind(budget), decision.predicted_seconds)
 
@@ -211,21 +239,24 @@ class LoadController:
     def _order_is_by_size(self) -> bool:
         return self._planner.policy not in ("fcfs", *DEADLINE_POLICIES)
 
-    def _fits(
-        self,
-        found: Sequence[Outlook],
-        predicted: Sequence[float],
-        factor: float | None,
-        budget: float | None,
-        ready_seconds: float,
-        pace: StepPace,
-    ) -> list[bool]:
-        limit = math.inf if budget is None else budget / (1.0 if factor is None else factor)
-        slack = math.inf
-        if self.settings.keeps_promises and self._by_budget:
-            key = self.key(PrefillWork(tokens=1), budget, ready_seconds)
-            slack = self.ahead.least_slack_seconds(key, pace, ready_seconds=ready_seconds, drift=self.drift.factor)
-        return [seconds <= limit and each.work_seconds <= slack for seconds, each in zip(predicted, found, strict=True)]
+    def _worths(
+        self, candidates: Sequence[LoadCandidate], predicted: Sequence[float], budget: float | None
+    ) -> list[float]:
+        """Return the accuracies, times the chance to be in time where chances are weighed."""
+        if budget is None or not self.settings.weighs_chances:
+            return [each.accuracy for each in candidates]
+        kind = self.kind(budget)
+        return [
+            each.accuracy * self.scores.chance(kind, ratio=budget / max(seconds, SMALLEST_SECONDS))
+            for each, seconds in zip(candidates, predicted, strict=True)
+        ]
+
+    def _slack(self, budget: float | None, ready_seconds: float, pace: StepPace) -> float:
+        """Return how much work may stand before those behind that were promised."""
+        if not (self.settings.keeps_promises and self._by_budget):
+            return math.inf
+        key = self.key(PrefillWork(tokens=1), budget, ready_seconds)
+        return self.ahead.least_slack_seconds(key, pace, ready_seconds=ready_seconds, drift=self.drift.factor)
 
     def _relegated(
         self,

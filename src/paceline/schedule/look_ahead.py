@@ -11,7 +11,7 @@ out, and rules of the planner beside the order. `paceline.simulate.exact_first_t
 
 import math
 from bisect import bisect_left
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import add
@@ -76,9 +76,11 @@ class LookAhead:
         self._model = model
         self._key_of: dict[Hashable, SortKey] = {}
         self._keys: list[SortKey] = []
+        self._names: list[Hashable] = []
         self._tokens: list[int] = []
         self._shares: list[float] = []  # factor · tokens
         self._seconds: list[float] = []  # of the tokens themselves
+        self._after: list[float] = []  # seconds that the engine is held beyond the first token
         self._works: list[PrefillWork] = []
         self._due: list[float] = []  # of a promised first token, on the host's clock
 
@@ -93,8 +95,27 @@ class LookAhead:
         """The requests that are not fully prefilled."""
         return set(self._key_of)
 
-    def add(self, name: Hashable, key: SortKey, work: PrefillWork, *, due_seconds: float | None = None) -> None:
+    def __iter__(self) -> Iterator[Hashable]:
+        """The requests that are not fully prefilled, in their order."""
+        return iter(self._names)
+
+    def work_of(self, name: Hashable) -> PrefillWork:
+        """Return what a request has left to prefill."""
+        return self._works[bisect_left(self._keys, self._key_of[name])]
+
+    def add(
+        self,
+        name: Hashable,
+        key: SortKey,
+        work: PrefillWork,
+        *,
+        due_seconds: float | None = None,
+        after_seconds: float = 0.0,
+    ) -> None:
         """Add a request; `due_seconds` is when its first token was promised for, None without a promise.
+
+        `after_seconds` is how long it keeps others from the engine once it has its first token: nothing where decodes share
+        steps with prompts, its whole answer where requests are served one at a time.
 
         Raises InvalidValueError for a name or a key that is there already: keys end in a number that no other has.
         """
@@ -103,6 +124,8 @@ class LookAhead:
             raise InvalidValueError("request", (name, key), "a name and a key that no other unfinished request has")
         self._key_of[name] = key
         self._keys.insert(at, key)
+        self._names.insert(at, name)
+        self._after.insert(at, after_seconds)
         for column in (self._tokens, self._shares, self._seconds):
             column.insert(at, 0)
         self._works.insert(at, work)
@@ -116,13 +139,24 @@ class LookAhead:
     def remove(self, name: Hashable) -> None:
         """Take out a request that is fully prefilled, or gone."""
         at = bisect_left(self._keys, self._key_of.pop(name))
-        for column in (self._keys, self._tokens, self._shares, self._seconds, self._works, self._due):
+        columns = (
+            self._keys,
+            self._names,
+            self._tokens,
+            self._shares,
+            self._seconds,
+            self._after,
+            self._works,
+            self._due,
+        )
+        for column in columns:
             del column[at]
 
     def outlooks(self, key: SortKey, candidates: Sequence[PrefillWork], pace: StepPace) -> list[Outlook]:
         """Return what awaits a request of this key under each candidate, in their order."""
         at = bisect_left(self._keys, key)
-        tokens, share, seconds = sum(self._tokens[:at]), sum(self._shares[:at]), sum(self._seconds[:at])
+        tokens, share = sum(self._tokens[:at]), sum(self._shares[:at])
+        seconds = sum(self._seconds[:at]) + sum(self._after[:at])
         return [self._outlook(at, tokens, share, seconds, each, pace) for each in candidates]
 
     def least_slack_seconds(self, key: SortKey, pace: StepPace, *, ready_seconds: float, drift: float = 1.0) -> float:
@@ -142,7 +176,8 @@ class LookAhead:
         """Return when each request is prefilled, in seconds from the next step on."""
         a_token = pace.step_seconds / pace.prefill_tokens
         fixed = [a_token * tokens for tokens in (self._shares if pace.shared else self._tokens)]
-        return list(accumulate(map(add, fixed, self._seconds)))
+        held = [0.0, *accumulate(self._after)]
+        return list(map(add, accumulate(map(add, fixed, self._seconds)), held))
 
     def _outlook(
         self, at: int, tokens: int, share: float, seconds: float, work: PrefillWork, pace: StepPace

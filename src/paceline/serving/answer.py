@@ -19,6 +19,8 @@ STREAM = b"text/event-stream"
 class EngineTimes:
     """What an engine told of one request: by the wall clock when it was handed over and had its first token, and the stages
     between in ms; None for what it does not tell.
+
+    `on_first_token` is called once it is there: an answer that does not stream reaches nobody before its end.
     """
 
     handed_over_wall: float | None = None
@@ -26,6 +28,13 @@ class EngineTimes:
     queue_ms: float | None = None
     vision_ms: float | None = None
     prefill_ms: float | None = None
+    on_first_token: Callable[[], None] | None = None
+
+    def first_token_at(self, wall_seconds: float) -> None:
+        """Note when the first token was there, by the wall clock."""
+        self.first_token_wall = wall_seconds
+        if self.on_first_token is not None:
+            self.on_first_token()
 
 
 class BudgetedAnswer:
@@ -123,7 +132,7 @@ class BudgetedAnswer:
         return self._ticket.promise.document(ttft_ms=ttft_ms, total_ms=self._elapsed_ms())
 
     def _elapsed_ms(self) -> float:
-        return 1e3 * (self._clock() - self._ticket.received_seconds)
+        return max(0.0, 1e3 * (self._clock() - self._ticket.received_seconds))
 
 
 def stripped_header(stripped: tuple[str, ...]) -> list[tuple[bytes, bytes]]:

@@ -1,20 +1,32 @@
-"""Where a request with a budget is decided: its promise, its place in the ledger, and its body as the engine takes it.
+"""Where a request with a budget is decided: its promise, its place in the line, and its body as the engine takes it.
 
-Nothing is promised to a request that has another beside it when it is accepted: the time that it waits is expected here, and not
-bounded. Clocks and engines are the host's.
+A request that is alone is bounded by what others took that were alone. One that has others beside it is decided by what they
+have yet to compute, and bounded by what others took that had some beside them. Clocks and engines are the host's.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from paceline.control.choosing import Choice, choose, configurations, needed_ms
+from paceline.control.choosing import Choice, choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
+from paceline.control.work_price import worthiest
 from paceline.errors import RequestRefusedError
 from paceline.estimate.recent import ClassedScores
 from paceline.records import Decision, RequestFeatures
+from paceline.schedule.load_control import (
+    NONE_FIT,
+    RELEGATED,
+    LoadCandidate,
+    LoadController,
+    LoadDecision,
+    LoadSettings,
+)
+from paceline.schedule.look_ahead import PrefillWork
+from paceline.schedule.server_load import MILLISECONDS, ServerLoad
+from paceline.schedule.settings import PlannerSettings
 from paceline.serving.chat import Chat, Sizes, read_chat
-from paceline.serving.ledger import AcceptedRequest, Ledger, expected_wait_ms
+from paceline.serving.ledger import AcceptedRequest, Ledger
+from paceline.serving.verdict import Verdict, contended, infeasible, why_none_beside
 from paceline.wire.body import Fields, body_of, fields_of, may_matter, raw, strip_knobs, value_of
 from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, read_budget
 from paceline.wire.cut_body import CutBody, cut_out
@@ -25,8 +37,8 @@ CHAT_PATH = "/v1/chat/completions"
 LARGEST_BODY_BYTES = 100 * 1024 * 1024
 WARM_UP_REQUESTS = 3  # a process's first are slow, and say nothing of those to come
 SMALLEST_LEFT_MS = 1e-3  # of a budget that waiting has used up: the fastest is taken, marked
+TEXT_TOKENS = 64  # of a question
 Headers = Sequence[tuple[bytes, bytes]]
-Wait = Callable[[Ledger, float], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +68,7 @@ class Reading:
 class Ticket:
     """One accepted request: what was decided, its body for the engine, and what was measured of it so far.
 
-    `alone` says that it was accepted by an idle engine and is of the kind that bounds are calibrated on.
+    `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on.
     """
 
     promise: Promise
@@ -65,6 +77,7 @@ class Ticket:
     body: bytes
     received_seconds: float
     alone: bool
+    teaches: bool
     stripped: tuple[str, ...]
     ttft_ms: float | None = None
     total_ms: float | None = None
@@ -76,8 +89,9 @@ class Desk:
     """Decides requests with a budget by a controller, and learns from what they took; for one event loop.
 
     `controllers` has one for each kind of budget that can be promised; the page of metrics tells the calibration of the first.
-    `wait(ledger, now)` is what a request is expected to wait, in milliseconds. `most_pictures` are what the engine takes in
-    one request, None for any number.
+    `line` knows in which order the engine serves, and what its steps take; without one, requests are taken to be computed one
+    after the other as they came, each for as long as the controller says. `most_pictures` are what the engine takes in one
+    request, None for any number.
     """
 
     def __init__(
@@ -89,14 +103,17 @@ class Desk:
         names: KnobNames,
         client_knobs: bool = False,
         most_pictures: int | None = None,
-        wait: Wait = expected_wait_ms,
+        line: ServerLoad | None = None,
     ) -> None:
         self.controllers, self.sizes, self.alpha, self.names = dict(controllers), sizes, alpha, names
-        self.client_knobs, self.most_pictures, self.wait = client_knobs, most_pictures, wait
+        self.client_knobs, self.most_pictures = client_knobs, most_pictures
+        plain = LoadController(LoadSettings(alpha=alpha), PlannerSettings(chunk_size=1), MILLISECONDS)
+        self.line = ServerLoad(plain) if line is None else line
         self.ledger = Ledger()
         self.metrics = PromiseMetrics(alpha=alpha)
         self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
         self._tiers = {kind: {each.tier for each in configurations(one)} for kind, one in controllers.items()}
+        self._native: PrefillWork | None = None  # of a request that nobody decides on
 
     def read(self, path: str, headers: Headers, body: bytes) -> Reading:
         """Return what a request holds; one without a budget or knobs keeps its body byte for byte.
@@ -126,7 +143,7 @@ class Desk:
         return Reading(body=body, asked=asked, fields=fields, cut=cut)
 
     def accept(self, reading: Reading, *, received_seconds: float, now_seconds: float) -> Ticket:
-        """Decide a request with a budget and enter it in the ledger, until `finish`.
+        """Decide a request with a budget and enter it in the ledger and the line, until `finish`.
 
         Raises RequestRefusedError for a chat that no decision can be made on, and where the caller would rather be refused:
         422 for a budget that not even an idle engine keeps, 429 for one that this engine does not keep now.
@@ -135,63 +152,94 @@ class Desk:
         asked, fields, cut = reading.asked, dict(reading.fields), reading.cut
         chat = read_chat(fields, self.sizes, cut, most_pictures=self.most_pictures)
         stripped = () if self.client_knobs else strip_knobs(fields)
-        wait_ms = self.wait(self.ledger, now_seconds)
-        choice = self._choice(asked, chat, wait_ms)
-        if asked.on_infeasible == "refuse":
-            self._refuse_infeasible(asked, choice, wait_ms)
-        promise = self._promise(asked, chat, choice.taken, wait_ms)
-        self._rewrite(fields, asked, chat, choice.taken)
-        alone = not len(self.ledger) and not self._unlike(chat)
+        alone = not len(self.ledger)
+        decided = self._alone if alone or asked.kind != "ttft" else self._beside
+        verdict = decided(asked, chat, now_seconds)
+        promise = self._promise(asked, chat, verdict)
+        self._rewrite(fields, chat, verdict)
         entry = self.ledger.accept(
-            received_seconds,
-            text_tokens=chat.text_tokens,
-            image_tokens=promise.image_tokens,
-            config=promise.config,
-            deadline_seconds=received_seconds + asked.ms / 1e3,
-            expected_ms=promise.expected_ms - wait_ms,
+            received_seconds, text_tokens=chat.text_tokens, image_tokens=promise.image_tokens, config=promise.config
         )
+        self.line.admit(entry.number, verdict.load, verdict.work, now_seconds=now_seconds)
         self.metrics.decisions[promise.config, promise.degraded] += 1
         return Ticket(
             promise=promise,
-            decision=choice.taken,
+            decision=verdict.taken,
             entry=entry,
             body=cut.whole(body_of(fields)),
             received_seconds=received_seconds,
             alone=alone,
+            teaches=not self._unlike(chat),
             stripped=stripped,
         )
+
+    def accept_native(self, now_seconds: float) -> AcceptedRequest:
+        """Enter a request without a budget, which passes as it came, until `finish_native`.
+
+        It counts as what the last one with a budget would have under its largest configuration: nobody looked into it.
+        """
+        entry = self.ledger.accept(now_seconds)
+        if self._native is not None:
+            candidates = [LoadCandidate(accuracy=1.0, work=self._native)]
+            decision = self.line.decide(candidates, now_seconds=now_seconds, ttft_budget_seconds=None)
+            self.line.admit(entry.number, decision, self._native, now_seconds=now_seconds)
+        return entry
+
+    def prefilled(self, entry: AcceptedRequest, now_seconds: float) -> None:
+        """Note that a request's first token is there: it decodes from now on, and others come before it no more."""
+        self.ledger.first_token(entry)
+        self.line.prefilled(entry.number, now_seconds=now_seconds)
 
     def first_token(self, ticket: Ticket, ttft_ms: float) -> None:
         """Note when a request's first token was handed on, in milliseconds since its last byte."""
         ticket.ttft_ms = ttft_ms
         ticket.undisturbed = self.ledger.undisturbed(ticket.entry)
-        self.ledger.first_token(ticket.entry)
+        self.prefilled(ticket.entry, ticket.received_seconds + ttft_ms / 1e3)
 
-    def finish(self, ticket: Ticket) -> None:
-        """Take a request out of the ledger, however it ended, and learn from what was measured of it."""
+    def finish(self, ticket: Ticket, now_seconds: float) -> None:
+        """Take a request out of the ledger and the line, however it ended, and learn from what was measured of it."""
         self.ledger.finish(ticket.entry)
         asked, promise = ticket.promise.asked, ticket.promise
         measured_ms = ticket.ttft_ms if asked.kind == "ttft" else ticket.total_ms
         if promise.degraded:
             self.metrics.promises["none_fit"] += 1
-        if measured_ms is None:  # the client went away, or the engine failed it
-            return
-        if promise.why_not is None:
-            self.metrics.promises["kept" if measured_ms <= asked.ms else "missed"] += 1
-        if asked.kind == "ttft":
-            self.metrics.predicted_ttft.observe(promise.expected_ms / 1e3)
-            self.metrics.measured_ttft.observe(measured_ms / 1e3)
-        if ticket.alone and ticket.undisturbed and ticket.entry.number > WARM_UP_REQUESTS:
-            if promise.bound_ms is not None:
-                self.metrics.covered.append(measured_ms <= promise.bound_ms)
-            tier = ticket.decision.config.tier
-            self.calibrations[asked.kind].observe(tier, measured_ms, needed_ms(ticket.decision))
+        if measured_ms is not None:  # neither did the client go away before, nor did the engine fail it
+            if promise.why_not is None:
+                self.metrics.promises["kept" if measured_ms <= asked.ms else "missed"] += 1
+            if asked.kind == "ttft":
+                self.metrics.predicted_ttft.observe(promise.expected_ms / 1e3)
+                self.metrics.measured_ttft.observe(measured_ms / 1e3)
+            if ticket.teaches:
+                self._learn(ticket, measured_ms)
+        self.line.ended(ticket.entry.number, now_seconds=now_seconds)
+
+    def _learn(self, ticket: Ticket, measured_ms: float) -> None:
+        """Take what was measured as a score, of those that were alone or of those that had others beside them."""
+        kind, bound_ms = ticket.promise.asked.kind, ticket.promise.bound_ms
+        if ticket.alone:
+            if not ticket.undisturbed or ticket.entry.number <= WARM_UP_REQUESTS:
+                return
+            self.calibrations[kind].observe(ticket.decision.config.tier, measured_ms, needed_ms(ticket.decision))
+        elif kind == "ttft":
+            self.line.measured(ticket.entry.number, measured_ms / 1e3)
+        if bound_ms is not None:
+            covered = self.metrics.covered if ticket.alone else self.metrics.covered_beside
+            covered.append(measured_ms <= bound_ms)
+
+    def finish_native(self, entry: AcceptedRequest, now_seconds: float) -> None:
+        """Take a request without a budget out of the ledger and the line, however it ended."""
+        self.ledger.finish(entry)
+        self.line.ended(entry.number, now_seconds=now_seconds)
 
     def metrics_text(self) -> str:
         """Return the metrics of this process as Prometheus reads them."""
         pooled = next(iter(self.calibrations.values())).pooled
         return self.metrics.text(
-            calibration_requests=len(pooled), drift_factor=pooled.upper, unfinished=len(self.ledger)
+            calibration_requests=len(pooled),
+            drift_factor=pooled.upper,
+            unfinished=len(self.ledger),
+            price_per_second=self.line.controller.price.per_second,
+            step_drift=self.line.controller.drift.factor,
         )
 
     def _stripped(self, body: bytes, cut: CutBody, fields: Fields | None) -> Reading:
@@ -207,52 +255,112 @@ class Desk:
             message = f"latency_budget_kind is {asked.kind!r}, which this server's controller does not bound; expected {known}"
             raise RequestRefusedError(message, param="latency_budget_kind")
 
-    def _choice(self, asked: AskedBudget, chat: Chat, wait_ms: float) -> Choice:
-        features = RequestFeatures(
-            text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens, pictures=chat.pictures
+    def _alone(self, asked: AskedBudget, chat: Chat, now_seconds: float) -> Verdict:
+        """Decide by the bounds of requests that were alone; what a total with others beside it waits for is taken off."""
+        wait_ms = 1e3 * self.line.wait_seconds(now_seconds=now_seconds)
+        tiers, controller = self._tiers_of(asked, chat), self.controllers[asked.kind]
+        factors = {tier: self.calibrations[asked.kind].of(tier).upper or 1.0 for tier in tiers}
+        choice = choose(controller, max(asked.ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), factors)
+        self._native = self._work(asked, chat, choice.largest)
+        if asked.on_infeasible == "refuse":
+            self._refuse_infeasible(asked, choice, wait_ms)
+        price = self.line.controller.price.per_second
+        own_seconds = [self._own_ms(asked, each) / 1e3 for each in choice.fitting]
+        best = worthiest(
+            [each.accuracy for each in choice.fitting], own_seconds, [True] * len(own_seconds), price_per_second=price
         )
-        controller, left_ms = self.controllers[asked.kind], max(asked.ms - wait_ms, SMALLEST_LEFT_MS)
+        taken = choice.least if best is None else choice.fitting[best]
+        scores, own_ms = self.calibrations[asked.kind].of(taken.config.tier), self._own_ms(asked, taken)
+        bound_ms = None if scores.upper is None else wait_ms + scores.upper * needed_ms(taken)
+        why_not = self._why_not_alone(scores.upper is None, asked, chat, taken)
+        load = LoadDecision(
+            chosen=0,
+            ttft_budget_seconds=asked.ms / 1e3 if asked.kind == "ttft" else None,
+            predicted_seconds=(wait_ms + own_ms) / 1e3,
+            bound_seconds=None if bound_ms is None else bound_ms / 1e3,
+            work_seconds=own_ms / 1e3,
+            price_per_second=price,
+            unpromised=why_not,
+        )
+        return Verdict(
+            taken=taken,
+            load=load,
+            work=self._work(asked, chat, taken),
+            expected_ms=wait_ms + own_ms,
+            bound_ms=bound_ms,
+            why_not=why_not,
+            calibration_n=len(scores),
+        )
+
+    def _beside(self, asked: AskedBudget, chat: Chat, now_seconds: float) -> Verdict:
+        """Decide by what the requests beside this one have yet to compute, and by the bounds of such requests."""
+        found = options(self.controllers[asked.kind], _features(chat), self._tiers_of(asked, chat))
+        candidates = [LoadCandidate(accuracy=each.accuracy, work=self._work(asked, chat, each)) for each in found]
+        self._native = max(zip(found, candidates, strict=True), key=_size_of_first)[1].work
+        budget, controller = asked.ms / 1e3, self.line.controller
+        load = self.line.decide(candidates, now_seconds=now_seconds, ttft_budget_seconds=budget)
+        if asked.on_infeasible == "refuse":
+            self._refuse_contended(asked, found, candidates, now_seconds)
+        taken, scores = found[load.chosen], controller.scores
+        seen = scores.count(controller.kind(budget))
+        reason = why_none_beside(load.unpromised, seen=seen, needed=scores.least)
+        why_not = reason if reason is not None else self._why_unknown(chat, taken)
+        return Verdict(
+            taken=replace(taken, within_budget=load.unpromised not in (NONE_FIT, RELEGATED)),
+            load=replace(load, unpromised=load.unpromised or why_not),
+            work=candidates[load.chosen].work,
+            expected_ms=1e3 * load.predicted_seconds,
+            bound_ms=None if load.bound_seconds is None else 1e3 * load.bound_seconds,
+            why_not=why_not,
+            calibration_n=seen,
+        )
+
+    def _own_ms(self, asked: AskedBudget, decision: Decision) -> float:
+        """Return what a configuration takes alone, by the controller and by what such requests took here."""
+        return self.calibrations[asked.kind].of(decision.config.tier).median * needed_ms(decision)
+
+    def _work(self, asked: AskedBudget, chat: Chat, decision: Decision) -> PrefillWork:
+        tokens = chat.text_tokens + chat.image_tokens(decision.config.tier)
+        return self.line.work_of(max(1, tokens), self._own_ms(asked, decision) / 1e3)
+
+    def _tiers_of(self, asked: AskedBudget, chat: Chat) -> list[str | None]:
         tiers = [tier for tier in chat.tiers if tier in self._tiers[asked.kind]]
         if not tiers:
             message = f"the controller has no configuration of the tiers {', '.join(map(str, chat.tiers))} that the caps leave"
             raise RequestRefusedError(message, param="messages")
-        return choose(controller, left_ms, features, {tier: self._factor(asked, tier) for tier in tiers})
+        return tiers
 
-    def _factor(self, asked: AskedBudget, tier: str | None) -> float:
-        return self.calibrations[asked.kind].of(tier).upper or 1.0
-
-    def _promise(self, asked: AskedBudget, chat: Chat, taken: Decision, wait_ms: float) -> Promise:
-        scores = self.calibrations[asked.kind].of(taken.config.tier)
-        bound_ms = None if scores.upper is None else wait_ms + scores.upper * needed_ms(taken)
-        image_tokens = chat.image_tokens(taken.config.tier)
-        config = taken.config if chat.plans is not None else replace(taken.config, tier=None)
+    def _promise(self, asked: AskedBudget, chat: Chat, verdict: Verdict) -> Promise:
+        taken = verdict.taken
         return Promise(
             asked=asked,
-            config=config,
+            config=taken.config if chat.plans is not None else replace(taken.config, tier=None),
             text_tokens=chat.text_tokens,
-            image_tokens=image_tokens,
-            expected_ms=wait_ms + scores.median * needed_ms(taken),
-            bound_ms=bound_ms,
+            image_tokens=chat.image_tokens(taken.config.tier),
+            expected_ms=verdict.expected_ms,
+            bound_ms=verdict.bound_ms,
             degraded=not taken.within_budget,
-            why_not=self._why_not(scores.upper is None, asked, chat, taken),
+            why_not=verdict.why_not,
             alpha=self.alpha,
-            calibration_n=len(scores),
+            calibration_n=verdict.calibration_n,
             cap_tokens=chat.cap_tokens,
         )
 
-    def _why_not(self, early: bool, asked: AskedBudget, chat: Chat, taken: Decision) -> str | None:
+    def _why_not_alone(self, early: bool, asked: AskedBudget, chat: Chat, taken: Decision) -> str | None:
         if others := len(self.ledger):
             who = "another request is" if others == 1 else f"{others} other requests are"
-            return f"{who} in the engine, and how long this one waits for that is not bounded"
+            return f"{who} in the engine, and how long a whole answer takes beside that is not bounded"
         if early:
             pooled = self.calibrations[asked.kind].pooled
             return f"{len(pooled)} of {pooled.needed} requests that calibrate the bound were answered alone so far"
+        unknown = self._why_unknown(chat, taken)
+        return unknown or (None if taken.within_budget else "no configuration is bounded by this budget")
+
+    def _why_unknown(self, chat: Chat, taken: Decision) -> str | None:
         if self._unlike(chat):
             what = "no picture" if not chat.pictures else f"{chat.pictures} pictures"
             return f"it has {what}, and what the controller knows comes from requests with one"
-        if taken.outside:
-            return f"{', '.join(taken.outside)}: beyond what the controller was measured on"
-        return None if taken.within_budget else "no configuration is bounded by this budget"
+        return f"{', '.join(taken.outside)}: beyond what the controller was measured on" if taken.outside else None
 
     def _unlike(self, chat: Chat) -> bool:
         """Tell whether a request has no picture, or several, where those that the controller knows have one."""
@@ -264,32 +372,45 @@ class Desk:
         scores = self.calibrations[asked.kind].of(least.config.tier)
         if scores.lower is None:
             return
-        surely_ms, upper = scores.lower * needed_ms(least), scores.upper or 1.0
+        surely_ms, upper_ms = scores.lower * needed_ms(least), (scores.upper or 1.0) * needed_ms(least)
         if surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1
-            least_ms = math.ceil(100 * upper * needed_ms(least)) / 100
-            raise RequestRefusedError(
-                f"no configuration keeps {asked.ms:g} ms, not even on an idle machine: {least.config.key} needs {least_ms:g} ms; "
-                "ask for at least that, or say on_infeasible degrade",
-                status=422,
-                code="budget_infeasible",
-                param=BUDGET_FIELD,
-                details={"least_budget_ms": least_ms, "config": least.config.key},
-            )
+            raise infeasible(asked.ms, least=least, least_ms=upper_ms)
         if wait_ms + surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1
-            raise RequestRefusedError(
-                f"{asked.ms:g} ms are kept on an idle engine, and the requests ahead are expected to take {wait_ms:.0f} ms; ask "
-                "again later, or say on_infeasible degrade",
-                status=429,
-                code="budget_contended",
-                param=BUDGET_FIELD,
-                details={"expected_wait_ms": round(wait_ms, 3)},
-                headers={"retry-after": str(max(1, math.ceil(wait_ms / 1e3)))},
-            )
+            raise contended(asked.ms, wait_ms=wait_ms, excess_ms=wait_ms + upper_ms - asked.ms)
 
-    def _rewrite(self, fields: Fields, asked: AskedBudget, chat: Chat, taken: Decision) -> None:
-        """Turn a request's fields into what the engine takes: the budget out, its configuration in."""
+    def _refuse_contended(
+        self,
+        asked: AskedBudget,
+        found: Sequence[Decision],
+        candidates: Sequence[LoadCandidate],
+        now_seconds: float,
+    ) -> None:
+        """Refuse what surely cannot be with what is ahead: the fastest is late even where it takes little of its time."""
+        scores, kind = self.line.controller.scores, self.line.controller.kind(asked.ms / 1e3)
+        seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=asked.ms / 1e3)
+        fastest = min(range(len(found)), key=seconds.__getitem__)
+        own = self.calibrations[asked.kind].of(found[fastest].config.tier)
+        own_ms, wait_ms = needed_ms(found[fastest]), 1e3 * seconds[fastest] - self._own_ms(asked, found[fastest])
+        if own.lower is not None and own.lower * own_ms > asked.ms:
+            self.metrics.promises["refused"] += 1
+            raise infeasible(asked.ms, least=found[fastest], least_ms=(own.upper or 1.0) * own_ms)
+        lower, upper = scores.lower_factor(kind), scores.factor(kind)
+        if lower is None and own.lower is None:
+            return
+        surely_ms = wait_ms + (own.lower or 0.0) * own_ms if lower is None else 1e3 * lower * seconds[fastest]
+        if surely_ms > asked.ms:
+            self.metrics.promises["refused"] += 1
+            late_ms = 1e3 * seconds[fastest] * (upper or 1.0)
+            raise contended(asked.ms, wait_ms=max(0.0, wait_ms), excess_ms=late_ms - asked.ms)
+
+    def _rewrite(self, fields: Fields, chat: Chat, verdict: Verdict) -> None:
+        """Turn a request's fields into what the engine takes: the budget out, its configuration in.
+
+        One that gave up its place goes without its budget: an order by deadline then lets those pass that can keep theirs.
+        """
+        taken, queued = verdict.taken, verdict.load.ttft_budget_seconds
         for name in BUDGET_FIELDS:
             fields.pop(name, None)
         if chat.plans is None:
@@ -300,7 +421,7 @@ class Desk:
         knobs = {
             self.names.top_k: taken.config.top_k,
             self.names.active_blocks: taken.config.num_active_blocks,
-            self.names.ttft_budget_ms: asked.ms if asked.kind == "ttft" else None,
+            self.names.ttft_budget_ms: None if queued is None else 1e3 * queued,
         }
         extra = {**(given if isinstance(given, dict) else {}), **{k: v for k, v in knobs.items() if v is not None}}
         if extra:
@@ -308,3 +429,22 @@ class Desk:
         if value_of(fields, "stream"):
             options = value_of(fields, "stream_options")
             fields["stream_options"] = raw({**(options if isinstance(options, dict) else {}), "include_usage": True})
+
+
+def largest_ms(controller: Controller, sizes: Sizes) -> float:
+    """Return what a controller says of a picture of a megapixel under its largest configuration: a server's T0, in ms."""
+    tokens = {tier: plan.tokens for tier, plan in sizes.plans([(1024, 1024)]).items()}
+    found = options(controller, RequestFeatures(text_tokens=TEXT_TOKENS, vision_tokens=tokens), tuple(tokens))
+    return needed_ms(max(found, key=_size))
+
+
+def _features(chat: Chat) -> RequestFeatures:
+    return RequestFeatures(text_tokens=chat.text_tokens, vision_tokens=chat.vision_tokens, pictures=chat.pictures)
+
+
+def _size(decision: Decision) -> tuple[int, int, int]:
+    return decision.config.size
+
+
+def _size_of_first(pair: tuple[Decision, LoadCandidate]) -> tuple[int, int, int]:
+    return _size(pair[0])

@@ -11,7 +11,7 @@ from paceline.records import KnobConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedRequest:
-    """One accepted request: when, its tokens, its configuration, when its first token is due, what that is expected to take.
+    """One accepted request: when, its tokens, its configuration.
 
     None where nobody decided: a request without a budget is in the way of others too. `number` counts the accepted from 1.
     """
@@ -21,8 +21,6 @@ class AcceptedRequest:
     text_tokens: int | None = None
     image_tokens: int | None = None
     config: KnobConfig | None = None
-    deadline_seconds: float | None = None
-    expected_ms: float | None = None
 
 
 class Ledger:
@@ -53,8 +51,6 @@ class Ledger:
         text_tokens: int | None = None,
         image_tokens: int | None = None,
         config: KnobConfig | None = None,
-        deadline_seconds: float | None = None,
-        expected_ms: float | None = None,
     ) -> AcceptedRequest:
         """Add a request and return its entry, which `finish` takes out again."""
         self.accepted_count += 1
@@ -64,8 +60,6 @@ class Ledger:
             text_tokens=text_tokens,
             image_tokens=image_tokens,
             config=config,
-            deadline_seconds=deadline_seconds,
-            expected_ms=expected_ms,
         )
         self._unfinished[entry.number] = self._prefilling[entry.number] = entry
         return entry
@@ -83,13 +77,3 @@ class Ledger:
     def undisturbed(self, entry: AcceptedRequest) -> bool:
         """Tell whether nobody was accepted after a request."""
         return self.accepted_count == entry.number
-
-
-def expected_wait_ms(ledger: Ledger, now_seconds: float) -> float:
-    """Return what the prefills ahead are expected to take yet, one after the other: no promise, for nothing here is bounded."""
-    left = (
-        entry.expected_ms - 1e3 * (now_seconds - entry.accepted_seconds)
-        for entry in ledger.prefilling
-        if entry.expected_ms is not None
-    )
-    return sum(max(ms, 0.0) for ms in left)

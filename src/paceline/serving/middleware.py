@@ -62,6 +62,15 @@ class BudgetMiddleware:
         else:
             await self.app(scope, receive, send)
 
+    def stepped(self, prefill_tokens: int, decode_tokens: int, step_ms: float) -> None:
+        """Take note of a step of the engine that has ended now."""
+        self.desk.line.stepped(
+            prefill_tokens=prefill_tokens,
+            decode_tokens=decode_tokens,
+            seconds=step_ms / 1e3,
+            now_seconds=self.clock(),
+        )
+
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = await received_parts(receive)
         if parts is None:  # the client left before its last byte
@@ -80,15 +89,11 @@ class BudgetMiddleware:
             return
         try:
             self.desk.metrics.decision_seconds.observe(self.clock() - received)
-            times = EngineTimes()
+            times = EngineTimes(on_first_token=lambda: self.desk.prefilled(ticket.entry, self.clock()))
             answer = BudgetedAnswer(send, self.desk, ticket, times, clock=self.clock, received_wall=wall)
-            token = CURRENT.set(times)
-            try:
-                await self.app(_with_length(scope, ticket.body), replay(_body(ticket.body), receive), answer)
-            finally:
-                CURRENT.reset(token)
+            await self._told(times, _with_length(scope, ticket.body), replay(_body(ticket.body), receive), answer)
         finally:
-            self.desk.finish(ticket)
+            self.desk.finish(ticket, self.clock())
 
     async def _without_budget(self, path: str, scope: Scope, reading: Reading, receive: Receive, send: Send) -> None:
         receive = replay(_body(reading.body), receive)
@@ -98,11 +103,20 @@ class BudgetMiddleware:
         if path not in ENGINE_PATHS:
             await self.app(scope, receive, send)
             return
-        entry = self.desk.ledger.accept(self.clock())
+        entry = self.desk.accept_native(self.clock())
+        times = EngineTimes(on_first_token=lambda: self.desk.prefilled(entry, self.clock()))
+        try:
+            await self._told(times, scope, receive, send)
+        finally:
+            self.desk.finish_native(entry, self.clock())
+
+    async def _told(self, times: EngineTimes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose engine notes in `times` what it tells of it."""
+        token = CURRENT.set(times)
         try:
             await self.app(scope, receive, send)
         finally:
-            self.desk.ledger.finish(entry)
+            CURRENT.reset(token)
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the server's own page and ours behind it: plain text, neither compressed nor OpenMetrics."""

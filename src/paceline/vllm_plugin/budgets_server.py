@@ -16,12 +16,17 @@ from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA, BoundController
 from paceline.control.learned.controller import LearnedController
 from paceline.control.loading import load_controller
+from paceline.control.work_price import PriceSettings
 from paceline.errors import EngineError, InvalidValueError, PacelineError
 from paceline.estimate.bounds import require_alpha
 from paceline.models.loading import load_request_plans
 from paceline.models.request_plans import RequestPlans
 from paceline.records import KnobConfig
-from paceline.serving.desk import Desk, KnobNames
+from paceline.schedule.load_control import LoadController, LoadSettings
+from paceline.schedule.policies import PolicyWeights
+from paceline.schedule.server_load import MILLISECONDS, ServerLoad
+from paceline.schedule.settings import PlannerSettings
+from paceline.serving.desk import Desk, KnobNames, largest_ms
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
 from paceline.vllm_plugin.relied_on_server import (
     admission,
@@ -29,21 +34,34 @@ from paceline.vllm_plugin.relied_on_server import (
     require_server,
     require_trusted_tiers,
     tell_encoder_times,
+    tell_steps,
     tell_times,
 )
 from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET_MS
-from paceline.vllm_plugin.settings import section
+from paceline.vllm_plugin.settings import WEIGHT_KEYS, read_step_time, section
 
+PRICE_KEYS = ("price_floor", "price_step", "price_share")
+# of the price's step and ceiling: accuracy, where time is counted in T0, the time of the largest configuration alone
+# (benchmarks/under_load.py: 0.3 a second² at a T0 of 0.28 s)
+STEP_T0, CEILING_T0 = 0.0235, 5.0
+MODULE_SCHEDULER = "paceline.vllm_plugin.scheduler"
 logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSettings:
-    """What an API server is told: whose choice, at which α it bounds, and whether clients may set knobs themselves."""
+    """What an API server is told: whose choice, at which α it bounds, and whether clients may set knobs themselves.
+
+    `price_floor` (accuracy a second), `price_step` (accuracy a second²; None for one by the model's own times) and `price_share`
+    (of time) are of the price of an engine's time: `paceline.control.work_price`.
+    """
 
     controller: Path
     alpha: float = DEFAULT_ALPHA
     client_knobs: bool = False
+    price_floor: float = 0.0
+    price_step: float | None = None
+    price_share: float = 0.5
 
 
 class Budgets:
@@ -86,6 +104,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     _require_tiers(configs, plans)
     if len(plans.tiers) > 1:
         require_trusted_tiers(state, model.hf_config.model_type)
+    line = ServerLoad(load_controller_of(settings, cells, state.vllm_config, next(iter(controllers.values())), plans))
     desk = Desk(
         controllers=controllers,
         sizes=plans,
@@ -93,17 +112,22 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         names=KnobNames(top_k=TOP_K, active_blocks=ACTIVE_BLOCKS, ttft_budget_ms=TTFT_BUDGET_MS),
         client_knobs=settings.client_knobs,
         most_pictures=most_pictures(model),
+        line=line,
     )
+    middleware = BudgetMiddleware(app, desk, admits=admission(state.args))
+    tell_steps(state.engine_client, middleware.stepped)
     tell_times(state.engine_client, CURRENT.get)
     tell_encoder_times(state.engine_client)
     logger.warning(
-        "budgets: %s over %d configurations, of kinds %s; nothing is promised before %d requests were answered alone",
+        "budgets: %s over %d configurations, of kinds %s; nothing is promised before %d requests were answered alone, and beside "
+        "others before %d of a class were",
         settings.controller,
         len(configs),
         ", ".join(controllers),
         next(iter(desk.calibrations.values())).pooled.needed,
+        line.controller.scores.least,
     )
-    return BudgetMiddleware(app, desk, admits=admission(state.args))
+    return middleware
 
 
 def read_budget_settings(cells: Mapping[str, Any]) -> BudgetSettings:
@@ -118,7 +142,44 @@ def read_budget_settings(cells: Mapping[str, Any]) -> BudgetSettings:
         raise InvalidValueError('additional_config["paceline"]["alpha"]', alpha, "a probability, for example 0.05")
     if alpha is not None:
         require_alpha(alpha)
-    return BudgetSettings(controller=Path(controller), alpha=alpha or DEFAULT_ALPHA, client_knobs=bool(client_knobs))
+    return BudgetSettings(
+        controller=Path(controller), alpha=alpha or DEFAULT_ALPHA, client_knobs=bool(client_knobs), **_price(cells)
+    )
+
+
+def _price(cells: Mapping[str, Any]) -> dict[str, float]:
+    given = {key: cells[key] for key in PRICE_KEYS if cells.get(key) is not None}
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidValueError(f'additional_config["paceline"]["{key}"]', value, "a number, for example 0.25")
+    PriceSettings(**{key.removeprefix("price_"): value for key, value in given.items()})  # in range
+    return given
+
+
+def load_controller_of(
+    settings: BudgetSettings, cells: Mapping[str, Any], vllm_config: Any, controller: Controller, sizes: RequestPlans
+) -> LoadController:
+    """Return who decides beside other requests: in the engine's own order, by its step times where a model of them is given.
+
+    Without `step_time` a prompt is taken to be computed for as long as the controller says, one after the other.
+    """
+    step_time = read_step_time(cells.get("step_time"))
+    is_planned = MODULE_SCHEDULER in str(vllm_config.scheduler_config.scheduler_cls)
+    largest = vllm_config.scheduler_config.max_num_batched_tokens
+    planner = PlannerSettings(
+        chunk_size=1 if step_time is None else cells.get("chunk_size") or largest,
+        policy=cells.get("policy") or "fcfs" if is_planned else "fcfs",
+        weights=PolicyWeights(**{key: cells[key] for key in WEIGHT_KEYS if cells.get(key) is not None}),
+    )
+    t0_seconds = largest_ms(controller, sizes) / 1e3
+    step = STEP_T0 / t0_seconds**2 if settings.price_step is None else settings.price_step
+    price = PriceSettings(
+        floor=settings.price_floor,
+        step=step,
+        share=settings.price_share,
+        ceiling=max(CEILING_T0 / t0_seconds, settings.price_floor),
+    )
+    return LoadController(LoadSettings(alpha=settings.alpha, price=price), planner, step_time or MILLISECONDS)
 
 
 def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:

@@ -56,6 +56,7 @@ def serve_command(
     words += [WORKER, f"{MODULE}.worker"]
     words += [] if _value(rest, SCHEDULER) is not None else [SCHEDULER, f"{MODULE}.scheduler"]
     words += ["--middleware", f"{MODULE}.budgets", "--trust-request-mm-kwargs", "--enable-per-request-metrics"]
+    words += ["--enable-logging-iteration-details"]  # the middleware learns from steps, and keeps them out of the log
     return [*words, CONFIG, json.dumps(_settings(config, chosen, controller, alpha)), *rest]
 
 
@@ -67,7 +68,7 @@ def _settings(given: str | None, chosen: Controller, controller: Path, alpha: fl
     section = cast("dict[str, Any]", whole).get(SECTION, {}) if isinstance(whole, dict) else None
     if not isinstance(whole, dict) or not isinstance(section, dict):
         raise InvalidValueError(CONFIG, given, f'a JSON object, with an object under "{SECTION}" if it has that')
-    ours: dict[str, Any] = {"controller": str(controller.resolve())}
+    ours: dict[str, Any] = {"controller": str(controller.resolve()), "policy": section.get("policy", "edf")}
     if alpha is not None:
         ours["alpha"] = alpha
     rankings = [run["block_ranking"] for run in chosen.provenance if "block_ranking" in run]

@@ -139,8 +139,30 @@ def _note(metrics: Any, times: EngineTimes) -> None:
     """Read vLLM's RequestStateStats: the front end's wall clock and the engine's monotonic one, both in seconds."""
     if metrics is None or not metrics.first_token_latency:
         return
-    times.first_token_wall = metrics.arrival_time + metrics.first_token_latency
     if 0 < metrics.queued_ts <= metrics.scheduled_ts <= metrics.first_token_ts:
         times.queue_ms = 1e3 * (metrics.scheduled_ts - metrics.queued_ts)
         times.vision_ms = getattr(metrics, "paceline_encoder_ms", None)
         times.prefill_ms = 1e3 * (metrics.first_token_ts - metrics.scheduled_ts) - (times.vision_ms or 0.0)
+    times.first_token_at(metrics.arrival_time + metrics.first_token_latency)
+
+
+def tell_steps(engine_client: Any, note: Callable[[int, int, float], None]) -> None:
+    """Let an engine's client tell `note` of each step: its prompt tokens, its decodes' tokens, and its milliseconds.
+
+    vLLM tells them under --enable-logging-iteration-details; what it would log of each step is left out of its log.
+    """
+    manager = getattr(engine_client, "logger_manager", None)
+    if manager is None:
+        return
+    record = manager.record
+
+    @wraps(record)
+    def noted(*args: Any, scheduler_stats: Any = None, **kwargs: Any) -> Any:
+        details = getattr(scheduler_stats, "iteration_details", None)
+        if details is not None:
+            scheduler_stats.iteration_details = None
+            if not details.is_dummy:
+                note(details.num_ctx_tokens, details.num_generation_tokens, details.elapsed_ms)
+        return record(*args, scheduler_stats=scheduler_stats, **kwargs)
+
+    manager.record = noted

@@ -25,7 +25,8 @@ PLANNER_KEYS = (
 )
 LOG_KEYS = ("step_log", "request_log")
 KNOB_KEYS = ("block_ranking", "controller")  # not the scheduler's: the worker's, and whoever chooses for requests
-BUDGET_KEYS = ("alpha", "client_knobs")  # the API server's, beside the controller
+# the API server's, beside the controller
+BUDGET_KEYS = ("alpha", "client_knobs", "price_floor", "price_step", "price_share")
 KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS, *KNOB_KEYS, *BUDGET_KEYS)
 
 
@@ -75,7 +76,7 @@ def read_settings(additional_config: object, limits: EngineLimits) -> PluginSett
     given.setdefault("chunk_size", limits.step_tokens)
     planner = PlannerSettings(**given, weights=weights, indivisible_tokens=limits.whole_image_tokens)
     _require_fit(planner, limits)
-    step_time = _step_time(cells.get("step_time"))
+    step_time = read_step_time(cells.get("step_time"))
     planner.require_model(step_time)
     return PluginSettings(planner=planner, step_time=step_time, logs=read_logs(additional_config))
 
@@ -123,7 +124,8 @@ def _require_fit(planner: PlannerSettings, limits: EngineLimits) -> None:
         raise InvalidValueError("chunk_size", planner.chunk_size, expected)
 
 
-def _step_time(given: object) -> StepTimeModel | None:
+def read_step_time(given: object) -> LinearStepTime | None:
+    """Return the step-time model of `step_time`, the path of a file or its object; None for none given."""
     sources: dict[type, Callable[[Any], LinearStepTime]] = {
         str: LinearStepTime.load,
         dict: _coefficients,

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,12 +49,25 @@ class PromiseMetrics:
         self.promises: Counter[Outcome] = Counter()
         self.decisions: Counter[tuple[KnobConfig, bool]] = Counter()
         self.covered: deque[bool] = deque(maxlen=COVERAGE_WINDOW)
+        self.covered_beside: deque[bool] = deque(maxlen=COVERAGE_WINDOW)
         self.predicted_ttft = Histogram(TTFT_BOUNDS_S)
         self.measured_ttft = Histogram(TTFT_BOUNDS_S)
         self.decision_seconds = Histogram(DECISION_BOUNDS_S)
 
-    def text(self, *, calibration_requests: int, drift_factor: float | None, unfinished: int) -> str:
-        """Return the page; `drift_factor` multiplies the controller's own milliseconds, None before it is known."""
+    def text(
+        self,
+        *,
+        calibration_requests: int,
+        drift_factor: float | None,
+        unfinished: int,
+        price_per_second: float = 0.0,
+        step_drift: float = 1.0,
+    ) -> str:
+        """Return the page; `drift_factor` multiplies the controller's own milliseconds, None before it is known.
+
+        `price_per_second` is the accuracy that a second of prefill must bring now, `step_drift` how much slower steps are than
+        their model says.
+        """
         return "\n".join(
             (
                 *self._promise_lines(),
@@ -62,6 +75,8 @@ class PromiseMetrics:
                     "paceline:calibration_requests", "Requests that the bounds are calibrated on.", calibration_requests
                 ),
                 *_gauge("paceline:drift_factor", "Bounds are the controller's milliseconds times this.", drift_factor),
+                *_gauge("paceline:work_price", "Accuracy that a second of prefill must bring now.", price_per_second),
+                *_gauge("paceline:step_drift_factor", "Steps take their model's time times this.", step_drift),
                 *_gauge("paceline:requests_unfinished", "Requests accepted and not yet answered.", unfinished),
                 *self.predicted_ttft.lines(
                     "paceline:ttft_predicted_seconds", "Expected time to first token, budgeted requests."
@@ -81,14 +96,19 @@ class PromiseMetrics:
         outcomes: tuple[Outcome, ...] = ("kept", "missed", "none_fit", "refused")
         for outcome in outcomes:
             yield f'paceline:promises_total{{alpha="{self.alpha:g}",outcome="{outcome}"}} {self.promises[outcome]}'
-        share = sum(self.covered) / len(self.covered) if self.covered else None
         said = f"Share of the last {COVERAGE_WINDOW} requests alone in the engine that stayed within their bound."
-        yield from _gauge("paceline:coverage_ratio", said, share)
+        yield from _gauge("paceline:coverage_ratio", said, _share(self.covered))
+        said = f"Share of the last {COVERAGE_WINDOW} requests with others beside them that stayed within their bound."
+        yield from _gauge("paceline:coverage_beside_ratio", said, _share(self.covered_beside))
         yield from _gauge("paceline:coverage_target", "The share that bounds are made for: 1 - alpha.", 1 - self.alpha)
         yield from _head("paceline:decisions_total", "counter", "Configurations taken.")
         for (config, degraded), count in self.decisions.items():
             knobs = f'tier="{config.tier}",top_k="{config.top_k}",blocks="{config.num_active_blocks}"'
             yield f'paceline:decisions_total{{{knobs},degraded="{str(degraded).lower()}"}} {count}'
+
+
+def _share(held: Collection[bool]) -> float | None:
+    return sum(held) / len(held) if held else None
 
 
 def _head(name: str, kind: str, said: str) -> Iterable[str]:

@@ -79,3 +79,16 @@ def test_drift_finds_a_slower_machine_within_fifty_steps_and_forgives_a_hiccup()
     assert drift.factor < 1.7
     drift.observe(measured_seconds=1.0, predicted_seconds=0.0)
     assert drift.factor < 1.7
+
+
+def test_chances_and_lower_factors_are_those_of_the_scores():
+    scores = OnlineScores(alpha=0.1)
+    assert scores.chance("a", ratio=0.1) == 1.0 and scores.lower_factor("a") is None
+    for number in range(1, 20):
+        scores.observe("a", measured_seconds=float(number), predicted_seconds=10.0)
+    assert scores.chance("a", ratio=0.99) == pytest.approx(9 / 20)
+    assert scores.chance("a", ratio=0.05) == 0.0 and scores.chance("a", ratio=99.0) == pytest.approx(0.95)
+    assert scores.lower_factor("a") == pytest.approx(0.2) and scores.factor("a") == pytest.approx(1.8)
+    assert (
+        scores.chance("a", ratio=scores.factor("a") * 1.0001) >= 0.9
+    )  # what a bound lets fit comes in time with 1 - alpha

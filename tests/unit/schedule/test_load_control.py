@@ -98,6 +98,27 @@ def test_drift_from_steps_reaches_the_next_prediction():
     assert decided(controller, 1.0).predicted_seconds == pytest.approx(1.2 * before, rel=0.01)
 
 
+def test_an_accuracy_counts_times_the_chance_that_it_comes_in_time():
+    close = [LoadCandidate(accuracy=0.9, work=LARGE), LoadCandidate(accuracy=0.8, work=SMALL)]
+    near = 1.1 * decided(calibrated(), 1.0, candidates=close[:1]).predicted_seconds
+
+    def chosen(settings, candidates, *, late):
+        controller = LoadController(settings, EDF, STEP_TIME)
+        for number in range(100):  # some took 1.5 times what was predicted
+            ratio = 1.5 if number % 10 < late else 1.0
+            controller.scores.observe(controller.kind(near), measured_seconds=ratio, predicted_seconds=1.0)
+        decision = decided(controller, near, candidates=candidates)
+        return decision.chosen, decision.unpromised
+
+    plain = {"alpha": 0.3, "weighs_chances": False}
+    assert chosen(LoadSettings(**plain), close, late=2) == (0, None)
+    assert chosen(LoadSettings(alpha=0.3), close, late=2) == (1, None)  # 0.9 * 0.79 is less than 0.8 * 0.99
+    # where nothing is bounded by the budget, the chance decides, and not the time alone
+    slow = [LoadCandidate(accuracy=0.9, work=LARGE), LoadCandidate(accuracy=0.6, work=PrefillWork(tokens=950))]
+    assert chosen(LoadSettings(alpha=0.1), slow, late=4) == (0, "none_fit")
+    assert chosen(LoadSettings(alpha=0.1, weighs_chances=False), slow, late=4) == (1, "none_fit")
+
+
 def test_no_candidates_are_refused():
     with pytest.raises(InvalidValueError, match="candidates"):
         decided(calibrated(), 1.0, candidates=[])

@@ -4,6 +4,9 @@ import json
 import pytest
 from serving_desk import CONFIGS, Client, FakeServer, calibrated_desk, chat, new_desk, picture_url
 
+from paceline.control.work_price import PriceSettings
+from paceline.schedule import LoadCandidate, LoadController, LoadSettings, PlannerSettings, ServerLoad
+from paceline.schedule.server_load import MILLISECONDS
 from paceline.serving.answer import EngineTimes
 from paceline.serving.middleware import CURRENT, BudgetMiddleware
 
@@ -89,8 +92,8 @@ def test_a_budget_becomes_a_configuration_and_a_report():
 def test_a_whole_answers_first_token_is_when_its_engine_had_it():
     def told():
         times: EngineTimes = CURRENT.get()
-        times.handed_over_wall, times.first_token_wall = 100.001, 100.02
-        times.queue_ms, times.vision_ms, times.prefill_ms = 1.5, 4.0, 13.0
+        times.handed_over_wall, times.queue_ms, times.vision_ms, times.prefill_ms = 100.001, 1.5, 4.0, 13.0
+        times.first_token_at(100.02)
 
     desk = calibrated_desk()
     client, _ = ask(chat(30), desk=desk, server=FakeServer(on_start=told))
@@ -176,45 +179,110 @@ def test_a_budget_that_surely_cannot_be_kept_is_refused_where_the_caller_says_so
     assert desk.metrics.promises["none_fit"] == 1
 
 
+def occupied(desk, seconds):
+    """Let the desk's engine have a request of so many seconds before all others."""
+    entry = desk.ledger.accept(0.0)
+    work = desk.line.work_of(100, seconds)
+    decision = desk.line.decide([LoadCandidate(accuracy=1.0, work=work)], now_seconds=0.0, ttft_budget_seconds=None)
+    desk.line.admit(entry.number, decision, work, now_seconds=0.0)
+    return entry
+
+
 def test_a_budget_is_contended_where_the_requests_ahead_take_too_long():
     desk = calibrated_desk()
-    desk.ledger.accept(0.0, expected_ms=4500.0)
+    occupied(desk, 4.5)
     client, server = ask(chat(100, on_infeasible="refuse"), desk=desk)
     assert (client.status, client.document["error"]["code"]) == (429, "budget_contended") and not server.received
-    assert client.headers["retry-after"] == "5"
-    degraded, _ = ask(chat(100), desk=desk)
+    assert client.headers["retry-after"] == "5" and len(desk.ledger) == 1
+    assert client.document["error"]["expected_wait_ms"] == pytest.approx(4500, rel=0.01)
+    degraded, server = ask(chat(100), desk=desk)
     report = degraded.document["paceline"]
-    assert (
-        degraded.status == 200
-        and report["degraded"]
-        and "another request is in the engine" in report["not_promised_because"]
-    )
+    assert degraded.status == 200 and report["degraded"] and not report["promised"]
+    assert "not even the fastest" in report["not_promised_because"] and report["config"]["tier"] == "low"
     assert report["expected_ms"] > 4000
+    # an order by deadline must not let it pass those that can keep theirs
+    assert "paceline_ttft_budget_ms" not in json.loads(server.received[0][1])["vllm_xargs"]
 
 
-def test_nothing_is_promised_beside_another_request_nor_before_calibration():
-    beside = calibrated_desk()
-    beside.ledger.accept(0.0)  # one without a budget
-    report = ask(chat(500), desk=beside)[0].document["paceline"]
-    assert not report["promised"] and "another request is in the engine" in report["not_promised_because"]
+def test_who_says_refuse_is_refused_after_the_bounds_of_requests_beside_others_and_comes_back_in_time():
+    desk = calibrated_desk()
+    occupied(desk, 1.0)
+    kind = desk.line.controller.kind(1.3)
+    for _ in range(40):  # first tokens came after twice what was predicted
+        desk.line.controller.scores.observe(kind, measured_seconds=2.0, predicted_seconds=1.0)
+    client, _ = ask(chat(1300, on_infeasible="refuse"), desk=desk)
+    assert client.status == 429 and client.headers["retry-after"] == "1"
+    client, _ = ask(chat(2500, on_infeasible="refuse"), desk=desk)
+    assert client.document["paceline"]["promised"]
+    too_small, _ = ask(chat(5, on_infeasible="refuse"), desk=desk)
+    assert (too_small.status, too_small.document["error"]["code"]) == (422, "budget_infeasible")
+
+
+def test_beside_others_nothing_is_promised_before_such_requests_were_answered():
+    desk = calibrated_desk()
+    occupied(desk, 0.1)
+    report = ask(chat(500), desk=desk)[0].document["paceline"]
+    assert not report["promised"] and report["bound_ms"] is None and report["calibration_n"] == 0
+    assert report["not_promised_because"].startswith("0 of 19 requests like it were answered beside others")
+    assert 100 < report["expected_ms"] < 140 and report["config"] == {
+        "tier": "high",
+        "top_k": 8,
+        "num_active_blocks": 16,
+    }
+    for _ in range(19):
+        desk.line.controller.scores.observe(None, measured_seconds=1.1, predicted_seconds=1.0)
+    report = ask(chat(500), desk=desk)[0].document["paceline"]
+    assert report["promised"] and report["bound_ms"] == pytest.approx(1.1 * report["expected_ms"])
+    tight = ask(chat(115), desk=desk)[0].document["paceline"]
+    assert tight["promised"] and tight["config"]["tier"] != "high" and tight["bound_ms"] <= 115
+
+
+def test_a_request_without_a_budget_counts_as_one_under_the_largest_configuration():
+    desk = calibrated_desk()
+    ask(chat(30), desk=desk)
+    entry = desk.accept_native(1.0)
+    report = ask(chat(500), desk=desk)[0].document["paceline"]
+    assert report["expected_ms"] == pytest.approx(76.0, abs=4)  # two of 38
+    desk.finish_native(entry, 2.0)
+    assert not len(desk.ledger) and not len(desk.line)
+
+
+def test_the_price_makes_those_cheaper_that_come_later():
+    line = ServerLoad(
+        LoadController(
+            LoadSettings(alpha=0.05, price=PriceSettings(floor=20.0)), PlannerSettings(chunk_size=1), MILLISECONDS
+        )
+    )
+    desk = calibrated_desk(line=line)
+    alone = ask(chat(500), desk=desk)[0].document["paceline"]
+    assert alone["config"] == {"tier": "low", "top_k": 2, "num_active_blocks": 16} and alone["promised"]
+    occupied(desk, 0.1)
+    beside = ask(chat(500), desk=desk)[0].document["paceline"]
+    assert beside["config"] == alone["config"]
+    page = desk.metrics_text()
+    assert "paceline:work_price 20.0" in page and "paceline:coverage_beside_ratio NaN" in page
+
+
+def test_nothing_is_promised_before_calibration():
     early = ask(chat(500), desk=new_desk())[0].document["paceline"]
     assert not early["promised"] and early["bound_ms"] is None and early["calibration_n"] == 0
     assert early["not_promised_because"].startswith("0 of 45 requests that calibrate")
     assert early["config"]["tier"] == "high"  # what the controller says, for want of anything better
 
 
-def test_a_request_beside_another_teaches_nothing():
+def test_a_request_beside_another_teaches_the_bounds_of_those_alone_nothing():
     desk = calibrated_desk()
 
     async def both():
         middleware = BudgetMiddleware(FakeServer(), desk)
         for _ in range(3):  # the first of a process teach nothing anyway
             await Client(chat(500, stream=True)).ask(middleware)
-        clients = [Client(chat(500, stream=True)) for _ in range(2)]
+        clients = [Client(chat(500, stream=True)) for _ in range(3)]
         await asyncio.gather(*(client.ask(middleware) for client in clients))
 
     asyncio.run(both())
     assert len(desk.calibrations["ttft"].pooled) == 50 and len(desk.ledger) == 0
+    assert desk.line.controller.scores.count(None) == 2  # the first of the three had nobody beside it when it came
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ def test_the_command_has_all_that_budgets_need(controller):
     assert words[words.index("--worker-cls") + 1] == "paceline.vllm_plugin.worker"
     assert words[words.index("--scheduler-cls") + 1] == "paceline.vllm_plugin.scheduler"
     assert words[words.index("--middleware") + 1] == "paceline.vllm_plugin.budgets"
-    assert "--trust-request-mm-kwargs" in words
-    expected = {"controller": str(controller), "alpha": 0.1, "block_ranking": [3, 1, 2]}
+    assert {"--trust-request-mm-kwargs", "--enable-logging-iteration-details"} <= set(words)
+    expected = {"controller": str(controller), "policy": "edf", "alpha": 0.1, "block_ranking": [3, 1, 2]}
     assert settings_of(words) == {"paceline": expected}
 
 
