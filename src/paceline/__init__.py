@@ -1,4 +1,7 @@
-"""Run (multimodal) LLMs to a latency budget. Names load when they are first used: importing paceline imports no torch."""
+"""Run (multimodal) LLMs to a latency budget. Names load when they are first used: importing paceline imports no torch.
+
+Not here: names for one user alone. What stands in `__all__` is the public API; rooms have more, and may change it.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

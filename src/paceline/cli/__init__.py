@@ -1,1 +1,4 @@
-"""The command line: parse, call one function, print. One file a command group, no logic."""
+"""The command line: parse, call one function, print. One file a command group.
+
+Not here: anything that decides, measures or computes; a second caller would have to import it from below.
+"""

@@ -1,6 +1,8 @@
 """Questions with reference answers, and the scorers that judge a prediction against them.
 
 Names load when they are first used: the scorers alone need neither pictures nor scikit-learn.
+
+Not here: asking a model (`paceline.measure`), and accuracies over many answers (`paceline.accuracy`).
 """
 
 from importlib import import_module

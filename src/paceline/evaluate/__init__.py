@@ -1,4 +1,7 @@
-"""Controllers judged on held-out profile samples; no model runs."""
+"""Controllers judged on held-out profile samples.
+
+Not here: running a model, and fitting anything on the samples that judge.
+"""
 
 from paceline.evaluate.document import evaluation_document
 from paceline.evaluate.evaluation import Evaluation, evaluate

@@ -1,1 +1,5 @@
-"""Paceline as a chat model of lmms-eval: any of its tasks under a latency budget. Only `manifest` and `model` name lmms-eval."""
+"""Paceline as a chat model of lmms-eval: any of its tasks under a latency budget. Only `manifest` and `model` name
+lmms-eval.
+
+Not here: scoring, which is lmms-eval's, and choosing, which is `paceline.runtime`'s.
+"""

@@ -1,4 +1,7 @@
-"""The profile store: what a run measured, kept so that nothing is lost, doubled or silently dropped."""
+"""The profile store: what a run measured, kept so that nothing is lost, doubled or silently dropped.
+
+Not here: percentiles, fronts and tables of it (`paceline.analyze`, `paceline.fit`), and how it was measured.
+"""
 
 from paceline.profiles.core_exp_writing import write_core_exp
 from paceline.profiles.fields import CONFIGURATION, SCHEMA, LeftOut

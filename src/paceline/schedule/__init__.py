@@ -1,4 +1,7 @@
-"""Scheduling to a budget: policies, the step planner, and the records that hosts exchange; pure."""
+"""Scheduling to a budget: policies, the step planner, and the records that hosts exchange; pure.
+
+Not here: an engine, a clock or a loop; hosts bring those (`paceline.simulate`, `paceline.vllm_plugin`).
+"""
 
 from paceline.schedule.encoder import EncoderBudget, PromptImage
 from paceline.schedule.load_control import LoadCandidate, LoadController, LoadDecision, LoadSettings

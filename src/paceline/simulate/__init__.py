@@ -1,4 +1,7 @@
-"""Engines in virtual time: Vidur's, vLLM's and Paceline's scheduling rules over a step-time model; no clock is read."""
+"""Engines in virtual time: Vidur's, vLLM's and Paceline's scheduling rules over a step-time model.
+
+Not here: a clock, and policies of its own; it runs those of `paceline.schedule`, as vLLM does.
+"""
 
 from paceline.simulate.choosing import (
     ArrivingRequest,

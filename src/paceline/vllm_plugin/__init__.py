@@ -4,6 +4,8 @@ paceline.vllm_plugin.budgets`.
 `scheduler` plans every step, `stock` is vLLM's own with logs, `worker` gives every request its own experts and blocks, `budgets`
 chooses them for a request's latency budget. Each loads when it is first used: vLLM loads `compile_key` in every process, most of
 which have none of them.
+
+Not here: decisions and orders (`paceline.serving`, `paceline.schedule`). Nowhere else: the name of vLLM.
 """
 
 from importlib import import_module

@@ -1,1 +1,4 @@
-"""`paceline controller`: its commands, and how they print. No logic: that is in `paceline.fit.learned`."""
+"""`paceline controller`: its commands, and how they print.
+
+Not here: training or judging; that is in `paceline.fit.learned` and `paceline.evaluate`.
+"""

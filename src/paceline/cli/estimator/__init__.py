@@ -1,1 +1,4 @@
-"""`paceline estimator`: its commands, and how they print. No logic: that is in `paceline.fit.estimator`."""
+"""`paceline estimator`: its commands, and how they print.
+
+Not here: training or judging; that is in `paceline.fit.estimator`.
+"""

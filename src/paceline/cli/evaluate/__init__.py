@@ -1,1 +1,4 @@
-"""`paceline evaluate`, and what the commands that judge controllers share. No logic: that is in `paceline.evaluate`."""
+"""`paceline evaluate`, and what the commands that judge controllers share.
+
+Not here: what is judged and how; that is in `paceline.evaluate`.
+"""

@@ -1,1 +1,4 @@
-"""Flags and arguments that several commands share, and how lists of them are read."""
+"""Flags and arguments that several commands share, and how lists of them are read.
+
+Not here: flags of one command, which stand beside it.
+"""

@@ -1,1 +1,4 @@
-"""`paceline tune`: its commands, their flags and the runs they start. No logic: that is in `paceline.tune`."""
+"""`paceline tune`: its commands, their flags and the runs they start.
+
+Not here: what a run recommends; that is in `paceline.tune`.
+"""

@@ -1,4 +1,7 @@
-"""The public data sets, one file each."""
+"""The public data sets, one file each: where its rows are, how it is asked, which rule judges it.
+
+Not here: reading files or the hub (`rows`, `hub` one room up), and the rules themselves (`scorers`).
+"""
 
 from paceline.datasets.public.coco_caption import COCO_CAPTION
 from paceline.datasets.public.description import PublicSet

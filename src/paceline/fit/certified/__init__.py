@@ -1,4 +1,7 @@
-"""A profile at a tenth of the cost: choose on few questions, certify on others, write a table with its certificate."""
+"""A profile at a tenth of the cost: choose on few questions, certify on others, write a table with its certificate.
+
+Not here: the statistics, which are pure and in `paceline.certify`.
+"""
 
 from paceline.fit.certified.plan import CertifyPlan
 from paceline.fit.certified.run import CertifiedRun, run_certified

@@ -1,4 +1,4 @@
 """The latency estimator: its network, how it is trained, written and judged.
 
-Bounds are calibrated one room further down, in `paceline.fit.conformal`.
+Not here: calibrated bounds (`paceline.fit.conformal`), and the network at run time (`paceline.estimate`).
 """

@@ -1,1 +1,4 @@
-"""Learned controllers trained on a profile: the data, two learners and the artifact. No model runs here."""
+"""Learned controllers trained on a profile: the data, two learners and the artifact.
+
+Not here: running a model, and the choice at run time (`paceline.control.learned`).
+"""

@@ -1,0 +1,89 @@
+"""The page on architecture against the code: its picture, its table of rooms, and every name in its walks."""
+
+import ast
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "paceline"
+PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
+PAGE = ROOT / "docs" / "architecture.md"
+NAMED = sorted(set(re.findall(r"`(paceline\.[\w.]+)`", PAGE.read_text())))
+
+
+def loaded(path):
+    """Return a script as a module."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def architecture():
+    return loaded(ROOT / "website" / "architecture.py")
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_package_says_what_lives_there_and_what_must_not(package):
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    assert text and text.split("\n")[0].strip(), f"{package.name} has no docstring"
+    assert any(each.startswith("Not here: ") for each in text.split("\n\n")), (
+        f"{package.name} names nothing it must not hold"
+    )
+
+
+def test_the_picture_and_the_table_of_rooms_are_current(architecture):
+    rows = architecture.layers()
+    drawn = architecture.picture(rows, architecture.reduced(architecture.rooms()))
+    told = "out of date: python website/architecture.py draws it anew"
+    assert architecture.PICTURE.read_text() == drawn, f"docs/architecture.svg is {told}"
+    page = PAGE.read_text()
+    assert page == architecture.page(page, architecture.room_rows(rows)), f"docs/architecture.md is {told}"
+
+
+def test_arrows_point_down_and_leave_nothing_out(architecture):
+    rows, graph = architecture.layers(), architecture.rooms()
+    row_of = {room: number for number, row in enumerate(rows) for room in row}
+    assert set(graph) | set().union(*graph.values()) <= set(row_of), "a room stands in no layer"
+    arrows = architecture.reduced(graph)
+    for room, imports in arrows.items():
+        assert all(row_of[room] < row_of[each] for each in imports)
+
+    def reached(room, edges):
+        return set().union(*({each} | reached(each, edges) for each in edges.get(room, ())))
+
+    assert all(reached(room, arrows) == reached(room, graph) for room in graph)
+
+
+def names_in(body):
+    """Return the definitions of a module's or class's body by name, assignments and imports included."""
+    found = {}
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found[node.name] = node
+        for target in [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", ()):
+            found[getattr(target, "id", "")] = node
+    return found
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_in_the_walks_exists(name):
+    words, place = name.split(".")[1:], PACKAGE
+    while words and (place / words[0]).is_dir():
+        place /= words.pop(0)
+    module = place / f"{words.pop(0)}.py" if words and (place / f"{words[0]}.py").exists() else place / "__init__.py"
+    body = ast.parse(module.read_text()).body
+    for word in words:
+        found = names_in(body)
+        assert word in found, f"{name}: {module.relative_to(ROOT)} has no {word}"
+        body = getattr(found[word], "body", [])
+
+
+def test_the_walks_name_enough_to_follow():
+    assert len(NAMED) > 30
