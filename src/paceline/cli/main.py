@@ -3,6 +3,7 @@
 Only the module of the command asked for is imported: `paceline budgets` need not wait for torch.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -58,6 +59,14 @@ COMMANDS = {  # name: (module, first line of its help)
         "run",
         "Answer one question about one picture under the most accurate configuration that keeps the budget.",
     ),
+    "doctor": (
+        "doctor",
+        "Show what is installed, device, threads, this machine's noise, and what will not work; exit code 1 when nothing will.",
+    ),
+    "completion": (
+        "completion",
+        'Print what makes a shell complete commands and flags: eval "$(paceline completion bash)".',
+    ),
     "import": ("interchange", "Copy a core-exp directory into a native profile store."),
     "export": ("interchange", "Write a profile as a core-exp directory, one JSON file a dataset and configuration."),
     "merge": (
@@ -65,6 +74,8 @@ COMMANDS = {  # name: (module, first line of its help)
         "Join the parts of several ranks or machines into one store; conflicting samples are refused.",
     ),
 }
+
+COMPLETING = "_PACELINE_COMPLETE"  # set by a shell that asks for completions
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:
@@ -88,6 +99,12 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
 
 def _no_options() -> None:
     """Do nothing: the group itself takes no options."""
+
+
+def words_being_completed() -> list[str]:
+    """Return the words of the line that a shell completes, ours left out; none where no shell asks."""
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    return line.split()[1:]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -123,8 +140,15 @@ def _usage_error(error: Any) -> int:
 
 
 def main() -> None:
-    """Run the command line of this process."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line of this process, or complete one for a shell."""
+    arguments = sys.argv[1:]
+    if COMPLETING in os.environ:
+        import_module("typer.completion").completion_init()
+        arguments = words_being_completed()
+    if arguments[:1] == ["demo"]:
+        # before torch is loaded: threads that wait for each other sleep, for spinning ones take the cores from those that work
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(run(arguments))
 
 
 if __name__ == "__main__":
