@@ -1,0 +1,121 @@
+"""The wheel as it is sent, what it says when an extra is missing, and the documents that go with it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded(path):
+    """Return a script as a module."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def build():
+    return loaded(ROOT / "release" / "build.py")
+
+
+@pytest.fixture(scope="module")
+def wheel(build, tmp_path_factory):
+    return build.build_wheel(tmp_path_factory.mktemp("wheel"), epoch_seconds=1_700_000_000)
+
+
+def test_two_builds_have_the_same_bytes_and_are_small(build, wheel, tmp_path):
+    again = build.build_wheel(tmp_path, epoch_seconds=1_700_000_000)
+    assert build.digest(wheel) == build.digest(again)
+    assert wheel.stat().st_size <= build.LARGEST_BYTES
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(build, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+    expected = {name.removeprefix("src/") for name in build.tracked_files() if name.startswith("src/")}
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert "paceline = paceline.cli.main:main" in points
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+STEP_TIME = {
+    "base_ms": 5.0, "per_decode_token_ms": 0.05, "per_decode_context_token_ms": 1e-4, "per_prefill_token_ms": 0.04,
+    "per_prefill_attention_token_ms": 1e-5,
+}  # fmt: skip
+SIMULATED = (
+    "from paceline.simulate import *; from paceline.schedule import LinearStepTime, PlannerSettings; import numpy as np\n"
+    "from paceline.errors import PacelineError\n"
+    f"cost = LinearCost(LinearStepTime(**{STEP_TIME!r}))\n"
+    "one = np.ones(1, int)\n"
+    "load = RequestColumns(arrival_seconds=np.zeros(1), prompt_tokens=one, output_tokens=one)\n"
+    "engine = SimulatedEngine(rules='paceline', planner=PlannerSettings(chunk_size=8), max_num_seqs=1, num_blocks=9)\n"
+    "try: simulate(load, engine, cost)\nexcept PacelineError as error: sys.exit(str(error))\n"
+)
+COMMAND = "from paceline.cli.main import run; sys.exit(run({!r}))\n"
+DEVICES = (
+    "from paceline.models import placement\nfrom paceline.errors import PacelineError\nplacement.find_spec = lambda name: None\n"
+    "try: placement.require_accelerate('digits')\nexcept PacelineError as error: sys.exit(str(error))\n"
+)
+MISSING = {  # extra: its packages, and a program that needs them
+    "data": (("pyarrow", "datasets", "fsspec"), COMMAND.format(["datasets", "show", "text_vqa", "--from", "hub@main"])),
+    "report": (("altair", "vl_convert"), COMMAND.format(["report", "profile"])),
+    "simulate": (("numba",), SIMULATED),
+    "vllm": (("vllm",), COMMAND.format(["vllm", "serve", "digits", "--controller", "none"])),
+    "hf": (("accelerate", "torchvision"), DEVICES),
+}
+
+
+@pytest.mark.parametrize("extra", MISSING)
+def test_a_missing_extra_is_one_sentence_with_its_install_line(extra, tmp_path):
+    packages, program = MISSING[extra]
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({packages!r}))\n"
+    done = subprocess.run([sys.executable, "-c", hidden + program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (1, 2), done.stdout
+    assert f"pip install 'paceline[{extra}]'" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_everything_else_loads_without_any_extra():
+    packages = tuple(name for each, _ in MISSING.values() for name in each)
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({packages!r}))\n"
+        "from paceline.cli.main import COMMANDS, app_for\nfrom paceline.errors import MissingExtraError\n"
+        "import paceline.demo\nassert paceline.demo.NO_PAGE is not None\n"
+        "left = []\n"
+        "for name in COMMANDS:\n"
+        "    try: app_for([name])\n"
+        "    except MissingExtraError: left.append(name)\n"
+        "print(*left)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["report"]
+
+
+@pytest.fixture(scope="module")
+def inventory():
+    return loaded(ROOT / "release" / "inventory.py")
+
+
+def test_the_bill_of_materials_names_everything_with_version_and_licence(inventory):
+    found = inventory.components()
+    assert all(each.version and each.licence != inventory.UNKNOWN for each in found), found
+    names = {each.name for each in found}
+    assert {"torch", "transformers", "numpy", "polars"} <= names and not {"ruff", "pytest", "paceline"} & names
+    bill = inventory.bill_of_materials(found, version="0", epoch_seconds=0)
+    assert bill == json.loads(json.dumps(bill))
+    known = {each["bom-ref"] for each in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
+    assert len(known) == len(found) + 1
+    assert all({each["ref"], *each["dependsOn"]} <= known for each in bill["dependencies"])
+    numba = next(each for each in found if each.name == "numba")
+    assert numba.extras == ("simulate",) and next(each for each in found if each.name == "torch").extras == ()
+    assert "| numba |" in inventory.licence_report(found)
