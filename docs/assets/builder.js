@@ -1,0 +1,48 @@
+"use strict";
+(() => {
+  const recipes = JSON.parse(document.getElementById("recipes").textContent);
+  const at = (name) => document.getElementById(`builder-${name}`);
+  const option = (text, value) => Object.assign(document.createElement("option"), { textContent: text, value });
+  at("model").append(...recipes.map((each, index) => option(each.hub, index)));
+
+  const chosen = () => recipes[at("model").value];
+
+  function listHardware() {
+    at("hardware").replaceChildren(...chosen().hardware.map((each, index) => option(each.name, index)));
+    show();
+  }
+
+  function show() {
+    const recipe = chosen();
+    const budget = at("budget").value || "300";
+    const lines = recipe.hardware[at("hardware").value].commands;
+    at("commands").textContent = lines.map((line) => line.replace("BUDGET", budget)).join("\n");
+    at("facts").textContent =
+      `Family ${recipe.family}, about ${recipe.parameters_billions} billion parameters; prompts by ${recipe.prompt_template}. ` +
+      (recipe.measured === null ? "Not measured: no figure of this model is known here." : "Measured; see below.");
+    at("measured").replaceChildren(...(recipe.measured === null ? [] : [measured(recipe.measured)]));
+  }
+
+  function measured(found) {
+    const names = Object.keys(found.rows[0].accuracy);
+    const table = document.createElement("table");
+    const row = (cells, kind) => {
+      const made = document.createElement("tr");
+      made.append(...cells.map((text) => Object.assign(document.createElement(kind), { textContent: text })));
+      return made;
+    };
+    table.append(row(["tier/top_k/blocks", "prefill saved", ...names], "th"));
+    for (const each of found.rows) {
+      const accuracies = names.map((name) => each.accuracy[name].toFixed(3));
+      table.append(row([each.config, `${(100 * each.prefill_saved).toFixed(1)} %`, ...accuracies], "td"));
+    }
+    return table;
+  }
+
+  at("model").addEventListener("change", listHardware);
+  at("hardware").addEventListener("change", show);
+  at("budget").addEventListener("input", show);
+  at("copy").addEventListener("click", () => navigator.clipboard.writeText(at("commands").textContent));
+  document.getElementById("builder").hidden = false;
+  listHardware();
+})();

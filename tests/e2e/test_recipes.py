@@ -1,0 +1,87 @@
+"""Recipes against their schema, against what Paceline declares, and against the command line."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from paceline.cli.main import COMMANDS, app_for
+from paceline.datasets.digits import DIGIT_SETS
+from paceline.datasets.public import PUBLIC_SETS
+from paceline.models.families.declared import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "website"))
+import recipes  # noqa: E402
+
+SCHEMA = json.loads((ROOT / "recipes" / "schema.json").read_text())
+EVERY = recipes.read_recipes()
+RELIED_ON = (ROOT / "src/paceline/vllm_plugin/relied_on_server.py").read_text()
+COMPARED = set(re.findall(r'"(\w+)"', re.search(r"^COMPARED_TIERS = \((.*)\)$", RELIED_ON, re.MULTILINE)[1]))
+ROOM = 1.25  # of device memory over weights in bfloat16
+
+
+def test_there_are_a_dozen_and_the_schema_is_one():
+    Draft202012Validator.check_schema(SCHEMA)
+    assert len(EVERY) >= 12 and sum(each["measured"] is not None for each in EVERY.values()) >= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_recipe_keeps_the_schema_and_names_what_exists(name):
+    recipe = EVERY[name]
+    assert [each.message for each in Draft202012Validator(SCHEMA).iter_errors(recipe)] == []
+    assert name in (recipe["hub"], f"paceline/{recipe['hub']}")
+    family = FAMILIES[recipe["family"]]
+    assert set(recipe["datasets"]) <= {*PUBLIC_SETS, *DIGIT_SETS}
+    assert recipe.get("trust_remote_code", False) == family.remote_code
+    if recipe["serving"]["engine"] == "vllm":
+        assert recipe["family"] in COMPARED, "its tiers were not compared in vLLM"
+    for each in recipe["hardware"]:
+        assert each["devices"] * each["memory_gb"] >= ROOM * 2 * recipe["parameters_billions"], each["name"]
+    if recipe["measured"]:
+        assert (ROOT / recipe["measured"]["script"]).exists() and recipes.measured(recipe["measured"])["rows"]
+
+
+@pytest.mark.parametrize("recipe", recipes.exported(), ids=lambda each: each["name"])
+def test_the_commands_of_a_recipe_are_ones_that_the_command_line_takes(recipe):
+    for each in recipe["hardware"]:
+        for line in each["commands"]:
+            words = shlex.split(line.replace(recipes.BUDGET, "300"))
+            assert words[0] in ("pip", "paceline", "curl")
+            if words[0] == "paceline":
+                assert words[1] in COMMANDS
+                assert recipes.BUDGET not in words
+
+
+def flags_of(name, *below):
+    import typer
+
+    command = typer.main.get_command(app_for([name])).commands[name]
+    for word in below:
+        command = command.commands[word]
+    return {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
+
+
+def test_the_flags_in_the_commands_exist():
+    for recipe in recipes.exported():
+        for line in (line for each in recipe["hardware"] for line in each["commands"] if line.startswith("paceline ")):
+            words = shlex.split(line)
+            below = words[2:3] if words[1] in ("estimator", "vllm") else []
+            known = flags_of(words[1], *below)
+            if below == ["serve"]:
+                known |= {"--port", "--tensor-parallel-size"}  # vLLM's own
+            assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_curl_line_sends_json_with_the_budget(tmp_path):
+    line = (recipes.ASKED % "org/model").replace(recipes.BUDGET, "300").replace("$(base64 -w0 picture.png)", "AAAA")
+    said = subprocess.run(
+        ["bash", "-c", f"curl() {{ printf '%s' \"${{@: -1}}\"; }}; {line}"], capture_output=True, text=True, check=True
+    )
+    document = json.loads(said.stdout)
+    assert document["latency_budget_ms"] == 300 and document["model"] == "org/model"

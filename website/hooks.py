@@ -1,0 +1,95 @@
+"""What `mkdocs build` does beside turning docs/ into pages: the pages made from elsewhere, links, and pages for language models.
+
+Pages from elsewhere: the reference of commands (the command line itself), of the Python names (`paceline.__all__`), the
+benchmarks, the changelog and how to contribute. A path such as `docs/load.md` in a text becomes a link. Every page is beside
+its HTML as .md, and llms.txt lists them.
+"""
+
+import json
+import posixpath
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "website"), str(ROOT / "src")]
+import commands  # noqa: E402
+
+import recipes  # noqa: E402
+
+ELSEWHERE = {  # page: the file it is made from
+    "benchmarks.md": "benchmarks/README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+}
+NAMED = re.compile(r"`(?P<path>docs/[\w/.-]+\.md|benchmarks/README\.md|CONTRIBUTING\.md|CHANGELOG\.md|README\.md)`")
+NOT_RUN = re.compile(r"<!-- not run: .*? -->\n")
+PAGE_OF = {source: page for page, source in ELSEWHERE.items()} | {"README.md": "index.md"}
+WRITTEN: dict[str, str] = {}  # Markdown by page, as it was turned into HTML
+
+
+def python_page() -> str:
+    """Return the page of public names, in the order of `paceline.__all__`, each with its own docstring."""
+    import paceline
+
+    names = "\n\n".join(f"::: {paceline._HOME[name]}.{name}" for name in paceline.__all__)  # pyright: ignore[reportPrivateUsage]
+    return f"# Python\n\nEverything here is imported from `paceline` itself; names load when they are first used.\n\n{names}\n"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made from elsewhere, and the recipes as JSON."""
+    made = {page: (ROOT / source).read_text() for page, source in ELSEWHERE.items()}
+    made["reference/commands.md"] = commands.page()
+    made["reference/python.md"] = python_page()
+    made["recipes.json"] = json.dumps(recipes.exported(), indent=1)
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def linked(text: str, page: str, known: set[str]) -> str:
+    """Return a page's text in which the path of another page in backticks is a link to it."""
+
+    def link(found: re.Match[str]) -> str:
+        path = found["path"]
+        target = PAGE_OF.get(path, path.removeprefix("docs/"))
+        if target not in known:
+            return found[0]
+        return f"[`{path}`]({posixpath.relpath(target, posixpath.dirname(page) or '.')})"
+
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if index % 2 else NAMED.sub(link, part) for index, part in enumerate(parts))
+
+
+def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
+    """Turn paths of pages into links, and leave out what is said to the tests alone."""
+    text = linked(NOT_RUN.sub("", markdown), page.file.src_uri, {each.src_uri for each in files.documentation_pages()})
+    WRITTEN[page.file.src_uri] = text
+    inlined = json.dumps(recipes.exported(), separators=(",", ":")).replace("<", "\\u003c")
+    return text.replace("<!-- recipes -->", f'<script type="application/json" id="recipes">{inlined}</script>')
+
+
+def on_post_build(config: Any) -> None:
+    """Write every page as Markdown beside its HTML, and llms.txt."""
+    site = Path(config["site_dir"])
+    for path, text in WRITTEN.items():
+        place = site / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    (site / "llms.txt").write_text(listing(config["nav"], config["site_description"]))
+
+
+def listing(nav: Any, said: str) -> str:
+    """Return llms.txt: what this is, and every page of the navigation by its title."""
+    lines = ["# Paceline", "", f"> {said}", ""]
+    for each in nav:
+        ((title, target),) = each.items()
+        if isinstance(target, str):
+            lines.append(f"- [{title}]({target})")
+            continue
+        lines += ["", f"## {title}", ""]
+        lines += [f"- [{name}]({path})" for page in target for name, path in page.items()]
+    return "\n".join(lines) + "\n"
