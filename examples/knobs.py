@@ -3,6 +3,9 @@
 python examples/knobs.py
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
 import torch
 
 from paceline import KnobConfig, applied, load_model

@@ -5,9 +5,11 @@
 Takes about half a minute. Two questions a set are far too few for a table to trust: see `paceline demo` for a real one.
 """
 
+import os
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
 from paceline import AdaptiveModel, ProfilePlan, build_lookup_table, load_model, read_profile, run_profile
 from paceline.datasets import DIGIT_SETS, digit_questions
 
