@@ -75,7 +75,7 @@ docs: setup
 
 # The wheel, built twice with the same bytes, its bill of materials and its report of licences, in dist/.
 dist: setup
-	$(BIN)/python release/build.py
+	$(BIN)/python release/twice_built.py
 	$(BIN)/python release/inventory.py
 
 # The container file, the manifests and the compose file against their own rules and schemas, in an environment of its own.

@@ -6,7 +6,7 @@ Takes the directory that `paceline demo` left: its estimator, and the held-out p
 trained nor calibrated it. An answer counts where it is right *and* its first token came within the budget. `best fixed`
 is the configuration that is best in hindsight at each budget, on these very questions; `table` takes the most accurate
 mean that fits; `paceline` is the estimator with its bound. Then runs `paceline run` once in a process of its own.
-Writes benchmarks/results/first_screen.json; `python website/first_screen.py` draws it.
+Writes benchmarks/results/first_screen.json; `python website/recorded.py` draws it.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(Path(__file__).parent))
-from build import ROOT, last_commit_seconds
+from twice_built import ROOT, last_commit_seconds
 
 EXTRAS = ("data", "report", "simulate")
 UNKNOWN = "not declared"

@@ -17,14 +17,14 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "website"), str(ROOT / "src")]
 import commands  # noqa: E402
-
-import recipes  # noqa: E402
+import recipe_commands  # noqa: E402
 
 ELSEWHERE = {  # page: the file it is made from
     "benchmarks.md": "benchmarks/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
+DECISIONS = "decisions/README.md"
 NAMED = re.compile(r"`(?P<path>docs/[\w/.-]+\.md|benchmarks/README\.md|CONTRIBUTING\.md|CHANGELOG\.md|README\.md)`")
 NOT_RUN = re.compile(r"<!-- not run: .*? -->\n")
 PAGE_OF = {source: page for page, source in ELSEWHERE.items()} | {"README.md": "index.md"}
@@ -39,12 +39,19 @@ def python_page() -> str:
     return f"# Python\n\nEverything here is imported from `paceline` itself; names load when they are first used.\n\n{names}\n"
 
 
+def decisions() -> list[str]:
+    """Return a line with a link for every decision, by number."""
+    paths = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    return [f"- [{path.read_text().split(chr(10), 1)[0].lstrip('# ')}]({path.name})" for path in paths]
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made from elsewhere, and the recipes as JSON."""
     made = {page: (ROOT / source).read_text() for page, source in ELSEWHERE.items()}
     made["reference/commands.md"] = commands.page()
     made["reference/python.md"] = python_page()
-    made["recipes.json"] = json.dumps(recipes.exported(), indent=1)
+    made["llms.txt"] = listing(config["nav"], config["site_description"])
+    made["recipes.json"] = json.dumps(recipe_commands.exported(), indent=1)
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -67,19 +74,20 @@ def linked(text: str, page: str, known: set[str]) -> str:
 def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
     """Turn paths of pages into links, and leave out what is said to the tests alone."""
     text = linked(NOT_RUN.sub("", markdown), page.file.src_uri, {each.src_uri for each in files.documentation_pages()})
+    if page.file.src_uri == DECISIONS:
+        text += "\n" + "\n".join(decisions()) + "\n"
     WRITTEN[page.file.src_uri] = text
-    inlined = json.dumps(recipes.exported(), separators=(",", ":")).replace("<", "\\u003c")
+    inlined = json.dumps(recipe_commands.exported(), separators=(",", ":")).replace("<", "\\u003c")
     return text.replace("<!-- recipes -->", f'<script type="application/json" id="recipes">{inlined}</script>')
 
 
 def on_post_build(config: Any) -> None:
-    """Write every page as Markdown beside its HTML, and llms.txt."""
+    """Write every page as Markdown beside its HTML."""
     site = Path(config["site_dir"])
     for path, text in WRITTEN.items():
         place = site / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
-    (site / "llms.txt").write_text(listing(config["nav"], config["site_description"]))
 
 
 def listing(nav: Any, said: str) -> str:

@@ -34,12 +34,11 @@ from paceline.records import LatencyKind
 from paceline.runtime import AdaptiveAnswer, AdaptiveModel
 from paceline.slo import Proportion
 
+no_page: MissingExtraError | None = None  # the demonstration does without charts
 try:
     from paceline.report import write_report
 except MissingExtraError as missing:
-    NO_PAGE: MissingExtraError | None = missing
-else:
-    NO_PAGE = None
+    no_page = missing
 
 MODEL = "digits"
 BUDGETS = 5
@@ -108,8 +107,8 @@ def run_demo(out: Path, *, samples: int, requests: int, progress: DemoProgress) 
     save_table(table, out / "table.json")
     split = split_for(samples * len(DIGIT_SETS), alpha=DEFAULT_ALPHA)
     train_artifact(profile, out / "estimator", split=split, on_progress=progress.on_training)
-    if NO_PAGE is None:
-        write_report(out / "profile", out / "report.html", latency_kind=KIND)  # pyright: ignore[reportPossiblyUnbound]
+    if no_page is None:
+        write_report(out / "profile", out / "report.html", latency_kind=KIND)  # pyright: ignore[reportPossiblyUnboundVariable]
     controllers = {BOUND: load_controller(out / "estimator", latency_kind=KIND), TABLE: table}
     budgets_ms = spread_budgets(out / "estimator")
     answered = _answer_held_out(model, controllers, budgets_ms, _held_out(requests, out), progress.on_request)

@@ -23,7 +23,7 @@ def loaded(path):
 
 @pytest.fixture(scope="module")
 def build():
-    return loaded(ROOT / "release" / "build.py")
+    return loaded(ROOT / "release" / "twice_built.py")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_everything_else_loads_without_any_extra():
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({packages!r}))\n"
         "from paceline.cli.main import COMMANDS, app_for\nfrom paceline.errors import MissingExtraError\n"
-        "import paceline.demo\nassert paceline.demo.NO_PAGE is not None\n"
+        "import paceline.demo\nassert paceline.demo.no_page is not None\n"
         "left = []\n"
         "for name in COMMANDS:\n"
         "    try: app_for([name])\n"

@@ -17,10 +17,10 @@ from paceline.models.families.declared import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "website"))
-import recipes  # noqa: E402
+import recipe_commands  # noqa: E402
 
 SCHEMA = json.loads((ROOT / "recipes" / "schema.json").read_text())
-EVERY = recipes.read_recipes()
+EVERY = recipe_commands.read_recipes()
 RELIED_ON = (ROOT / "src/paceline/vllm_plugin/relied_on_server.py").read_text()
 COMPARED = set(re.findall(r'"(\w+)"', re.search(r"^COMPARED_TIERS = \((.*)\)$", RELIED_ON, re.MULTILINE)[1]))
 ROOM = 1.25  # of device memory over weights in bfloat16
@@ -44,18 +44,18 @@ def test_a_recipe_keeps_the_schema_and_names_what_exists(name):
     for each in recipe["hardware"]:
         assert each["devices"] * each["memory_gb"] >= ROOM * 2 * recipe["parameters_billions"], each["name"]
     if recipe["measured"]:
-        assert (ROOT / recipe["measured"]["script"]).exists() and recipes.measured(recipe["measured"])["rows"]
+        assert (ROOT / recipe["measured"]["script"]).exists() and recipe_commands.measured(recipe["measured"])["rows"]
 
 
-@pytest.mark.parametrize("recipe", recipes.exported(), ids=lambda each: each["name"])
+@pytest.mark.parametrize("recipe", recipe_commands.exported(), ids=lambda each: each["name"])
 def test_the_commands_of_a_recipe_are_ones_that_the_command_line_takes(recipe):
     for each in recipe["hardware"]:
         for line in each["commands"]:
-            words = shlex.split(line.replace(recipes.BUDGET, "300"))
+            words = shlex.split(line.replace(recipe_commands.BUDGET, "300"))
             assert words[0] in ("pip", "paceline", "curl")
             if words[0] == "paceline":
                 assert words[1] in COMMANDS
-                assert recipes.BUDGET not in words
+                assert recipe_commands.BUDGET not in words
 
 
 def flags_of(name, *below):
@@ -68,7 +68,7 @@ def flags_of(name, *below):
 
 
 def test_the_flags_in_the_commands_exist():
-    for recipe in recipes.exported():
+    for recipe in recipe_commands.exported():
         for line in (line for each in recipe["hardware"] for line in each["commands"] if line.startswith("paceline ")):
             words = shlex.split(line)
             below = words[2:3] if words[1] in ("estimator", "vllm") else []
@@ -79,7 +79,11 @@ def test_the_flags_in_the_commands_exist():
 
 
 def test_the_curl_line_sends_json_with_the_budget(tmp_path):
-    line = (recipes.ASKED % "org/model").replace(recipes.BUDGET, "300").replace("$(base64 -w0 picture.png)", "AAAA")
+    line = (
+        (recipe_commands.ASKED % "org/model")
+        .replace(recipe_commands.BUDGET, "300")
+        .replace("$(base64 -w0 picture.png)", "AAAA")
+    )
     said = subprocess.run(
         ["bash", "-c", f"curl() {{ printf '%s' \"${{@: -1}}\"; }}; {line}"], capture_output=True, text=True, check=True
     )

@@ -11,13 +11,13 @@ from paceline.cli.printing import JsonFlag, note, print_json, print_table, progr
 from paceline.demo import (
     BOUND,
     FEWEST_SAMPLES,
-    NO_PAGE,
     SAMPLE_PICTURE,
     SAMPLE_PROMPT,
     TABLE,
     DemoProgress,
     DemoRequest,
     DemoResult,
+    no_page,
     promised_ms,
     proportions,
     run_demo,
@@ -90,20 +90,20 @@ def _print_result(result: DemoResult) -> None:
 
 def _print_next(result: DemoResult) -> None:
     out, middle = result.out, result.budgets_ms[len(result.budgets_ms) // 2]
-    page = f", the profile's figures in {out}/report.html" if NO_PAGE is None else ""
+    page = f", the profile's figures in {out}/report.html" if no_page is None else ""
     say(f"\nEverything is in {out}/summary.json{page}. Try next:")
     commands = (
         f"paceline run digits --controller {out}/estimator --image {out}/{SAMPLE_PICTURE} "
         f'--prompt "{SAMPLE_PROMPT}" --budget {middle:g}',
         f"paceline evaluate {out}/profile --estimator {out}/estimator"
-        + (f" --report {out}/evaluation.html" if NO_PAGE is None else ""),
+        + (f" --report {out}/evaluation.html" if no_page is None else ""),
         f"paceline table show {out}/table.json --budgets {' '.join(f'{b:g}' for b in result.budgets_ms)}",
         f"paceline budgets {out}/profile",
     )
     for command in commands:
         say(f"  {command}")
-    if NO_PAGE is not None:
-        note(f"pages were not drawn: {NO_PAGE}")
+    if no_page is not None:
+        note(f"pages were not drawn: {no_page}")
     note("(in a checkout without an activated environment, the command is .venv/bin/paceline)")
 
 

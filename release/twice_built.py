@@ -1,6 +1,6 @@
 """The wheel, built twice from the tracked files: refused unless both have the same bytes and it is at most 15 MB.
 
-    python release/build.py [--out dist]
+    python release/twice_built.py [--out dist]
 
 Needs git and setuptools; no network. `SOURCE_DATE_EPOCH` is the time of the last commit unless it is set.
 """

@@ -1,8 +1,8 @@
-"""The chart and the terminal of the first screen, from benchmarks/results/first_screen.json.
+"""What pages show of recorded results: the first screen's chart and terminal, and the table of routers.
 
-    python website/first_screen.py
+    python website/recorded.py
 
-Writes docs/first_screen.svg, and what stands in docs/index.md between the marks `<!-- terminal -->` and `<!-- end of
+Writes docs/first_screen.svg, and in pages what stands between two marks, such as `<!-- terminal -->` and `<!-- end of
 terminal -->`.
 """
 
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "first_screen.json"
-PICTURE, PAGE = ROOT / "docs" / "first_screen.svg", ROOT / "docs" / "index.md"
-BEGIN, END = "<!-- terminal -->", "<!-- end of terminal -->"
+RESULTS = ROOT / "benchmarks" / "results"
+PICTURE = ROOT / "docs" / "first_screen.svg"
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 360, 60, 44, 190, 52
 LINES = {  # colour, width, words
     "paceline": ("#0b6e4f", 3, "paceline"),
@@ -88,17 +87,46 @@ def terminal(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "```", "", f"That took {said['seconds']:.1f} s, loading the model included."])
 
 
-def page(text: str, found: Mapping[str, Any]) -> str:
-    """Return the page with the recorded command between its marks."""
-    before, rest = text.split(BEGIN)
-    return "\n".join([before + BEGIN, "", terminal(found), "", END + rest.split(END)[1]])
+def routers(found: Mapping[str, Any]) -> str:
+    """Return the table of routers: a row a load, a column a router."""
+    names = list(dict.fromkeys(row["router"] for row in found["rows"]))
+    lines = [f"| load | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---|" * len(names)]
+    for load in dict.fromkeys(row["load"] for row in found["rows"]):
+        cells = [
+            f"{row['kept']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+            for name in names
+            for row in found["rows"]
+            if (row["load"], row["router"]) == (load, name)
+        ]
+        lines.append(f"| {load:.0%} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Return the results of a benchmark."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def parts() -> dict[Path, tuple[str, str]]:
+    """Return what stands in which page between which marks."""
+    return {
+        ROOT / "docs" / "index.md": ("terminal", terminal(recorded("first_screen"))),
+        ROOT / "docs" / "deployment" / "replicas.md": ("routers", routers(recorded("routers"))),
+    }
+
+
+def page(text: str, mark: str, part: str) -> str:
+    """Return a page with a part between its marks."""
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    before, rest = text.split(begin)
+    return "\n".join([before + begin, "", part, "", end + rest.split(end)[1]])
 
 
 def main() -> None:
-    """Write picture and page."""
-    found = json.loads(RESULTS.read_text())
-    PICTURE.write_text(picture(found))
-    PAGE.write_text(page(PAGE.read_text(), found))
+    """Write picture and pages."""
+    PICTURE.write_text(picture(recorded("first_screen")))
+    for path, (mark, part) in parts().items():
+        path.write_text(page(path.read_text(), mark, part))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Recipes as static JSON: each with the commands for each hardware, and its front where one was measured.
 
-    python website/recipes.py > recipes.json
+    python website/recipe_commands.py > recipes.json
 
 `BUDGET` stands in the commands where the builder page puts the milliseconds.
 """

@@ -1,0 +1,71 @@
+"""What the site is made of, without building it: pages, links, the recorded first screen, and what is generated."""
+
+import posixpath
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "website"))
+import commands  # noqa: E402
+import recorded  # noqa: E402
+
+NAV = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))["nav"]
+FROM_ELSEWHERE = {"benchmarks.md", "changelog.md", "contributing.md", "reference/commands.md", "reference/python.md"}
+PAGES = {
+    str(path.relative_to(ROOT / "docs")): path
+    for path in (ROOT / "docs").rglob("*.md")
+    if "decisions" not in path.parts
+}
+
+
+def listed(nav):
+    for each in nav:
+        for target in each.values():
+            if isinstance(target, str):
+                yield target
+            else:
+                yield from listed(target)
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
+    assert set(listed(NAV)) == {*PAGES, *FROM_ELSEWHERE, "decisions/README.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_leads_to_a_page_or_a_file(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", PAGES[page].read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+        made = {*FROM_ELSEWHERE, "recipes.json", "llms.txt", "decisions/README.md"}
+        assert path in made or (ROOT / "docs" / path).exists(), f"{page} leads to {target}"
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_a_path_in_a_text_exists(page):
+    text = (PAGES.get(page) or ROOT / page).read_text()
+    for path in re.findall(r"`((?:docs|benchmarks|deploy|recipes|src|tests|website|release)/[\w/.-]+\.\w+)`", text):
+        assert (ROOT / path).exists(), f"{page} names {path}"
+
+
+def test_pages_show_what_was_recorded():
+    told = "out of date: python website/recorded.py draws it anew"
+    drawn = recorded.picture(recorded.recorded("first_screen"))
+    assert recorded.PICTURE.read_text() == drawn, f"docs/first_screen.svg is {told}"
+    for path, (mark, part) in recorded.parts().items():
+        assert path.read_text() == recorded.page(path.read_text(), mark, part), f"{path.name} is {told}"
+
+
+def test_the_reference_has_every_command_with_its_flags():
+    page = commands.page()
+    names = [name for name, _ in commands.every_command()]
+    assert len(names) > 20 and all(f"## `{name}`\n" in page for name in names)
+    assert "| `--budget` | required |" in page and "`--json`" in page
+
+
+def test_no_page_is_left_without_a_heading_of_its_own():
+    assert all(re.search(r"^# \S", path.read_text(), re.MULTILINE) for path in PAGES.values())
