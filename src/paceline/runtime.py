@@ -1,5 +1,6 @@
 """One Hugging Face model under a controller: each request gets the most accurate setting that keeps its budget."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -341,6 +342,19 @@ def _judged(answer: MeasuredAnswer, timed: _TimedDecision, budget: LatencyBudget
         decision_us=timed.decision_us,
         sampling=answer.sampling,
     )
+
+
+def compute_as_measured(controller: Controller) -> int | None:
+    """Compute with as many threads as a controller was measured with, and return how many.
+
+    Does nothing, and returns None, where it does not tell one number, or OMP_NUM_THREADS says it already.
+    """
+    told = circumstances_of(controller.provenance).get("torch_threads", set())
+    if len(told) != 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    threads = int(next(iter(told)))
+    torch.set_num_threads(threads)
+    return threads
 
 
 def _require_same_model(name: str, controller: Controller) -> None:

@@ -2,10 +2,13 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from paceline.cli import main
+from paceline.runtime import compute_as_measured
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -50,13 +53,32 @@ def test_a_line_is_completed_without_loading_other_commands(line, word, expected
     assert done.stdout.split() == expected, done.stderr
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_the_demos_threads_sleep_while_they_wait_unless_told_otherwise(given, used):
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [({}, ["1", "PASSIVE"]), ({"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "4"}, ["4", "ACTIVE"])],
+)
+def test_the_demo_computes_with_one_thread_unless_told_otherwise(given, used):
     code = (
         "import os, sys; sys.argv = ['paceline', 'demo', '--help']\nfrom paceline.cli import main\n"
-        "main.run = lambda words: print(words, os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\nmain.main()"
+        "said = lambda: (os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+        "main.run = lambda words: print(*said())\nmain.main()"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | given
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split("]")[1].split() == [used, "False"]
+    assert done.stdout.split() == [*used, "False"]
+
+
+@pytest.mark.parametrize(
+    ("told", "already", "expected"), [([3], None, 3), ([3], "2", None), ([3, 4], None, None), ([], None, None)]
+)
+def test_a_question_is_answered_with_the_threads_that_its_controller_was_measured_with(
+    told, already, expected, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if already:
+        monkeypatch.setenv("OMP_NUM_THREADS", already)
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    controller = SimpleNamespace(provenance=tuple({"settings": {"torch_threads": each}} for each in told))
+    assert compute_as_measured(controller) == expected
+    assert set_to == ([] if expected is None else [expected])

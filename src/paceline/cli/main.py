@@ -146,7 +146,9 @@ def main() -> None:
         import_module("typer.completion").completion_init()
         arguments = words_being_completed()
     if arguments[:1] == ["demo"]:
-        # before torch is loaded: threads that wait for each other sleep, for spinning ones take the cores from those that work
+        # before torch is loaded. The embedded model is small: one thread is as good as two, and waits for no other that
+        # is held up on a busy machine; where several are asked for, those that wait sleep and leave the cores to others
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(arguments))
 

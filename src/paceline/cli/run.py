@@ -21,7 +21,7 @@ from paceline.errors import InvalidValueError
 from paceline.models.chats import user_message
 from paceline.models.pictures import open_picture
 from paceline.records import LatencyBudget, Sampling
-from paceline.runtime import DEFAULT_MAX_NEW_TOKENS, AdaptiveAnswer, AdaptiveModel
+from paceline.runtime import DEFAULT_MAX_NEW_TOKENS, AdaptiveAnswer, AdaptiveModel, compute_as_measured
 
 
 def run(
@@ -77,6 +77,7 @@ def run(
     wanted = LatencyBudget(ms=budget)
     pictures = [open_picture(each) for each in image or ()]
     chosen = load_controller(controller, strict=strict, certified_only=certified_only)
+    compute_as_measured(chosen)
     adaptive = AdaptiveModel.from_pretrained(
         model,
         controller=chosen,
