@@ -1,38 +1,50 @@
 """One trace through real vLLM, vLLM in virtual time and the simulator: how far simulated times are from real ones.
 
-    python benchmarks/simulated_run.py [--trace AzureLLMInferenceTrace_conv.csv] [--requests 150] [--load 0.6] [--runs 3]
+    .venv-vllm/bin/python benchmarks/simulated_run.py [--trace AzureLLMInferenceTrace_conv.csv] [--requests 120]
+        [--length-scale 0.2] [--load 0.6] [--runs 3] [--models dense experts pictures] [--clock processor]
 
-Needs vLLM. A tiny random model is served by vLLM's own scheduler: a run to fit the step-time model on, then `--runs` runs of
-the trace, whose differences among each other are the noise floor. Then the same trace in virtual time and in the
+Needs vLLM. A model is served by vLLM's own scheduler in this process: a tiny random one, dense or of experts, or the
+embedded one with pictures. `--runs` runs of the trace take turns with runs of other requests on which the step-time model
+is fitted; what the former differ by among each other is the noise floor. Then the same trace in virtual time and in the
 simulator, with the fitted model (these two must agree exactly), and in the simulator with each run's own step log,
-which leaves the scheduling alone to differ. Writes benchmarks/results/simulated_run.json.
+which leaves the scheduling alone to differ. The clock is the processor time of the engine's thread, on which other
+programs weigh little; `--clock machine` takes the machine's. Writes benchmarks/results/simulated_run.json, one model
+beside those of earlier calls.
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+from vllm_in_process import ENVIRONMENT, STAND_IN
+
+os.environ.update({**ENVIRONMENT, **os.environ})  # read when torch and vLLM are imported
+sys.path.insert(0, str(STAND_IN))
 
 from command_line import command_line
+from picture_requests import ARGUMENTS as PICTURE_ARGUMENTS
+from picture_requests import Pictures, PictureVllm, VirtualPictureVllm, write_digits
 from tiny_llm import write_tiny_llm
+from tiny_moe import write_tiny_moe
 
-from paceline.fit.step_time import fit_step_time
-from paceline.schedule import PlannerSettings, RequestTimes
+from paceline.fit.step_time import StepTimeFit, fit_step_time
+from paceline.schedule import LinearStepTime, PlannerSettings, RequestTimes, StepRecord
 from paceline.simulate import LinearCost, ReplayedCost, RequestColumns, SimulatedEngine, StepCost, simulate
 from paceline.simulate.simulation import REFERENCE
 from paceline.slo import percentile
 from paceline.tune.environment import machine, package_versions
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, SyntheticLoad, Workload, at_once, scaled
-from paceline.vllm_plugin.replay import OfflineVllm
+from paceline.vllm_plugin.clocks import CLOCKS
+from paceline.vllm_plugin.replay import OfflineVllm, ReplayResult
 from paceline.vllm_plugin.virtual_replay import VirtualVllm
 
 RESULTS = Path(__file__).parent / "results" / "simulated_run.json"
@@ -53,6 +65,43 @@ ENGINE = SimulatedEngine(
     num_blocks=BLOCKS,
     block_size=BLOCK_TOKENS,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A kind of model: how it is written, who serves it for real and in virtual time, and what its prompts come to."""
+
+    write: Callable[[Path], Path]
+    arguments: Mapping[str, Any]
+    real: type[OfflineVllm]
+    virtual: type[VirtualVllm]
+    load: Callable[[Workload], Workload]
+
+
+def as_it_is(workload: Workload) -> Workload:
+    """Return the load with its own prompts."""
+    return workload
+
+
+def served_pictures() -> Served:
+    """Return the embedded model with its pictures, which both engines are given."""
+    pictures = Pictures()
+    real = type("PictureVllm", (PictureVllm,), {"pictures": pictures})
+    virtual = type("VirtualPictureVllm", (VirtualPictureVllm,), {"pictures": pictures})
+    arguments = {**ARGUMENTS, **PICTURE_ARGUMENTS}
+    return Served(write=write_digits, arguments=arguments, real=real, virtual=virtual, load=pictures.load)
+
+
+def served_text(write: Callable[[Path], Path]) -> Served:
+    """Return a model of token ids."""
+    return Served(write=write, arguments=ARGUMENTS, real=OfflineVllm, virtual=VirtualVllm, load=as_it_is)
+
+
+MODELS: Mapping[str, Callable[[], Served]] = {
+    "dense": lambda: served_text(write_tiny_llm),
+    "experts": lambda: served_text(write_tiny_moe),
+    "pictures": served_pictures,
+}
 
 
 def ttfts_ms(requests: Sequence[RequestTimes]) -> dict[str, float]:
@@ -83,33 +132,50 @@ def largest_difference(one: Mapping[str, float], other: Mapping[str, float]) -> 
     return {"p50_ms": percentile(off, 50), "p99_ms": percentile(off, 99), "largest_ms": max(off)}
 
 
-def main() -> None:
-    """Print the columns and write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trace", type=Path)
-    parser.add_argument("--requests", type=int, default=150)
-    parser.add_argument("--load", type=float, default=0.6, help="share of the capacity that a burst shows")
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    count = arguments.requests
-    source = SyntheticLoad(count=2 * count).workload(SEED) if arguments.trace is None else read_trace(arguments.trace)
-    limited = scaled(source, LoadScaling(limit=2 * count, length_scale=0.25))
+def parted(source: Workload, count: int, parts: int, length_scale: float) -> list[Workload]:
+    """Return consecutive parts of the source, of so many requests each, from time 0 on."""
+    shorter = scaled(source, LoadScaling(length_scale=length_scale, limit=count * parts))
+    return [
+        scaled(replace(shorter, requests=shorter.requests[count * part : count * (part + 1)]), LoadScaling())
+        for part in range(parts)
+    ]
+
+
+@contextmanager
+def opened(kind: Served, model: str, clock: str) -> Generator[Callable[[Workload], ReplayResult]]:
+    """Start an engine; give what serves a load for real."""
+    with kind.real.open(model, None, engine_args=kind.arguments, seed=SEED, clock=CLOCKS[clock]()) as host:
+        yield lambda load: host.replay(load.requests, on_progress=lambda _done, _total: None)
+
+
+def measured(kind: Served, model: str, source: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Serve the trace's first part `--runs` times for real, in turn with other parts, on which the model is fitted."""
+    count, runs = arguments.requests, arguments.runs
+    judged, *others = (kind.load(each) for each in parted(source, count, runs + 1, arguments.length_scale))
+    with opened(kind, model, arguments.clock) as served:
+        rate = arguments.load * count / served(at_once(judged)).wall_seconds
+        judged, *others = (scaled(each, LoadScaling(rate=rate)) for each in (judged, *others))
+        real: list[ReplayResult] = []
+        fitting: list[StepRecord] = []
+        loads: list[tuple[float, ...]] = []
+        for number, other in enumerate(others):
+            run = served(other)
+            fitting += [replace(step, run=str(number)) for step in run.steps]
+            real.append(served(judged))
+            loads.append(os.getloadavg())
+    return {"workload": judged, "real": real, "fit": fit_step_time(fitting), "load_averages": loads}
+
+
+def compared(kind: Served, source: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return one model's columns, the differences between its real runs, and the simulator's error against them."""
     with tempfile.TemporaryDirectory() as folder:
-        model = str(write_tiny_llm(Path(folder)))
-        with OfflineVllm.open(model, None, engine_args=ARGUMENTS, seed=SEED) as host:
-
-            def served(load: Workload) -> Any:
-                return host.replay(load.requests, on_progress=lambda _done, _total: None)
-
-            burst = served(at_once(scaled(limited, LoadScaling(limit=count))))
-            rate = arguments.load * count / burst.wall_seconds
-            fitting = served(scaled(limited, LoadScaling(rate=rate)))
-            fit = fit_step_time(fitting.steps)
-            workload = scaled(limited, LoadScaling(limit=count, rate=rate))
-            runs = [served(workload) for _ in range(arguments.runs)]
-        with VirtualVllm.open(model, None, engine_args=ARGUMENTS, seed=SEED, step_time=fit.model) as virtual:
+        model = str(kind.write(Path(folder)))
+        found = measured(kind, model, source, arguments)
+        workload, runs, fit = found["workload"], found["real"], found["fit"]
+        step_time = moving(fit)
+        with kind.virtual.open(model, None, engine_args=kind.arguments, seed=SEED, step_time=step_time) as virtual:
             in_virtual_time = virtual.replay(workload.requests, on_progress=lambda _done, _total: None).requests
-    fitted = simulated(workload, LinearCost(fit.model))
+    fitted = simulated(workload, LinearCost(step_time))
     columns = {f"real {number}": figures(run.requests) for number, run in enumerate(runs)}
     columns["virtual vLLM, fitted"] = figures(in_virtual_time)
     columns["simulator, fitted"] = figures(fitted)
@@ -118,35 +184,71 @@ def main() -> None:
         again = simulated(workload, ReplayedCost.of(run.steps, requests=run.requests))
         columns[f"simulator, log of {number}"] = figures(again)
         replayed.append(largest_difference(ttfts_ms(again), ttfts_ms(run.requests)))
-    pairs = list(combinations(range(len(runs)), 2))
-    noise = {
-        name: max(abs(columns[f"real {one}"][name] / columns[f"real {other}"][name] - 1) for one, other in pairs)
-        for name in columns["real 0"]
-    }
-    error = {
-        name: max(
-            abs(columns["simulator, fitted"][name] / columns[f"real {one}"][name] - 1) for one in range(len(runs))
-        )
-        for name in noise
-    }
-    document: dict[str, Any] = {
-        "command": command_line("simulated_run.py"),
+    return {
         "load": workload.document(),
         "step_time": fit.document(),
         "columns": columns,
-        "noise_between_real_runs": noise,
-        "error_of_the_simulator": error,
+        **differences_of(columns, len(runs)),
         "virtual_equals_simulated": ttfts_ms(in_virtual_time) == ttfts_ms(fitted),
         "replayed_log": replayed,
-        "machine": machine(),
-        "versions": package_versions(),
+        "load_averages": found["load_averages"],
     }
-    for name, values in columns.items():
-        print(f"{name:24}", "  ".join(f"{figure} {value:.1f}" for figure, value in values.items()))
-    print("between real runs:", {name: f"{value:.0%}" for name, value in noise.items()})
-    print("simulator against real:", {name: f"{value:.0%}" for name, value in error.items()})
-    print("virtual equals simulated:", document["virtual_equals_simulated"], "\nreplayed logs:", replayed)
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def moving(fit: StepTimeFit) -> LinearStepTime:
+    """Return what moves the simulated clock."""
+    return fit.model if fit.whole is None else fit.whole
+
+
+def differences_of(columns: Mapping[str, Mapping[str, float]], runs: int) -> dict[str, dict[str, float]]:
+    """Return, for each figure, the largest difference between two real runs, and of the simulator to the farthest one."""
+    real = [columns[f"real {number}"] for number in range(runs)]
+    pairs = list(combinations(real, 2))
+    noise = {name: max(max(a[name], b[name]) / min(a[name], b[name]) - 1 for a, b in pairs) for name in real[0]}
+    error = {name: max(abs(columns["simulator, fitted"][name] / each[name] - 1) for each in real) for name in real[0]}
+    return {"noise_between_real_runs": noise, "error_of_the_simulator": error}
+
+
+def show(name: str, found: Mapping[str, Any]) -> None:
+    """Print one model's table."""
+    print(name, "held out:", f"{found['step_time']['held_out']['relative_error']:.1%}")
+    for column, values in found["columns"].items():
+        print(f"{column:24}", "  ".join(f"{figure} {value:.1f}" for figure, value in values.items()))
+    for words, key in (
+        ("between real runs:", "noise_between_real_runs"),
+        ("simulator to real:", "error_of_the_simulator"),
+    ):
+        print(words, {figure: f"{value:.1%}" for figure, value in found[key].items()})
+    print("virtual equals simulated:", found["virtual_equals_simulated"], "replayed logs:", found["replayed_log"])
+    print("load averages:", [f"{each[0]:.1f}" for each in found["load_averages"]])
+
+
+def main() -> None:
+    """Print the columns of each model and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", type=Path)
+    parser.add_argument("--requests", type=int, default=120)
+    parser.add_argument("--length-scale", type=float, default=0.2, help="of the trace's prompts and answers")
+    parser.add_argument("--load", type=float, default=0.6, help="share of the capacity that a burst shows")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=[*MODELS], default=[*MODELS])
+    parser.add_argument("--clock", choices=[*CLOCKS], default="processor")
+    arguments = parser.parse_args()
+    count = arguments.requests * (arguments.runs + 1)
+    source = SyntheticLoad(count=count).workload(SEED) if arguments.trace is None else read_trace(arguments.trace)
+    document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    document.setdefault("models", {})
+    for name in arguments.models:
+        found = compared(MODELS[name](), source, arguments)
+        show(name, found)
+        document["models"][name] = {
+            "command": command_line("simulated_run.py"),
+            "clock": arguments.clock,
+            **found,
+            "machine": machine(),
+            "versions": package_versions(),
+        }
+        RESULTS.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -408,7 +408,7 @@ SCHEDULER = (
 RUNS = f"--max-model-len --engine-args --seed {LOAD} {SCHEDULER} --out -o --json"
 SELECT = "--w-request --w-prefill --w-prefill-exec-norm --w-request-exec-norm --w-decode --run-agg"
 FLAGS = {
-    "replay": f"{RUNS} --min-chunk-threshold --stock --virtual",
+    "replay": f"{RUNS} --min-chunk-threshold --stock --virtual --processor-time",
     "threshold sweep": f"{RUNS} --max --step --repetitions --simulate",
     "threshold select": f"--root --baseline {SELECT} {SELECT.replace('-', '_').replace('__', '--')} --rule --json",
     "aging": "--statistic --short-request-factor --simulate --step-time --chunk-size --max-num-seqs --num-blocks --json",

@@ -1,10 +1,13 @@
 """Replaying a trace with an offline engine: honest times, whole answers, a step log that adds up."""
 
+import time
+
 import pytest
 
 from paceline.errors import InvalidValueError
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.trace_request import TraceRequest
+from paceline.vllm_plugin.clocks import ProcessorClock
 from paceline.vllm_plugin.replay import OfflineVllm
 
 ENGINE = {
@@ -70,6 +73,34 @@ def test_execution_adds_up_to_the_steps_a_request_was_in(host):
     for each in result.requests:
         within = [step for step in result.steps if each.request_id in step.chunks or each.request_id in step.decoding]
         assert each.execution_seconds == pytest.approx(sum(step.execute_ms for step in within) / 1e3)
+
+
+def test_processor_time_skips_what_nobody_computes(tiny_llm):
+    arguments = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 4, "num_gpu_blocks_override": 200}
+    requests = [
+        TraceRequest(request_id=str(index), arrival_seconds=100.0 * index, prompt_tokens=20, output_tokens=3)
+        for index in range(4)
+    ]
+    settings = PlannerSettings(chunk_size=64, policy="aging")
+    opened = OfflineVllm.open(str(tiny_llm), settings, engine_args=arguments, seed=1, clock=ProcessorClock())
+    with opened as engine:
+        started = time.monotonic()
+        result = engine.replay(requests, on_progress=lambda _done, _total: None)
+        assert time.monotonic() - started < 200
+    assert 300 <= result.wall_seconds < 400
+    first = result.requests[0].arrival_seconds
+    assert [each.arrival_seconds - first for each in result.requests] == pytest.approx([0, 100, 200, 300])
+    for each in result.requests:
+        assert 0 < each.ttft_ms < 50_000
+    spent_ms = sum(step.execute_ms for step in result.steps)
+    assert 0 < spent_ms < 100_000
+
+
+def test_processor_time_is_refused_where_the_model_runs_elsewhere(tiny_llm):
+    arguments = {"dtype": "float32", "distributed_executor_backend": "mp"}
+    opened = OfflineVllm.open(str(tiny_llm), None, engine_args=arguments, seed=1, clock=ProcessorClock())
+    with pytest.raises(InvalidValueError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"), opened:
+        pass
 
 
 def test_a_request_longer_than_the_context_is_refused_before_any_is_served(host):

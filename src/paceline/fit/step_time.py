@@ -19,6 +19,7 @@ from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
 from paceline.fit.step_probes import ROOM, load_row, require_reach
 from paceline.profiles.atomic import keep_old, make_directory, write_atomically
 from paceline.schedule import LinearStepTime, StepRecord
+from paceline.schedule.step_time import WHOLE_STEP
 from paceline.slo import MeanEstimate, mean_estimate, percentile
 
 SCHEMA_VERSION = 1
@@ -69,9 +70,14 @@ class HeldOutError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimeFit:
-    """A fitted model with its held-out error, over all steps and by their kind, and how many steps it was fitted on."""
+    """A fitted model with its held-out error, over all steps and by their kind, and how many steps it was fitted on.
+
+    `whole` is of the times from one step's start to the next one's where the engine went on at once: a step and what the
+    engine does between two. A simulated clock moves by it. None where the log has too few such pairs.
+    """
 
     model: LinearStepTime
+    whole: LinearStepTime | None
     held_out: HeldOutError
     held_out_by_kind: Mapping[str, HeldOutError]
     fitted_steps: int
@@ -82,6 +88,7 @@ class StepTimeFit:
         return {
             "schema_version": SCHEMA_VERSION,
             **self.model.document(),
+            WHOLE_STEP: None if self.whole is None else self.whole.document(),
             "fitted_steps": self.fitted_steps,
             "warmup_steps": self.warmup_steps,
             "held_out": self.held_out.document(),
@@ -108,7 +115,8 @@ def fit_step_time(records: Sequence[StepRecord], *, warmup_steps: int = WARMUP_S
     predicted_ms, mean_ms = loads @ coefficients, float(times_ms[~held_out].mean())
     by_kind = {kind: held_out & np.array([is_of(each) for each in kept]) for kind, is_of in KINDS.items()}
     return StepTimeFit(
-        model=LinearStepTime(**dict(zip(COEFFICIENTS, map(float, coefficients), strict=True))),
+        model=_model(coefficients),
+        whole=_whole(kept, loads, held_out),
         held_out=_error(predicted_ms[held_out], times_ms[held_out], mean_ms),
         held_out_by_kind={
             kind: _error(predicted_ms[rows], times_ms[rows], mean_ms) for kind, rows in by_kind.items() if rows.any()
@@ -161,6 +169,39 @@ def _require_steps(records: Sequence[StepRecord], warmup_steps: int) -> None:
                 f"{count} of the log's {len(records)} steps have {kind}; expected at least {LEAST_STEPS_OF_A_KIND}, to "
                 f"tell what they cost; {remedy}"
             )
+
+
+def _whole(records: Sequence[StepRecord], loads_SC: FloatArray, held_out: NDArray[np.bool_]) -> LinearStepTime | None:
+    whole_ms = np.array(whole_steps_ms(records))
+    rows = ~held_out & np.isfinite(whole_ms)
+    used = [record for record, is_used in zip(records, rows.tolist(), strict=True) if is_used]
+    if min(sum(map(KINDS["decode_only"], used)), sum(bool(each.chunks) for each in used)) < LEAST_STEPS_OF_A_KIND:
+        return None
+    return _model(_robust_nnls(loads_SC[rows], whole_ms[rows]))
+
+
+def whole_steps_ms(records: Sequence[StepRecord]) -> list[float]:
+    """Return the time from each step's start to that of the next of its engine and run, in ms.
+
+    NaN where the engine may have waited between the two: the next step serves nobody that this one served.
+    """
+    following: dict[tuple[int, str | None], tuple[int, StepRecord]] = {}
+    times = [math.nan] * len(records)
+    for place, record in enumerate(records):
+        origin = (record.engine, record.run)
+        before = following.get(origin)
+        following[origin] = (place, record)
+        if before is not None and record.step == before[1].step + 1 and _served(record) & _served(before[1]):
+            times[before[0]] = max(1e3 * (record.started_seconds - before[1].started_seconds), before[1].execute_ms)
+    return times
+
+
+def _served(record: StepRecord) -> set[str]:
+    return {*record.decoding, *record.chunks}
+
+
+def _model(coefficients: FloatArray) -> LinearStepTime:
+    return LinearStepTime(**dict(zip(COEFFICIENTS, map(float, coefficients), strict=True)))
 
 
 def _held_out(records: Sequence[StepRecord]) -> NDArray[np.bool_]:

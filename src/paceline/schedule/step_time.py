@@ -10,6 +10,7 @@ from paceline.errors import InvalidValueError, StepTimeError
 from paceline.json_document import parsed_json
 
 FIT = "fit one with `paceline tune step-time`"
+WHOLE_STEP = "whole_step"  # key of the second set of coefficients in a model's file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +63,19 @@ class LinearStepTime:
     @staticmethod
     def load(path: Path | str) -> "LinearStepTime":
         """Read the coefficients from a JSON file that may hold more; raises StepTimeError with what is wrong."""
-        try:
-            document = parsed_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise StepTimeError(f"{path} cannot be read ({error.strerror}); {FIT}") from error
-        except ValueError as error:
-            raise StepTimeError(f"{path} is not a JSON document ({error}); {FIT}") from error
-        if not isinstance(document, dict):
-            raise StepTimeError(f"{path} holds {document!r:.60}; expected an object of coefficients; {FIT}")
-        cells = cast(dict[str, Any], document)
-        values = {each.name: _coefficient(cells, each.name, path) for each in fields(LinearStepTime)}
-        try:
-            return LinearStepTime(**values)
-        except InvalidValueError as error:
-            raise StepTimeError(f"{path}: {error}; {FIT}") from error
+        return _model(_document(path), path)
+
+    @staticmethod
+    def load_whole(path: Path | str) -> "LinearStepTime":
+        """Read the coefficients of a step up to the start of the next: what moves a simulated clock.
+
+        Where the file does not tell the two apart they are those of `load`. Raises what that raises.
+        """
+        document = _document(path)
+        whole = document.get(WHOLE_STEP)
+        if whole is None:
+            return _model(document, path)
+        return _model(_object(whole, f"{path}: {WHOLE_STEP}"), path)
 
 
 def largest_chunk(
@@ -130,6 +130,30 @@ def with_chunk(load: StepLoad, *, chunk_tokens: int, context_tokens: int) -> Ste
         prefill_tokens=load.prefill_tokens + chunk_tokens,
         prefill_attention_tokens=load.prefill_attention_tokens + attention,
     )
+
+
+def _document(path: Path | str) -> dict[str, Any]:
+    try:
+        document = parsed_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StepTimeError(f"{path} cannot be read ({error.strerror}); {FIT}") from error
+    except ValueError as error:
+        raise StepTimeError(f"{path} is not a JSON document ({error}); {FIT}") from error
+    return _object(document, str(path))
+
+
+def _object(document: object, place: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise StepTimeError(f"{place} holds {document!r:.60}; expected an object of coefficients; {FIT}")
+    return cast(dict[str, Any], document)
+
+
+def _model(cells: dict[str, Any], path: Path | str) -> LinearStepTime:
+    values = {each.name: _coefficient(cells, each.name, path) for each in fields(LinearStepTime)}
+    try:
+        return LinearStepTime(**values)
+    except InvalidValueError as error:
+        raise StepTimeError(f"{path}: {error}; {FIT}") from error
 
 
 def _coefficient(cells: dict[str, Any], name: str, path: Path | str) -> float:

@@ -109,7 +109,7 @@ def read_cost(path: Path) -> StepCost:
         return VidurTables.load(path)
     log = path / STEPS if path.is_dir() else path
     if log.suffix != ".jsonl":
-        return LinearCost(LinearStepTime.load(path))
+        return LinearCost(LinearStepTime.load_whole(path))
     steps = read_step_log(log)
     requests = read_requests(log.parent) if (log.parent / REQUESTS).exists() else ()
     return ReplayedCost.of(steps, requests=requests)

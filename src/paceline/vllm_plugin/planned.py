@@ -18,6 +18,7 @@ from paceline.schedule.planner import StepPlan, plan_step
 from paceline.schedule.policies import SortKey, request_order
 from paceline.schedule.requests import DecodeLoad, PrefillRequest
 from paceline.vllm_plugin.admission import Admission
+from paceline.vllm_plugin.clocks import ReplayClock
 from paceline.vllm_plugin.memory import StepMemory
 from paceline.vllm_plugin.relied_on import (
     EngineRequest,
@@ -49,6 +50,11 @@ class PlannedSteps(SchedulerMixin):
         self._leave_to_vllm = False
         self.step_plan: StepPlan | None = None
         self.plan_us = 0.0
+
+    def run_by(self, clock: ReplayClock) -> None:
+        """Take all stamps from this clock, and the times of queueing."""
+        super().run_by(clock)
+        self._queueing.clock = clock
 
     def add_request(self, request: EngineRequest) -> None:
         """Queue a request; one with a `priority` makes running requests give way in that order, too."""

@@ -1,13 +1,13 @@
 """Stamps around a vLLM scheduler's schedule() and update_from_output(): what a step computed, and when."""
 
 import logging
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 from paceline.schedule.step_log import PrefillChunk, step_load
 from paceline.schedule.step_time import StepTimeModel
+from paceline.vllm_plugin.clocks import MONOTONIC, ReplayClock
 from paceline.vllm_plugin.memory import used_blocks
 from paceline.vllm_plugin.recording import EngineRecorder, ScheduledStep
 from paceline.vllm_plugin.relied_on import EngineRequest, SchedulerMixin, StepOutput
@@ -15,34 +15,25 @@ from paceline.vllm_plugin.relied_on import EngineRequest, SchedulerMixin, StepOu
 LOG = logging.getLogger(__name__)
 
 
-def wall_ahead_seconds() -> float:
-    """Return how far the wall clock is ahead of the monotonic one: of three readings the one that took least.
-
-    A thread may be held up between two clocks, for milliseconds on a busy machine.
-    """
-    readings: list[tuple[float, float]] = []
-    for _ in range(3):
-        before = time.monotonic()
-        wall = time.time()
-        after = time.monotonic()
-        readings.append((after - before, wall - (before + after) / 2))
-    return min(readings)[1]
-
-
 class RecordedSteps(SchedulerMixin):
     """Mixin before one of vLLM's schedulers: stamps around schedule() and update_from_output() go to a recorder."""
 
     recorder: EngineRecorder | None = None
+    clock: ReplayClock = MONOTONIC  # of all stamps
     step_time: StepTimeModel | None = None  # predicts what was executed; None where nobody fitted one
     plan_us = 0.0
     _update_seconds = 0.0
 
+    def run_by(self, clock: ReplayClock) -> None:
+        """Take all stamps from this clock, from now on."""
+        self.clock = clock
+
     def add_request(self, request: EngineRequest) -> None:
-        """Queue a request, or a session's next turn; with a recorder, note its arrival by the monotonic clock."""
+        """Queue a request, or a session's next turn; with a recorder, note its arrival by the clock."""
         with self._noting() as recorder:
             if recorder is not None:
                 # converted here: the wall clock may be set while the request waits
-                arrival = request.arrival_time - wall_ahead_seconds()
+                arrival = request.arrival_time - self.clock.wall_ahead_seconds()
                 recorder.queued(request.request_id, arrival_seconds=arrival)
         super().add_request(request)
 
@@ -51,7 +42,7 @@ class RecordedSteps(SchedulerMixin):
         if self.recorder is None:
             return super().schedule(*args, **kwargs)
         decoding = {request.request_id for request in self.running if not request.is_prefill_chunk}
-        scheduled = time.monotonic()
+        scheduled = self.clock()
         output = super().schedule(*args, **kwargs)
         with self._noting() as recorder:
             if recorder is not None and output.total_num_scheduled_tokens:
@@ -60,7 +51,7 @@ class RecordedSteps(SchedulerMixin):
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Update requests from a step's output; with a recorder, note when it arrived and what it brought."""
-        self._update_seconds = now = time.monotonic()
+        self._update_seconds = now = self.clock()
         with self._noting() as recorder:
             if recorder is not None:
                 recorder.executed(scheduler_output, now_seconds=now)
@@ -107,7 +98,7 @@ class RecordedSteps(SchedulerMixin):
             recorder.close()
 
     def _scheduled_step(self, output: StepOutput, decoding: set[str], *, scheduled_seconds: float) -> ScheduledStep:
-        returned = time.monotonic()
+        returned = self.clock()
         chunks: dict[str, PrefillChunk] = {}
         decode_tokens = decode_context = 0
         for request_id, tokens in output.num_scheduled_tokens.items():

@@ -5,7 +5,6 @@ process too with VLLM_ENABLE_V1_MULTIPROCESSING=0).
 """
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import StepRecord
 from paceline.schedule.step_time import LinearStepTime
 from paceline.schedule.trace_request import TraceRequest
+from paceline.vllm_plugin.clocks import MONOTONIC, ProcessorClock, ReplayClock
 from paceline.vllm_plugin.compile_key import SECTION, leave_settings_out
-from paceline.vllm_plugin.recorded import wall_ahead_seconds
 from paceline.vllm_plugin.recording import EngineRecorder
 from paceline.vllm_plugin.relied_on import (
     EngineArgs,
@@ -42,7 +41,7 @@ WARM_UP_TOKENS = 64  # a prompt of this length and a few decodes load every kern
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayResult:
-    """One replay; times are of the engine's monotonic clock, `wall_seconds` runs from the first arrival to the last end."""
+    """One replay; times are of the engine's clock, `wall_seconds` runs from the first arrival to the last end."""
 
     requests: tuple[RequestTimes, ...]
     steps: tuple[StepRecord, ...]
@@ -52,8 +51,9 @@ class ReplayResult:
 class OfflineVllm:
     """A vLLM engine in this process, with Paceline's scheduler or vLLM's own, that replays traces."""
 
-    def __init__(self, engine: Any, *, seed: int) -> None:
-        self.engine, self._seed = engine, seed
+    def __init__(self, engine: Any, *, seed: int, clock: ReplayClock = MONOTONIC) -> None:
+        self.engine, self._seed, self._clock = engine, seed, clock
+        engine.engine_core.engine_core.scheduler.run_by(clock)
 
     @staticmethod
     @contextmanager
@@ -64,13 +64,16 @@ class OfflineVllm:
         engine_args: Mapping[str, Any],
         seed: int,
         step_time: LinearStepTime | None = None,
+        clock: ReplayClock = MONOTONIC,
     ) -> Generator["OfflineVllm"]:
         """Start an engine, and stop it when the block ends; settings None is vLLM's own scheduler, recorded alike.
 
         `engine_args` are vLLM's; what they leave open and settings name is the token budget of a step. Prompts are token
-        ids, so the model needs no tokenizer. Raises EngineError, or what the settings raise, before a weight is loaded.
+        ids, so the model needs no tokenizer. Raises EngineError, or what the settings raise, before a weight is loaded;
+        InvalidValueError for a ProcessorClock where the model does not run in this thread.
         """
         config = engine_config(model, settings, engine_args=engine_args, step_time=step_time)
+        _require_one_thread(config, clock)
         with logs_to_standard_error():
             engine = LLMEngine(
                 vllm_config=config,
@@ -79,7 +82,7 @@ class OfflineVllm:
                 multiprocess_mode=False,
             )
         try:
-            host = OfflineVllm(engine, seed=seed)
+            host = OfflineVllm(engine, seed=seed, clock=clock)
             host._warm_up()
             yield host
         finally:
@@ -101,21 +104,22 @@ class OfflineVllm:
         self.engine.engine_core.engine_core.scheduler.recorder = recorder
         pending = deque(sorted(requests, key=lambda request: request.arrival_seconds))
         first_arrival = pending[0].arrival_seconds if pending else 0.0
-        started = time.monotonic() - first_arrival
+        clock = self._clock
+        started = clock() - first_arrival
         arrived: dict[str, TraceRequest] = {}
         while pending or self.engine.has_unfinished_requests():
-            while pending and pending[0].arrival_seconds <= time.monotonic() - started:
+            while pending and pending[0].arrival_seconds <= clock() - started:
                 request = pending.popleft()
-                wall = wall_ahead_seconds() + started + request.arrival_seconds
+                wall = clock.wall_ahead_seconds() + started + request.arrival_seconds
                 arrived[self._add(request, prompts[request.request_id], arrival_wall_seconds=wall)] = request
             if self.engine.has_unfinished_requests():
                 if any(output.finished for output in self.engine.step()):
                     on_progress(len(finished), len(requests))
             else:
-                time.sleep(max(0.0, pending[0].arrival_seconds - time.monotonic() + started))
-        return _result(arrived, finished, steps, wall_seconds=time.monotonic() - started - first_arrival)
+                clock.wait_until(started + pending[0].arrival_seconds)
+        return _result(arrived, finished, steps, wall_seconds=clock() - started - first_arrival)
 
-    def _add(self, request: TraceRequest, prompt: list[int], *, arrival_wall_seconds: float) -> str:
+    def _add(self, request: TraceRequest, prompt: Any, *, arrival_wall_seconds: float) -> str:
         parameters = SamplingParams(
             temperature=0.0,
             max_tokens=request.output_tokens,
@@ -126,7 +130,7 @@ class OfflineVllm:
         tokens = TokensPrompt(prompt_token_ids=prompt)
         return self.engine.add_request(request.request_id, tokens, parameters, arrival_time=arrival_wall_seconds)
 
-    def _prompt(self, request: TraceRequest) -> list[int]:
+    def _prompt(self, request: TraceRequest) -> Any:
         vocabulary = self.engine.model_config.get_vocab_size()
         return Random(f"{self._seed} {request.request_id}").choices(range(vocabulary), k=request.prompt_tokens)
 
@@ -135,6 +139,16 @@ class OfflineVllm:
         prompt_tokens = max(1, min(WARM_UP_TOKENS, self.engine.model_config.max_model_len // 2))
         request = TraceRequest(request_id="warm-up", arrival_seconds=0.0, prompt_tokens=prompt_tokens, output_tokens=4)
         self.replay([request], on_progress=lambda _done, _total: None)
+
+
+def _require_one_thread(config: Any, clock: ReplayClock) -> None:
+    backend, device = config.parallel_config.distributed_executor_backend, config.device_config.device_type
+    if isinstance(clock, ProcessorClock) and (backend != "uni" or device != "cpu"):
+        expected = (
+            "a model that runs on the processor in the engine's own process, whose time it counts: one worker, and "
+            "VLLM_ENABLE_V1_MULTIPROCESSING=0 in the environment; or the machine's clock"
+        )
+        raise InvalidValueError("clock", f"processor time with {backend!r} workers on {device}", expected)
 
 
 def require_context(requests: Sequence[TraceRequest], context: int) -> None:

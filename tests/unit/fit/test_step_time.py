@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
-from paceline.fit.step_time import fit_step_time, save_step_time
+from paceline.fit.step_time import fit_step_time, save_step_time, whole_steps_ms
 from paceline.schedule import LinearStepTime, PrefillChunk, StepLoad, StepRecord
 
 TRUE = LinearStepTime(
@@ -206,6 +206,39 @@ def test_slow_first_steps_and_a_few_stalls_do_not_bend_the_fit() -> None:
     assert bent.document() == pytest.approx(clean.document(), rel=0.1)
 
 
+def followed(log: list[StepRecord], between_ms: float) -> list[StepRecord]:
+    """The same steps, each started that long after the end of the one before, all serving one request throughout."""
+    now, found = 0.0, []
+    for record in log:
+        chunks = {"always": PrefillChunk(tokens=1, context_tokens=0)} if record.chunks else {}
+        decoding = () if chunks else ("always",)
+        found.append(replace(record, started_seconds=now, chunks={**record.chunks, **chunks}, decoding=decoding))
+        now += (TRUE.predict_ms(found[-1].load) + between_ms) / 1e3
+    return [taking(record, TRUE.predict_ms(record.load)) for record in found]
+
+
+def test_the_time_between_steps_is_part_of_the_whole_step_alone() -> None:
+    log = followed(synthetic_log(), 1.5)
+    fit = fit_step_time(log)
+    assert fit.model.document() == pytest.approx(TRUE.document(), rel=1e-6)
+    assert fit.whole is not None
+    assert fit.whole.document() == pytest.approx({**TRUE.document(), "base_ms": TRUE.base_ms + 1.5}, rel=1e-6)
+
+
+def test_an_engine_that_waited_is_not_thought_busy() -> None:
+    log = followed(synthetic_log(), 1.5)
+    parted = [
+        replace(record, started_seconds=record.started_seconds + 5.0 * index, chunks=record.chunks, decoding=())
+        for index, record in enumerate(log)
+        if not record.chunks
+    ]
+    assert np.isnan(whole_steps_ms(parted)).all()
+    strangers = [replace(record, decoding=(), chunks=record.chunks) for record in synthetic_log()]
+    assert fit_step_time(strangers).whole is None  # no step serves whom the one before served
+    elsewhere = [replace(record, engine=record.step % 2) for record in log]
+    assert np.isnan(whole_steps_ms(elsewhere)).all()  # the next step of an engine is not the next but one
+
+
 def test_costs_are_never_negative() -> None:
     falling = [taking(record, 50.0 - record.decode_tokens / 2) for record in synthetic_log()]
     model = fit_step_time(falling).model
@@ -236,10 +269,18 @@ def test_two_hundred_mixed_steps_are_enough_and_warm_up_is_counted() -> None:
 
 
 def test_the_file_reads_back_as_the_model_and_states_the_error(tmp_path: Path) -> None:
-    fit = fit_step_time(synthetic_log(noise_ms=0.2))
+    strangers = [replace(record, decoding=()) for record in synthetic_log(noise_ms=0.2)]
+    fit = fit_step_time(strangers)
     path = tmp_path / "new" / "step_time.json"
     assert save_step_time(fit, path) is None
     assert LinearStepTime.load(path) == fit.model
+    assert LinearStepTime.load_whole(path) == fit.model  # the log has no pairs of steps to tell them apart
+    whole = fit_step_time(followed(synthetic_log(), 1.5))
+    save_step_time(whole, tmp_path / "whole.json")
+    assert LinearStepTime.load_whole(tmp_path / "whole.json") == whole.whole
+    (tmp_path / "bad.json").write_text(json.dumps({**fit.document(), "whole_step": {"base_ms": 1}}))
+    with pytest.raises(StepTimeError, match="per_decode_token_ms is None"):
+        LinearStepTime.load_whole(tmp_path / "bad.json")
     document = json.loads(path.read_text())
     assert document["held_out"]["n"] == fit.held_out.mae.count
     low, high = document["held_out"]["mae_ci_ms"]

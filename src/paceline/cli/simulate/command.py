@@ -176,7 +176,7 @@ def simulate(
         num_blocks=memory.blocks(rules, workload, max_num_seqs=max_num_seqs, block_size=block_size),
         block_size=block_size,
         watermark=watermark,
-        target_model=_target_model(target_step_time, cost),
+        target_model=_target_model(target_step_time, step_time, cost),
     )
     host = SimulatedHost(
         engine=simulated, cost=cost, replicas=replicas, router=router, computed_by=engine, with_steps=out is not None
@@ -198,10 +198,10 @@ def split_list_of_settings(words: list[str]) -> list[str]:
     return joined
 
 
-def _target_model(path: Path | None, cost: StepCost) -> LinearStepTime | None:
-    if path is not None:
-        return LinearStepTime.load(path)
-    return cost.model if isinstance(cost, LinearCost) else None
+def _target_model(named: Path | None, step_time: Path, cost: StepCost) -> LinearStepTime | None:
+    if named is not None:
+        return LinearStepTime.load(named)
+    return LinearStepTime.load(step_time) if isinstance(cost, LinearCost) else None
 
 
 def _run(workload: Workload, host: SimulatedHost, step_time: Path, out: Path | None, seed: int, as_json: bool) -> None:

@@ -26,6 +26,7 @@ from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, SyntheticLoad, Workload, require_context, scaled
 
 NO_ENGINE_ARGUMENTS = "{}"
+MACHINE_CLOCK, PROCESSOR_CLOCK, VIRTUAL_CLOCK = "machine", "processor", "virtual"
 SIMULATED_ARGUMENTS = {"max_num_seqs": 128, "block_size": 16}  # of vLLM's, with what stands for them
 DEFAULT_LOAD, DEFAULT_WEIGHTS = SyntheticLoad(), PolicyWeights()
 LONGEST_OVER_MEDIAN = 4
@@ -147,6 +148,10 @@ class SchedulerFlags:
         """Return the step-time model that is named; None when none is."""
         return None if self.step_time is None else LinearStepTime.load(self.step_time)
 
+    def whole_step(self) -> LinearStepTime | None:
+        """Return what moves a simulated clock: a step with what the engine does until the next; None without a file."""
+        return None if self.step_time is None else LinearStepTime.load_whole(self.step_time)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFlags:
@@ -167,22 +172,24 @@ class EngineFlags:
             return maxsize if self.max_model_len is None else self.max_model_len
         return context_tokens(self.model, self.max_model_len)
 
-    def opener(self, scheduler: SchedulerFlags, *, virtual: bool = False) -> OpenHost:
-        """Return what starts an engine, or its scheduler alone in virtual time.
+    def opener(self, scheduler: SchedulerFlags, *, clock: str = MACHINE_CLOCK) -> OpenHost:
+        """Return what starts an engine by the named clock, or its scheduler alone in virtual time.
 
         Raises MissingExtraError where vLLM is not installed.
         """
-        if virtual:
+        arguments, step_time = self._arguments(scheduler), scheduler.model()
+        if clock == VIRTUAL_CLOCK:
             host = import_module("paceline.vllm_plugin.virtual_replay").VirtualVllm
+            by: dict[str, Any] = {"whole_step": scheduler.whole_step()}
         else:
             host = import_module("paceline.vllm_plugin.replay").OfflineVllm
-        arguments, step_time = self._arguments(scheduler), scheduler.model()
-        return partial(host.open, self.model, engine_args=arguments, seed=self.seed, step_time=step_time)
+            by = {"clock": import_module("paceline.vllm_plugin.clocks").CLOCKS[clock]()}
+        return partial(host.open, self.model, engine_args=arguments, seed=self.seed, step_time=step_time, **by)
 
     def simulated_opener(self, scheduler: SchedulerFlags, workload: Workload) -> OpenHost:
         """Return what opens a simulated engine of the same arguments, by vLLM's names; raises InvalidValueError."""
-        step_time = scheduler.model()
-        if step_time is None:
+        step_time, whole_step = scheduler.model(), scheduler.whole_step()
+        if step_time is None or whole_step is None:
             expected = "a model of `paceline tune step-time`: in virtual time it is the clock"
             raise InvalidValueError("--step-time", None, expected)
         given = self._arguments(scheduler)
@@ -198,7 +205,7 @@ class EngineFlags:
             block_size=numbers["block_size"],
             target_model=step_time,
         )
-        return open_simulated(engine, LinearCost(step_time))
+        return open_simulated(engine, LinearCost(whole_step))
 
     def conditions(self, scheduler: SchedulerFlags) -> dict[str, object]:
         """Return what must not change between runs that are compared, ready for JSON."""

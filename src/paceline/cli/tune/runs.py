@@ -15,7 +15,10 @@ from paceline.cli.run_summary import print_summary
 from paceline.cli.tune.flags import (
     DEFAULT_LOAD,
     DEFAULT_WEIGHTS,
+    MACHINE_CLOCK,
     NO_ENGINE_ARGUMENTS,
+    PROCESSOR_CLOCK,
+    VIRTUAL_CLOCK,
     ChunkSizeOption,
     EngineArgsOption,
     EngineFlags,
@@ -61,6 +64,9 @@ def replay(
     stock: Annotated[bool, typer.Option("--stock", help="vLLM's own scheduler instead, for comparison.")] = False,
     virtual: Annotated[
         bool, typer.Option("--virtual", help="vLLM's scheduler without a model, in virtual time by --step-time.")
+    ] = False,
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="Clock of the engine's thread alone, for a shared machine (CPU).")
     ] = False,
     as_json: JsonFlag = False,
     max_model_len: MaxModelLenOption = None,
@@ -118,7 +124,7 @@ def replay(
         out,
         None if stock else scheduler.settings(min_chunk_threshold=min_chunk_threshold),
         as_json,
-        virtual=virtual,
+        clock=_clock(virtual=virtual, processor_time=processor_time),
     )
 
 
@@ -130,19 +136,20 @@ def _replay(
     settings: PlannerSettings | None,
     as_json: bool,
     *,
-    virtual: bool,
+    clock: str,
 ) -> None:
     refuse_occupied(out)
     workload = load.loads(engine.context_tokens)(engine.seed)
     conditions = engine.conditions(scheduler)
     with redirect_stdout(sys.stderr):  # vLLM prints and logs where it likes
-        open_host = engine.opener(scheduler, virtual=virtual)
+        open_host = engine.opener(scheduler, clock=clock)
         with progress_bar(f"replaying {workload.label}") as move, open_host(settings) as host:
             result = host.replay(workload.requests, on_progress=move)
     summary = summarize(result.requests)
     document = {
         "seed": engine.seed,
-        "virtual": virtual,
+        "virtual": clock == VIRTUAL_CLOCK,
+        "clock": clock,
         "scheduler": settings and asdict(settings),
         "load": workload.document(),
         **conditions,
@@ -153,6 +160,12 @@ def _replay(
         print_json(document)
     else:
         print_summary(f"{workload.label}, {settings.policy if settings else 'stock scheduler'}, in {out}", summary)
+
+
+def _clock(*, virtual: bool, processor_time: bool) -> str:
+    if virtual and processor_time:
+        raise InvalidValueError("--processor-time", True, "one of --virtual and --processor-time: each is a clock")
+    return VIRTUAL_CLOCK if virtual else PROCESSOR_CLOCK if processor_time else MACHINE_CLOCK
 
 
 def sweep(
