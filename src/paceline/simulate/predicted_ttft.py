@@ -1,7 +1,6 @@
 """What a router expects of an engine: when a request that arrives now would have its first token there."""
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,8 @@ from paceline.simulate.choosing import EngineState, PromptColumns
 from paceline.simulate.engine_settings import PACELINE, SimulatedEngine
 from paceline.simulate.replayed import ReplayedCost
 from paceline.simulate.step_work import LinearCost, StepCost, StepWork
+
+FACTOR_UNITS = 1 << 30  # a prefill factor in whole units: sums of tokens times factors are the same in any order
 
 
 def predicted_ttft_seconds(
@@ -32,7 +33,8 @@ def predicted_ttft_seconds(
     become free first, and the time target are not looked at.
     """
     new = _Newcomer(prompt_tokens, None if ttft_budget_seconds == math.inf else ttft_budget_seconds)
-    before = sum(_work_before(prompts, engine, state, new) for prompts in (state.partial, state.waiting))
+    units = sum(_units_before(prompts, engine, state, new) for prompts in (state.partial, state.waiting))
+    units += prompt_tokens * round(prefill_factor * FACTOR_UNITS)
     chunk = max(1, engine.planner.chunk_size - state.decodes.tokens)
     work = StepWork(
         decodes=state.decodes.tokens,
@@ -40,8 +42,7 @@ def predicted_ttft_seconds(
         chunks=[PrefillChunk(tokens=chunk, context_tokens=0)],
     )
     full_seconds = predicting_cost(engine, cost).seconds(0, work)
-    own = prompt_tokens * prefill_factor
-    return state.ready_seconds - state.now_seconds + (before + own) / chunk * full_seconds
+    return state.ready_seconds - state.now_seconds + (units / FACTOR_UNITS) / chunk * full_seconds
 
 
 def predicting_cost(engine: SimulatedEngine, cost: StepCost) -> StepCost:
@@ -65,16 +66,18 @@ class _Newcomer:
     ttft_budget_seconds: float | None
 
 
-def _work_before(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, new: _Newcomer) -> float:
-    """Return the tokens that the prompts before a new one have left, each times its factor."""
-    count = len(prompts)
-    if count and engine.rules == PACELINE and engine.planner.policy != "fcfs":
-        count = _place(prompts, engine, state, new)
-    return float(np.dot(prompts.remaining_tokens[:count], prompts.prefill_factor[:count]))
+def _units_before(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, new: _Newcomer) -> int:
+    """Return what the prompts before a new one have left, in units of a token: each times its factor."""
+    units = prompts.remaining_tokens * np.rint(prompts.prefill_factor * FACTOR_UNITS).astype(np.int64)
+    if len(prompts) and engine.rules == PACELINE and engine.planner.policy != "fcfs":
+        units = units[_stand_before(prompts, engine, state, new)]
+    return int(units.sum())
 
 
-def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, newcomer: _Newcomer) -> int:
-    """Return how many of the prompts stand before a new one, by the policy."""
+def _stand_before(
+    prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, newcomer: _Newcomer
+) -> list[bool]:
+    """Return which of the prompts stand before a new one, by the policy and when they arrived."""
     order = request_order(engine.planner.policy, engine.planner.weights)
     last = int(prompts.number.max()) + 1
 
@@ -103,4 +106,4 @@ def _place(prompts: PromptColumns, engine: SimulatedEngine, state: EngineState, 
             ttft_budget_seconds=newcomer.ttft_budget_seconds,
         )
     )
-    return bisect_left(range(len(prompts)), new, key=key)
+    return [key(place) < new for place in range(len(prompts))]

@@ -62,13 +62,21 @@ def simulate(
 def opened_simulation(
     engine: SimulatedEngine, cost: StepCost, *, size: int, computed_by: str = FAST, with_steps: bool = True
 ) -> PausableRun:
-    """Return a run for at most `size` requests, of which none was received yet; raises as `simulate` does.
+    """Return a run of which no request was received yet, with room for `size` at first; raises as `simulate` does.
 
     A fast run that is asked for what it executed has to record its steps.
     """
     if _is_reference(computed_by):
         return Simulation(engine, cost)
     return cast("PausableRun", _fast_engine().FastSimulation(engine, cost, size=size, with_steps=with_steps))
+
+
+def opened_router(
+    engine: SimulatedEngine, cost: StepCost, *, router: str, replicas: int, size: int, has_factors: bool
+) -> Any:
+    """Return a `FastRouter` over so many idle engines, for `size` requests in all; raises MissingExtraError without numba."""
+    routing = import_module("paceline.simulate.fast.routing")  # here for the same reason as the fast engine
+    return routing.FastRouter(engine, cost, router=router, replicas=replicas, size=size, has_factors=has_factors)
 
 
 def require_factors_count(load: RequestColumns, cost: StepCost, choices: Choices | None) -> None:

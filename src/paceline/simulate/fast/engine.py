@@ -44,29 +44,44 @@ NO_COST = at.Cost(
 def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost, *, with_steps: bool) -> SimulatedRun:
     """Serve a load to its end; raises as the reference does, and InvalidValueError for a step-time model of another kind."""
     simulation = FastSimulation(
-        engine, cost, size=len(load), with_steps=with_steps, has_factors=load.prefill_factor is not None
+        engine,
+        cost,
+        size=len(load),
+        most=min(engine.max_num_seqs, len(load)),
+        with_steps=with_steps,
+        has_factors=load.prefill_factor is not None,
     )
     at.receive(simulation.state, load)
     return simulation.finish()
 
 
 class FastSimulation:
-    """A run that can be paused, as `Simulation` of the reference engine is; for at most `size` requests."""
+    """A run that can be paused, as `Simulation` of the reference engine is.
+
+    It begins with room for `size` requests, of which `most` run at once; None stands for as many as the engine runs.
+    """
 
     def __init__(
-        self, engine: SimulatedEngine, cost: StepCost, *, size: int, with_steps: bool, has_factors: bool = True
+        self,
+        engine: SimulatedEngine,
+        cost: StepCost,
+        *,
+        size: int,
+        most: int | None = None,
+        with_steps: bool,
+        has_factors: bool = True,
     ) -> None:
         self._engine, self._cost = engine, cost
         self.state = at.new_state(
             size,
             usable_blocks=engine.usable_blocks,
-            max_num_seqs=engine.max_num_seqs,
+            most=engine.max_num_seqs if most is None else most,
             block_size=engine.block_size,
         )
         entries = LONGEST_RECORD + 2 * len(self.state.partials)
         self._records = at.new_records(wanted=with_steps, steps=FIRST_STEPS, entries=entries)
-        self._rules = _rules(engine)
-        self._numbers = _cost(cost)._replace(has_factors=has_factors)
+        self._rules = numbers_of(engine)
+        self._numbers = cost_of(cost)._replace(has_factors=has_factors)
 
     @property
     def waiting(self) -> int:
@@ -82,13 +97,14 @@ class FastSimulation:
         ttft_budget_seconds: float = math.inf,
     ) -> None:
         """Take note of a request that arrives then."""
+        self.state = at.with_room(self.state)
         at.receive_one(self.state, arrival_seconds, prompt_tokens, output_tokens, prefill_factor, ttft_budget_seconds)
 
     def advance_before(self, seconds: float) -> None:
         """Form and execute every step that starts before this time."""
         fault = self._run_until(seconds)
         if fault not in (at.FINISHED, at.NEVER_ADMITTED):  # who is not admitted yet may be told so at the end
-            raise _error(fault, self.state, self._engine, self._cost)
+            raise error_of(fault, self.state, self._engine, self._cost)
 
     def state_at(self, seconds: float) -> EngineState:
         """Return the state once every step that starts before this time has been formed."""
@@ -98,7 +114,7 @@ class FastSimulation:
         """Serve all that was received and return the run."""
         fault = self._run_until(math.inf)
         if fault != at.FINISHED:
-            raise _error(fault, self.state, self._engine, self._cost)
+            raise error_of(fault, self.state, self._engine, self._cost)
         return _run(self.state, self._records, self._engine)
 
     def _run_until(self, seconds: float) -> int:
@@ -109,7 +125,8 @@ class FastSimulation:
         return fault
 
 
-def _rules(engine: SimulatedEngine) -> at.Rules:
+def numbers_of(engine: SimulatedEngine) -> at.Rules:
+    """Return an engine and its planner as the compiled code takes them."""
     planner, model = engine.planner, engine.target_model
     is_ours = engine.rules == PACELINE
     has_target = is_ours and planner.target_time_ms is not None
@@ -134,9 +151,10 @@ def _rules(engine: SimulatedEngine) -> at.Rules:
     )
 
 
-def _cost(cost: StepCost) -> at.Cost:
+def cost_of(cost: StepCost) -> at.Cost:
+    """Return a step-time model as the compiled code takes it; raises InvalidValueError for one of another kind."""
     if isinstance(cost, VaryingCost):
-        return _cost(cost.cost)._replace(varying=cost.factors)
+        return cost_of(cost.cost)._replace(varying=cost.factors)
     if isinstance(cost, LinearCost):
         return NO_COST._replace(linear=_coefficients(cost.model))
     if isinstance(cost, ReplayedCost):
@@ -181,7 +199,8 @@ def _decode_seconds(tables: VidurTables) -> Floats:
     return ((attention + by_row(tables.mlp) + by_row(tables.add)) * tables.layers) * 1e-3
 
 
-def _error(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCost) -> PacelineError:
+def error_of(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCost) -> PacelineError:
+    """Return what a fault of the compiled code is to a user."""
     row, place = _count(state, "fault_row"), _count(state, "fault_column")
     cost = cost.cost if isinstance(cost, VaryingCost) else cost
     if fault == at.NEVER_ADMITTED:

@@ -133,16 +133,21 @@ def _arrive(s: State, rules: Rules) -> None:
     """Queue whoever has arrived by now."""
     now = s.now[0]
     while now.arrived < now.received and s.requests[now.arrived].arrival <= s.now[0].clock:
-        request = now.arrived
-        s.requests[request].queue_number, s.requests[request].queued_seconds = request, s.now[0].clock
-        if rules.rules == PACELINE:
-            set_key(s, rules, request)
-        else:
-            s.requests[request].flag, s.requests[request].rank = 1, request
-        push(s, request)
-        if s.heap[0] == request:
-            now.blocked = 0
+        queue_now(s, rules, now.arrived)
         now.arrived += 1
+
+
+@compiled
+def queue_now(s: State, rules: Rules, request: int) -> None:
+    """Queue a request by the present clock."""
+    s.requests[request].queue_number, s.requests[request].queued_seconds = request, s.now[0].clock
+    if rules.rules == PACELINE:
+        set_key(s, rules, request)
+    else:
+        s.requests[request].flag, s.requests[request].rank = 1, request
+    push(s, request)
+    if s.heap[0] == request:
+        s.now[0].blocked = 0
 
 
 @compiled

@@ -122,6 +122,12 @@ def rows(kind: type[Row], length: int) -> list[Row]:
     return cast("list[Row]", np.zeros(length, dtype=fields))
 
 
+def grid(kind: type[Row], lines: int, length: int) -> list[list[Row]]:
+    """Return so many lines of rows of zeros."""
+    array = cast("NDArray[np.void]", rows(kind, lines * length))
+    return cast("list[list[Row]]", array.reshape(lines, length))
+
+
 def column(table: list[Row], name: str, length: int | None = None) -> NDArray[np.generic]:
     """Return a copy of one field of the first rows."""
     array = cast("NDArray[np.void]", table)

@@ -33,7 +33,7 @@ BEFORE_ATTENTION, COMMUNICATION, LAYERNORM, MLP, ADD = range(5)  # columns of Co
 CLOSED, STARTED, EXECUTE = range(3)  # rows of Cost.replayed
 
 # what a run ends with
-FINISHED, RECORDS_FULL, NEVER_ADMITTED, DECODE_TABLE, PREFILL_TABLE, TOKEN_TABLE, LOG_ENDS = range(7)
+FINISHED, RECORDS_FULL, NEVER_ADMITTED, DECODE_TABLE, PREFILL_TABLE, TOKEN_TABLE, LOG_ENDS, QUEUE_FULL = range(8)
 
 
 class State(NamedTuple):
@@ -99,12 +99,11 @@ class Records(NamedTuple):
     spans: list[SpanRow]
 
 
-def new_state(size: int, *, usable_blocks: int, max_num_seqs: int, block_size: int) -> State:
-    """Return the state before the first arrival, with room for so many requests; none is received yet."""
-    most = min(max_num_seqs, size)
+def new_state(size: int, *, usable_blocks: int, most: int, block_size: int) -> State:
+    """Return the state before the first arrival, with room for so many requests, `most` at once; none is received yet."""
     state = State(
         now=rows(NowRow, 1),
-        requests=rows(RequestRow, size),
+        requests=new_requests(size),
         heap=np.zeros(size, dtype=np.int64),
         phase=np.zeros(block_size, dtype=np.int64),
         order=np.zeros(2 * most + 2, dtype=np.int64),
@@ -113,24 +112,43 @@ def new_state(size: int, *, usable_blocks: int, max_num_seqs: int, block_size: i
         chunks=rows(ChunkRow, most + 1),
         candidates=np.zeros(most + 1, dtype=np.int64),
     )
-    for name in ("first_scheduled", "first_token", "completion"):
-        set_column(state.requests, name, np.nan)
     set_column(state.now, "free", usable_blocks)
     return state
 
 
-def receive(state: State, load: RequestColumns, *, first: int = 0) -> None:
-    """Add requests, in the order of arrival, as those from number `first` on."""
-    part = state.requests[first : first + len(load)]
+def new_requests(size: int) -> list[RequestRow]:
+    """Return rows of requests of which nothing is known yet."""
+    requests = rows(RequestRow, size)
+    for name in ("first_scheduled", "first_token", "completion"):
+        set_column(requests, name, np.nan)
+    return requests
+
+
+def receive(state: State, load: RequestColumns) -> None:
+    """Add all requests of a run, in the order of arrival."""
+    fill(state.requests, load)
+    for name in ("received", "unfinished"):
+        set_column(state.now, name, len(load))
+
+
+def fill(requests: list[RequestRow], load: RequestColumns) -> None:
+    """Write the requests of a load into rows, in the order of arrival."""
     for name in ("prompt", "tokens", "restart_tokens"):
-        set_column(part, name, load.prompt_tokens)
-    set_column(part, "total", load.prompt_tokens + load.output_tokens)
-    set_column(part, "arrival", load.arrival_seconds)
-    set_column(part, "factor", load.factors)
-    set_column(part, "budget", load.budgets)
-    unfinished = int(column(state.now, "unfinished")[0])
-    set_column(state.now, "received", first + len(load))
-    set_column(state.now, "unfinished", unfinished + len(load))
+        set_column(requests, name, load.prompt_tokens)
+    set_column(requests, "total", load.prompt_tokens + load.output_tokens)
+    set_column(requests, "arrival", load.arrival_seconds)
+    set_column(requests, "factor", load.factors)
+    set_column(requests, "budget", load.budgets)
+
+
+def with_room(state: State) -> State:
+    """Return the state with room for one request more, twice what it had where that is used up."""
+    size = len(state.requests)
+    if int(column(state.now, "received")[0]) < size:
+        return state
+    requests = new_requests(2 * size)
+    taken(requests, slice(0, size))[:] = taken(state.requests, slice(0, size))
+    return state._replace(requests=requests, heap=np.concatenate([state.heap, np.zeros(size, dtype=np.int64)]))
 
 
 def receive_one(
@@ -143,14 +161,35 @@ def receive_one(
 ) -> None:
     """Add one request, which arrives after all others, without the checks of a load."""
     now = taken(state.now, slice(0, 1))
-    request = taken(state.requests, slice(int(now["received"][0]), int(now["received"][0]) + 1))
+    write_one(
+        state.requests,
+        int(now["received"][0]),
+        arrival_seconds,
+        prompt_tokens,
+        output_tokens,
+        prefill_factor,
+        ttft_budget_seconds,
+    )
+    now["received"] += 1
+    now["unfinished"] += 1
+
+
+def write_one(
+    requests: list[RequestRow],
+    number: int,
+    arrival_seconds: float,
+    prompt_tokens: int,
+    output_tokens: int,
+    prefill_factor: float,
+    ttft_budget_seconds: float,
+) -> None:
+    """Write one request into its row."""
+    request = taken(requests, slice(number, number + 1))
     for name in ("prompt", "tokens", "restart_tokens"):
         request[name] = prompt_tokens
     request["total"] = prompt_tokens + output_tokens
     request["arrival"], request["factor"] = arrival_seconds, prefill_factor
     request["budget"] = ttft_budget_seconds
-    now["received"] += 1
-    now["unfinished"] += 1
 
 
 def new_records(*, wanted: bool, steps: int, entries: int) -> Records:

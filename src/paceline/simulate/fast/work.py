@@ -134,6 +134,17 @@ def _tabled(s: State, rules: Rules, cost: Cost) -> tuple[int, float]:
             before += (s.requests[request].computed + CONTEXT_STEP - 1) // CONTEXT_STEP
             squares += chunk * chunk
             prefill_tokens += chunk
+    return tabled_seconds(s, cost, decodes, context, chunks, before, squares, prefill_tokens)
+
+
+@compiled
+def tabled_seconds(
+    s: State, cost: Cost, decodes: int, context: int, chunks: int, before: int, squares: int, prefill_tokens: int
+) -> tuple[int, float]:
+    """Return a fault, FINISHED for none, and the tables' seconds of so many decodes and chunks.
+
+    `before` is the sum over chunks of the context in steps of 64 tokens, `squares` that of their squared tokens.
+    """
     size = int(np.rint(sqrt(squares)))
     column = ((context + decodes) // max(decodes, 1) + CONTEXT_STEP - 1) // CONTEXT_STEP
     if decodes and (decodes >= cost.decode.shape[0] or column >= cost.decode.shape[1]):
