@@ -175,7 +175,7 @@ def opened(monkeypatch):
         sys.stdout.write("an engine that prints\n")
         yield PlannedHost(settings or STOCK)
 
-    monkeypatch.setattr(EngineFlags, "opener", lambda self, scheduler, virtual=False: open_host)
+    monkeypatch.setattr(EngineFlags, "opener", lambda self, scheduler, clock="machine": open_host)
     return seen
 
 
