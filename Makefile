@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore test-lmms test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults test-lmms test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -42,6 +42,12 @@ test: setup setup-vllm
 # The property tests on other examples than those of `make test`, five times; what they find becomes an example there.
 explore: setup
 	for round in 1 2 3 4 5; do PACELINE_EXPLORE=1 $(BIN)/pytest -q tests/property tests/unit || exit 1; done
+
+# The store under fault, at length: kills, failing calls and power cuts, of which `make test` holds a share.
+faults: setup
+	$(BIN)/python tests/faults/kills.py --kills 1000 --seed 0
+	$(BIN)/python tests/faults/nth_calls.py
+	$(BIN)/python tests/faults/power_cuts.py --cuts 3000 --seed 0
 
 # lmms-eval with Paceline as its model, in an environment of its own: not part of `make test`, which needs no third one.
 # lmms-eval asks for torchvision, which has no build for a CPU beside ours and breaks transformers: it is taken out again.

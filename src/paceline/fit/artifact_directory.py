@@ -1,38 +1,28 @@
 """Where an artifact of several files is written: a directory that a reader sees whole, and never one over another."""
 
-import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from paceline.errors import OutputPathError
-from paceline.profiles.atomic import make_directory, new_directory, sync_directory
+from paceline.profiles.atomic import make_directory, new_directory, replacing_directory
 
 
 @contextmanager
 def replaced_artifact(directory: Path, description_file: str) -> Generator[tuple[Path, Path | None]]:
     """Yield an empty directory that becomes `directory` at the end, and where the artifact there will be kept.
 
-    An error inside leaves everything as it was. Raises OutputPathError as `require_artifact_path` does.
+    The one there is copied to where it is kept, and then replaced in one step. An error inside leaves everything as it was.
+    Raises OutputPathError as `require_artifact_path` does.
     """
     kept = require_artifact_path(directory, description_file)
     if kept is None:
         with new_directory(directory) as new:
             yield new, None
         return
-    successor = directory.with_name(f".{kept.name}.new")
-    with new_directory(successor) as new:
+    with replacing_directory(directory, kept) as new:
         yield new, kept
-    try:
-        directory.rename(kept)
-        successor.rename(directory)
-        sync_directory(directory.parent)
-    except OSError as error:
-        if not directory.exists() and kept.exists():
-            kept.rename(directory)
-        shutil.rmtree(successor, ignore_errors=True)
-        raise OutputPathError(directory, error.strerror or str(error)) from error
 
 
 def require_artifact_path(directory: Path, description_file: str) -> Path | None:

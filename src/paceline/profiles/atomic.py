@@ -3,8 +3,10 @@
 A rename is kept once the directory that holds the name is synced, and what is renamed has to be on the disk before it.
 """
 
+import ctypes
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from paceline.errors import OutputPathError
+
+AT_WORKING_DIRECTORY, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -30,12 +34,8 @@ def keep_old(path: Path) -> Path | None:
         return None
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     kept = path.with_name(f"{path.stem}-{written:%Y%m%dT%H%M%S.%fZ}{path.suffix}")
-    try:
-        shutil.copy2(path, kept)
-        _sync(kept)
-        sync_directory(kept.parent)
-    except OSError as error:
-        raise OutputPathError(path, error.strerror or str(error)) from error
+    with renamed_into_place(kept) as neighbour:
+        shutil.copy2(path, neighbour)
     return kept
 
 
@@ -58,7 +58,7 @@ def require_file_path(path: Path) -> None:
 def renamed_into_place(path: Path) -> Generator[Path]:
     """Yield a neighbouring path to write to, which becomes `path` when the block ends without an error."""
     require_file_path(path)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    neighbour = _neighbour(path)
     try:
         yield neighbour
         _sync(neighbour)
@@ -80,7 +80,7 @@ def new_directory(path: Path) -> Generator[Path]:
     refuse_occupied(path)
     if path.resolve() == Path.cwd():
         raise OutputPathError(path, "it is the current directory, and a new one is put in its place")
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    neighbour = _neighbour(path)
     try:
         make_directory(path.parent)
         neighbour.mkdir()
@@ -92,6 +92,54 @@ def new_directory(path: Path) -> Generator[Path]:
         raise OutputPathError(path, error.strerror or str(error)) from error
     finally:
         shutil.rmtree(neighbour, ignore_errors=True)
+
+
+def _neighbour(path: Path) -> Path:
+    """Return a hidden name beside a path that no process has, one of another machine with this process's number neither.
+
+    A killed process leaves what stands there; nothing reads it, and it may be deleted.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def replacing_directory(path: Path, kept: Path) -> Generator[Path]:
+    """Yield an empty directory that takes the place of the one at `path` in one step, which is copied to `kept` before.
+
+    Where the system exchanges no directories there is a moment without one at `path`. Raises OutputPathError; an error in the
+    block leaves everything as it was.
+    """
+    neighbour = _neighbour(path)
+    try:
+        neighbour.mkdir()
+        yield neighbour
+        _sync_tree(neighbour)
+        if not kept.exists():  # by a process that was killed before it went on: the name tells the time
+            with new_directory(kept) as copy:
+                shutil.copytree(path, copy, dirs_exist_ok=True)
+        _exchange(neighbour, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise OutputPathError(path, error.strerror or str(error)) from error
+    finally:
+        shutil.rmtree(neighbour, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Give two directories one another's names, in one step where the system can; raises OSError."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is not None:
+        places = AT_WORKING_DIRECTORY, os.fsencode(one), AT_WORKING_DIRECTORY, os.fsencode(other)
+        if call(*places, RENAME_EXCHANGE) == 0:
+            return
+    aside = _neighbour(other)
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
 
 
 def refuse_occupied(path: Path) -> None:

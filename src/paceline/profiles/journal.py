@@ -58,6 +58,7 @@ class Journal:
     def __init__(self, path: Path, descriptor: int, lock: int, *, torn_bytes: int, fsync: bool) -> None:
         self.path, self.torn_bytes = path, torn_bytes
         self._descriptor, self._lock, self._fsync = descriptor, lock, fsync
+        self._unusable = False
 
     @classmethod
     def open(cls, path: Path, *, fsync: bool = True) -> Self:
@@ -67,36 +68,48 @@ class Journal:
         ProfileConflictError when another process writes it, OutputPathError when it cannot be written.
         """
         lock = hold_lock(path.with_name(f".{path.name}.lock"), guards=path)
+        descriptor = -1
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if fsync:
                 sync_directory(path.parent)
+            torn_bytes = _cut_unfinished_line(descriptor)
         except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
             os.close(lock)
             raise OutputPathError(path, error.strerror or str(error)) from error
-        whole_bytes, size_bytes = _end_of_last_line(descriptor), os.fstat(descriptor).st_size
-        if whole_bytes < size_bytes:
-            os.ftruncate(descriptor, whole_bytes)
-            LOGGER.warning(
-                "%s: cut off an unfinished last line of %d bytes; its sample is measured again",
-                path,
-                size_bytes - whole_bytes,
-            )
-        return cls(path, descriptor, lock, torn_bytes=size_bytes - whole_bytes, fsync=fsync)
+        if torn_bytes:
+            cut = "%s: cut off an unfinished last line of %d bytes; its sample is measured again"
+            LOGGER.warning(cut, path, torn_bytes)
+        return cls(path, descriptor, lock, torn_bytes=torn_bytes, fsync=fsync)
 
     def append(self, record: object) -> None:
-        """Write one record as one line; on a full disk the line is taken back whole and OutputPathError raised."""
+        """Write one record as one line; on a full disk the line is taken back whole and OutputPathError raised.
+
+        Where it cannot be taken back either, this journal takes no more lines: opened anew, it is cut where they are whole.
+        """
+        if self._unusable:
+            raise OutputPathError(self.path, "a line before could be neither finished nor taken back: open it anew")
         line = msgspec.json.encode(record) + b"\n"
-        start = os.fstat(self._descriptor).st_size
+        start: int | None = None
         try:
+            start = os.fstat(self._descriptor).st_size
             written = os.write(self._descriptor, line)
             if written < len(line):
                 raise OSError(0, f"only {written} of {len(line)} bytes could be written")
             if self._fsync:
                 os.fsync(self._descriptor)
         except OSError as error:
-            os.ftruncate(self._descriptor, start)
+            if start is not None:
+                self._take_back(start)
             raise OutputPathError(self.path, error.strerror or str(error)) from error
+
+    def _take_back(self, start: int) -> None:
+        try:
+            os.ftruncate(self._descriptor, start)
+        except OSError:
+            self._unusable = True
 
     def close(self) -> None:
         """Close the file and let others write it; closing twice does no harm."""
@@ -112,6 +125,14 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _cut_unfinished_line(descriptor: int) -> int:
+    """Cut the file behind its last whole line and return the bytes that were cut."""
+    whole_bytes, size_bytes = _end_of_last_line(descriptor), os.fstat(descriptor).st_size
+    if whole_bytes < size_bytes:
+        os.ftruncate(descriptor, whole_bytes)
+    return size_bytes - whole_bytes
 
 
 def _end_of_last_line(descriptor: int) -> int:

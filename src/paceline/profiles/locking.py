@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paceline.errors import OutputPathError, ProfileConflictError
@@ -12,7 +12,8 @@ from paceline.errors import OutputPathError, ProfileConflictError
 def hold_lock(path: Path, *, guards: Path) -> int:
     """Take the lock file at once and return its descriptor; the lock ends with the descriptor or the process.
 
-    Raises ProfileConflictError, naming the process that holds it, when another one writes `guards`.
+    Raises ProfileConflictError, naming the process that holds it, when another one writes `guards`, OutputPathError where no
+    lock can be had.
     """
     descriptor = _open(path)
     try:
@@ -24,17 +25,27 @@ def hold_lock(path: Path, *, guards: Path) -> int:
             f"{guards} is being written by another process{f' (pid {holder})' if holder else ''}; expected one writer "
             "a rank: wait for it to end, give this process another rank, or choose another --out"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise OutputPathError(path.parent, error.strerror or str(error)) from error
+    with suppress(OSError):  # who holds it is told as a courtesy, and on a full disk not at all
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
 @contextmanager
 def wait_for_lock(path: Path) -> Generator[None]:
-    """Hold the lock file for the length of the block, waiting for others that hold it for a moment."""
+    """Hold the lock file for the length of the block, waiting for others that hold it for a moment.
+
+    Raises OutputPathError where it cannot be had.
+    """
     descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OutputPathError(path.parent, error.strerror or str(error)) from error
         yield
     finally:
         os.close(descriptor)

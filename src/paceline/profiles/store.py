@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -63,8 +64,7 @@ class ProfileStore:
                     write_questions(path, asked.values())
         except OutputPathError:
             if created:
-                (path / LOCK).unlink(missing_ok=True)
-                path.rmdir()
+                _take_away(path)
             raise
         journal = Journal.open(path / f"journal-rank{rank}.jsonl", fsync=fsync)
         return cls(path, journal, rank, judged_late=judged_as_a_whole([provenance]), fsync=fsync)
@@ -164,6 +164,14 @@ def _make_directory(path: Path) -> bool:
         return make_directory(path)
     except OSError as error:
         raise OutputPathError(path, error.strerror or str(error)) from error
+
+
+def _take_away(path: Path) -> None:
+    """Remove a directory that was made for nothing; one that holds more than its lock stays, and is gone on with."""
+    with suppress(OSError):
+        if {each.name for each in path.iterdir()} <= {LOCK}:
+            (path / LOCK).unlink(missing_ok=True)
+            path.rmdir()
 
 
 def _describe(path: Path, provenance: Provenance) -> None:

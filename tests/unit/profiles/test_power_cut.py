@@ -53,17 +53,19 @@ def test_a_directory_is_synced_with_all_that_is_in_it_before_its_rename(tmp_path
 
 def test_a_kept_artifact_and_its_successor_are_named_on_the_disk(tmp_path: Path, calls: Calls) -> None:
     for _ in range(2):
-        with replaced_artifact(tmp_path / "artifact", "artifact.json") as (directory, _kept):
+        with replaced_artifact(tmp_path / "artifact", "artifact.json") as (directory, kept):
             (directory / "artifact.json").write_text("{}")
-    renames = [index for index, (kind, _path) in enumerate(calls) if kind == "rename"]
-    assert calls[renames[-1]] == ("rename", tmp_path / "artifact")
-    assert ("sync", tmp_path) in calls[renames[-1] :]
+    assert kept is not None and (kept / "artifact.json").read_text() == "{}"
+    renamed = calls.index(("rename", kept))
+    assert calls[renamed + 1] == ("sync", tmp_path), "what is kept is on the disk before anything takes its place"
+    assert calls[-1] == ("sync", tmp_path) and len(calls) > renamed + 2, "and then what took it"
 
 
 def test_an_old_file_that_is_kept_is_on_the_disk(tmp_path: Path, calls: Calls) -> None:
     (tmp_path / "table.json").write_text("old")
     kept = keep_old(tmp_path / "table.json")
-    assert calls == [("sync", kept), ("sync", tmp_path)]
+    assert kept is not None and calls[1:] == [("rename", kept), ("sync", tmp_path)]
+    assert calls[0][0] == "sync" and calls[0][1].parent == tmp_path
 
 
 def test_every_directory_that_is_made_is_synced_into_the_one_above(tmp_path: Path, calls: Calls) -> None:
