@@ -18,6 +18,7 @@ from paceline.vllm_plugin.checkpoints import write_for_vllm
 
 MODULE = "paceline.vllm_plugin"
 SECTION = "paceline"
+RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 CONFIG, WORKER, SCHEDULER, SERVERS = "--additional-config", "--worker-cls", "--scheduler-cls", "--api-server-count"
 # the embedded model's: it was trained in float32, on prompts of one picture and some words
 EMBEDDED_FLAGS = {
@@ -82,6 +83,10 @@ def _refuse(words: Sequence[str]) -> None:
     refusals = {
         f"{SERVERS} is {servers}, and each API server would know of its own requests alone; expected 1": servers
         not in (None, "1"),
+        "--grpc has no middleware, which decides; leave it out": "--grpc" in words,
+        f"{RUST_FRONTEND} is set, and that front end has no middleware, which decides; unset it": (
+            os.environ.get(RUST_FRONTEND, "0") not in ("", "0")
+        ),
         f"{WORKER} is given; leave it out: it is {MODULE}.worker": worker is not None,
         f"{SCHEDULER} is {scheduler}; expected {MODULE}.scheduler or {MODULE}.stock": scheduler is not None
         and not scheduler.startswith(MODULE),

@@ -55,6 +55,7 @@ def test_other_settings_are_kept(controller, form):
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
+        (["--grpc"], EngineError, "--grpc has no middleware"),
         (["--api-server-count", "2"], EngineError, "expected 1"),
         (["--api_server_count=3"], EngineError, "expected 1"),
         (["--worker-cls", "w"], EngineError, "leave it out"),
@@ -67,6 +68,12 @@ def test_other_settings_are_kept(controller, form):
 def test_what_budgets_cannot_stand_beside_is_refused(controller, arguments, error, says):
     with pytest.raises(error, match=says):
         command.serve_command("m", controller=controller, arguments=arguments)
+
+
+def test_a_front_end_that_runs_no_middleware_is_refused(controller, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(EngineError, match="VLLM_USE_RUST_FRONTEND is set, and that front end has no middleware"):
+        command.serve_command("digits", controller=controller)
 
 
 def test_a_controller_that_cannot_be_read_is_refused_before_anything_runs(tmp_path):
