@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from serving_desk import FakeSizes, calibrated_desk, picture_url
 
-from paceline.errors import RequestRefusedError
+from paceline.errors import PictureError, RequestRefusedError
 from paceline.serving import desk as desk_module
 from paceline.wire import cut_body
 from paceline.wire.body import body_of, fields_of, value_of
@@ -83,17 +83,23 @@ def test_what_a_server_reads_is_what_is_read_here(body):
         assert fields_of(cut.text) is None
         return
     fields, plain = fields_of(cut.text), fields_of(body)
-    assert [cut.whole(name.encode("utf-8", "surrogatepass")) for name in fields] == [
-        name.encode("utf-8", "surrogatepass") for name in plain
-    ]
-    for (_, value), (name, whole) in zip(fields.items(), plain.items(), strict=True):
-        assert cut.whole(bytes(value)) == bytes(whole), name
-    assert cut.whole(body_of(fields)) == body_of(plain)
+    assert said(cut.whole(body_of(fields))) == said(body_of(plain)) == said(body)
+    for name in NAMES:
+        assert (name in fields) == (name in plain)
+        assert said(cut.whole(bytes(fields.get(name, b"null")))) == said(bytes(plain.get(name, b"null")))
+
+
+def said(text):
+    """What a text says, however it is written; NaN is no equal of itself."""
+    return repr(json.loads(text))
 
 
 class Letters(FakeSizes):
     def text_tokens(self, messages, *, arguments=None):
         return sum(len(part.get("text", "")) for message in messages for part in message["content"])
+
+    def cap_under(self, width, height, arguments):
+        raise PictureError(f"no limits: {arguments!r}")
 
 
 def decided(body):
@@ -101,11 +107,18 @@ def decided(body):
     try:
         reading = desk.read(PATH, [], body)
         if reading.asked is None:
-            return reading.body, reading.stripped
+            return said_or_not(reading.body), reading.stripped
         ticket = desk.accept(reading, received_seconds=0.0, now_seconds=0.0)
     except RequestRefusedError as refused:
         return refused.status, refused.param, refused.code
-    return ticket.body, ticket.stripped, ticket.promise
+    return said(ticket.body), ticket.stripped, ticket.promise
+
+
+def said_or_not(body):
+    try:
+        return said(body)
+    except ValueError:
+        return body
 
 
 parts = st.one_of(
