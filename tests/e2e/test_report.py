@@ -30,7 +30,8 @@ from paceline.fit.conformal import calibrate_bounds
 from paceline.profiles import SCHEMA, Profile, Split, read_profile, split_samples
 from paceline.profiles.request_features import request_vectors
 from paceline.report import write_report
-from paceline.report.evaluation import write_evaluation
+from paceline.report.comparison import write_comparison
+from paceline.report.evaluation import FIRST_SHOWN, write_evaluation
 from paceline.report.lines import LINES, lines_of, words_of
 from paceline.report.page import report_page
 from paceline.report.parts import LARGEST_PAGE_BYTES
@@ -313,9 +314,19 @@ def test_an_evaluation_draws_both_charts_with_a_line_a_controller(
     ]
     for chart in ("adherence", "accuracy"):
         svg = visit.page.locator(f"[data-chart={chart}] svg")
-        assert svg.locator(".mark-line path").count() == len(drawn)
-        assert svg.locator(".mark-symbol.role-mark path").count() == 3 * len(drawn)
+        names = svg.locator(".role-legend-label text")
+        assert names.count() == len(drawn)
+        lines = svg.locator(".mark-line.role-mark path")
+        assert lines.count() == len(FIRST_SHOWN) == 3
+        assert svg.locator(".mark-symbol.role-mark path").count() == 3 * len(FIRST_SHOWN)
         assert svg.locator(".mark-rule.role-mark line").count() == (chart == "adherence")
+        for count, name in ((4, "estimator, point"), (3, "estimator, point"), (2, "table")):  # shown, and away again
+            names.get_by_text(name, exact=True).click()
+            visit.page.wait_for_function(
+                "([chart, count]) => document.querySelectorAll("
+                "`[data-chart=${chart}] svg .mark-line.role-mark path`).length === count",
+                arg=[chart, count],
+            )
     assert visit.complaints == []
     assert visit.requests == [evaluation_file.as_uri()]
 
@@ -388,7 +399,8 @@ def test_learned_controllers_have_lines_and_learning_curves(
     lines = lines_of(learned_evaluation.controllers)
     assert list(lines) == [*drawn, "oracle_within_bound", "oracle"]
     assert lines["grpo_other"][0] != lines["grpo"][0]
-    assert visit.page.locator("[data-chart=accuracy] svg .mark-line path").count() == len(lines)
+    assert visit.page.locator("[data-chart=accuracy] svg .role-legend-label text").count() == len(lines)
+    assert visit.page.locator("[data-chart=accuracy] svg .mark-line.role-mark path").count() == 3
     rewards = visit.page.locator("[data-chart=learning_validation_reward] svg .mark-symbol.role-mark path")
     assert rewards.count() == 3
     assert visit.complaints == []
@@ -522,3 +534,45 @@ def test_a_description_that_cannot_be_read_is_a_sentence(run_directory: Path, tm
         (broken / "run.json").write_text(content)
         with pytest.raises(RequestFileError, match=words):
             CliRunner().invoke(command_line(), [str(broken), "-o", str(tmp_path / "x.html")], catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def two_profiles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An earlier profile, and one in which tier high takes a quarter longer and everything a little."""
+    folder = tmp_path_factory.mktemp("two")
+    before = synthetic_samples()
+    slowed = pl.when(pl.col("tier").cast(pl.String) == "high").then(1.25).otherwise(1.01)
+    wobble = 1 + 0.01 * ((pl.col("sample_id").cast(pl.Int64) * 7) % 5 - 2)
+    after = before.with_columns(pl.col("T_vision_total", "T_LLM_prefill") * slowed * wobble)
+    for name, frame in {"before": before, "after": after}.items():
+        frame.write_parquet(folder / f"{name}.parquet")
+    return folder / "after.parquet", folder / "before.parquet"
+
+
+def test_two_profiles_are_compared_on_one_page(
+    browser: Browser, two_profiles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    after, before = two_profiles
+    page = tmp_path / "comparison.html"
+    found, size_bytes = write_comparison(after, before, page)
+    assert size_bytes == page.stat().st_size and {each.config.tier for each in found.slower} >= {"high"}
+    visit = Visit(browser, page)
+    configs = len(found.changes)
+    for chart in ("latency", "accuracy"):
+        svg = visit.page.locator(f"[data-chart={chart}] svg")
+        assert svg.locator(".mark-symbol.role-mark path").count() == configs
+        assert svg.locator(".mark-rule.role-mark line").count() == configs + 1
+    rows = visit.page.locator("section[aria-labelledby=numbers-title] tbody tr").all_inner_texts()
+    assert len(rows) == configs and sum("slower" in row for row in rows) == len(found.slower)
+    assert visit.complaints == [] and visit.requests == [page.as_uri()]
+
+
+def test_the_command_names_what_became_slower(two_profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    app = typer.Typer()
+    report_command.register(app)
+    words = [str(two_profiles[0]), "--compare", str(two_profiles[1]), "-o", str(tmp_path / "c.html")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "high_none_16" in done.output and "became slower" in done.output
+    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert document["pairs"] == 144 and document["left_out"] == 0
+    assert all(each["ratio_interval"]["low"] <= each["ratio"] for each in document["changes"])

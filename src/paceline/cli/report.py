@@ -1,14 +1,16 @@
 """`paceline report`: a profile, or a run, as one self-contained HTML page."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from paceline.cli.printing import JsonFlag, note_written, print_json
+from paceline.cli.printing import JsonFlag, note_written, print_json, say
 from paceline.profiles.atomic import require_file_path
 from paceline.records import LatencyKind
 from paceline.report import write_report
+from paceline.report.comparison import write_comparison
 from paceline.report.timeline import write_timeline
 from paceline.schedule.step_log import read_step_log
 from paceline.tune.run_files import STEPS, is_run, read_document, read_requests
@@ -19,6 +21,10 @@ SourceArgument = Annotated[
         metavar="PROFILE",
         help="A native store, a core-exp directory or a Parquet file of samples; or a run's directory.",
     ),
+]
+CompareOption = Annotated[
+    Path | None,
+    typer.Option("--compare", help="An earlier profile: write what became slower or less accurate since, instead."),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The page to write; it opens without a network.")]
 LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
@@ -33,6 +39,7 @@ def report(
     profile: SourceArgument,
     output: OutputOption = Path("report.html"),
     latency: LatencyOption = "prefill",
+    compare: CompareOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page.
@@ -40,6 +47,9 @@ def report(
     Of a run of `paceline simulate` or `paceline tune`: queue, tokens a step, running requests and memory over time.
     """
     require_file_path(output)
+    if compare is not None:
+        _compare(profile, compare, output, latency, as_json)
+        return
     if is_run(profile):
         size_bytes = write_timeline(
             read_requests(profile),
@@ -55,3 +65,20 @@ def report(
         print_json({"output": str(output), "size_bytes": size_bytes})
     else:
         note_written(output, size_bytes=size_bytes)
+
+
+def _compare(after: Path, before: Path, output: Path, latency: str, as_json: bool) -> None:
+    found, size_bytes = write_comparison(after, before, output, latency_kind=cast("LatencyKind", latency))
+    if as_json:
+        print_json({"output": str(output), "size_bytes": size_bytes, **asdict(found)})
+        return
+    count = len(found.changes)
+    say(
+        f"{found.latency_kind} latency {100 * (found.all_ratio - 1):+.1f} % over {found.pairs:,} answers in both; "
+        f"{len(found.slower)} of {count} configurations became slower, {len(found.less_accurate)} less accurate"
+    )
+    for each in found.slower:
+        say(f"{each.config.key}: {100 * (each.ratio - 1):+.1f} %", mark="caution")
+    for each in found.less_accurate:
+        say(f"{each.config.key}: accuracy {100 * each.accuracy:+.2f} points", mark="caution")
+    note_written(output, size_bytes=size_bytes)

@@ -4,7 +4,7 @@ Colours are names of the page's own style, so that light, dark and print need no
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from paceline.errors import MissingExtraError
 from paceline.report.figures import STAGES
@@ -64,12 +64,24 @@ def chart_specifications(
 
 
 def budget_chart(
-    field: str, lines: Mapping[str, tuple[str, list[int]]], *, promised: float | None = None
+    field: str,
+    lines: Mapping[str, tuple[str, list[int]]],
+    *,
+    first: Sequence[str] = (),
+    promised: float | None = None,
 ) -> dict[str, Any]:
     """Return the specification of one figure against the budget: a line and a band a controller, from `rows`.
 
-    `lines` gives colour and dash by controller; `promised` is drawn across.
+    `lines` gives colour and dash by controller; `promised` is drawn across. Drawn at first are the controllers in `first`, or
+    all; a click in the legend draws one more, or takes it away.
     """
+    shown = alt.selection_point(
+        name="shown",
+        fields=["controller"],
+        bind="legend",
+        toggle="true",
+        value=[{"controller": name} for name in first],
+    )
     names, colours, dashes = list(lines), [colour for colour, _ in lines.values()], [dash for _, dash in lines.values()]
     legend = alt.Legend(
         orient="bottom", columns=2, labelLimit=320, symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2.5
@@ -85,9 +97,9 @@ def budget_chart(
         alt.Tooltip("budget_ms:Q", title="budget (ms)", format=".2f"),
         *(alt.Tooltip(f"{part}:Q", title=title, format=".3f") for part, title in parts.items()),
     ]
-    rows = alt.Chart(ROWS)
+    rows = alt.Chart(ROWS).transform_filter(shown)
     layers: list[alt.Chart] = [
-        rows.mark_area(opacity=0.1).encode(budget, *ends, colour),
+        rows.mark_area(opacity=0.1).encode(budget, *ends, colour).add_params(shown),
         rows.mark_line(strokeWidth=2).encode(budget, value, colour, dash),
         rows.mark_circle(size=40).encode(budget, value, colour, tooltip=tooltip),
     ]
@@ -95,6 +107,34 @@ def budget_chart(
         across = alt.Chart(alt.InlineData(values=[{"share": promised}]))
         layers.append(across.mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.Y("share:Q")))
     chart = alt.layer(*layers).properties(width="container", height=BUDGET_CHART_HEIGHT_PX)
+    return {**chart.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def change_chart(
+    field: str, title: str, *, middle: float, worse: Literal["above", "below"], num_configs: int
+) -> dict[str, Any]:
+    """Return the specification of one figure of every configuration with its interval, beside where nothing changed.
+
+    What lies `worse` of `middle` with all of its interval stands out.
+    """
+    low, high = f"datum.{field}_low", f"datum.{field}_high"
+    outside = f"{low} > {middle}" if worse == "above" else f"{high} < {middle}"
+    better = f"{high} < {middle}" if worse == "above" else f"{low} > {middle}"
+    colour = alt.when(outside).then(alt.value("var(--global)")).when(better).then(alt.value("var(--medium)"))
+    shown = colour.otherwise(alt.value(MUTED))
+    value = alt.X(f"{field}:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=12))
+    tooltip = [
+        alt.Tooltip("key:N"),
+        *(alt.Tooltip(f"{name}:Q", format=".4f") for name in (field, f"{field}_low", f"{field}_high")),
+        alt.Tooltip("n:Q", format=",", title="questions"),
+    ]
+    rows = alt.Chart(ROWS).encode(_key_axis(), color=shown, tooltip=tooltip)
+    across = alt.Chart(alt.InlineData(values=[{"middle": middle}]))
+    chart = alt.layer(
+        across.mark_rule(color=INK, strokeDash=[4, 3]).encode(alt.X("middle:Q")),
+        rows.mark_rule(strokeWidth=2).encode(alt.X(f"{field}_low:Q"), alt.X2(f"{field}_high:Q")),
+        rows.mark_circle(size=55).encode(value),
+    ).properties(width="container", height=ROW_STEP_PX * num_configs)
     return {**chart.to_dict(), "config": THEME, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 

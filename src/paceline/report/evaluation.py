@@ -7,7 +7,7 @@ from typing import Any
 
 from paceline.evaluate import Evaluation
 from paceline.evaluate.figures import BudgetFigures
-from paceline.evaluate.names import BOUND
+from paceline.evaluate.names import BOUND, ORACLE, TABLE
 from paceline.profiles import Profile
 from paceline.report.charts import budget_chart
 from paceline.report.learning import Curves, learning_charts, learning_section
@@ -38,6 +38,7 @@ COLUMNS = (
     "most taken",
 )
 
+FIRST_SHOWN = (BOUND, TABLE, ORACLE)  # the others' bands would lie on these; a click in the legend draws them
 NO_CURVES: Curves = {}
 
 Row = dict[str, Any]
@@ -55,9 +56,10 @@ def evaluation_page(evaluation: Evaluation, profile: Profile, *, curves: Curves 
     """
     rows = evaluation_rows(evaluation)
     lines = {words_of(name): line for name, line in lines_of(evaluation.controllers).items()}
+    first = [words_of(name) for name in FIRST_SHOWN if name in evaluation.controllers]
     charts = {
-        "adherence": budget_chart("adherence", lines, promised=1 - evaluation.alpha),
-        "accuracy": budget_chart("accuracy", lines),
+        "adherence": budget_chart("adherence", lines, first=first, promised=1 - evaluation.alpha),
+        "accuracy": budget_chart("accuracy", lines, first=first),
         **learning_charts(curves),
     }
     cells = {
@@ -121,7 +123,8 @@ def _adherence_note(evaluation: Evaluation) -> str:
     cannot = f" No fixed configuration keeps {', '.join(impossible)} ms that often." if impossible else ""
     return (
         f"Share of requests within their budget, with 95 % intervals (Clopper and Pearson); the dashed line is the share "
-        f"{1 - evaluation.alpha:g} that the bound promises.{cannot}"
+        f"{1 - evaluation.alpha:g} that the bound promises.{cannot} A click in the legend draws another "
+        "controller, or takes it away."
     )
 
 
