@@ -25,6 +25,7 @@ from paceline.measure.provenance import device_name, template_settings
 from paceline.models.chats import Message, opened, upright
 from paceline.models.knobs import check_config
 from paceline.models.loading import PreparedRequest, VisionLanguageModel, load_model
+from paceline.models.placement import DeviceMap
 from paceline.records import (
     Decision,
     KnobConfig,
@@ -118,6 +119,8 @@ class AdaptiveModel:
         revision: str | None = None,
         template_arguments: Mapping[str, object] | None = None,
         trust_remote_code: str | None = None,
+        device_map: DeviceMap | None = None,
+        offload_folder: Path | str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         strict: bool = False,
         certified_only: bool = False,
@@ -125,7 +128,8 @@ class AdaptiveModel:
         """Load a model (`digits`, a local folder or a hub id) and put it under a controller.
 
         `controller` is one, or the path of a table file or of the directory of an estimator or a learned controller; the
-        latter two promise 95 of 100 requests their budgets. `template_arguments` go to the chat template of every request. A
+        latter two promise 95 of 100 requests their budgets. `template_arguments` go to the chat template of every request;
+        `device_map` and `offload_folder` place a model that is larger than one device, as `load_model` says. A
         controller that was measured on another device, in another dtype, revision or number of threads, or with other
         template arguments, is warned of once; with `strict` it is a TableError. So is an estimator that can promise prefills
         alone, for its profile is older than T_ttft; with `strict` it is an EstimatorError.
@@ -149,6 +153,8 @@ class AdaptiveModel:
             revision=revision,
             trust_remote_code=trust_remote_code,
             template_arguments=template_arguments,
+            device_map=device_map,
+            offload_folder=offload_folder,
         )
         return AdaptiveModel(model=model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict)
 

@@ -207,13 +207,16 @@ FLAGS = {
     "profile": (
         "--out --datasets --samples --split --prompt-template --scorer --tiers --top-k --blocks --strategy --num-configs "
         "--seed --max-new-tokens --warmup --sentinel-every --per-step --device --dtype --revision "
-        "--template-argument --certify --minutes --questions --batch-size --json"
+        "--device-map --offload-folder --template-argument --certify --minutes --questions --batch-size --json"
     ),
     "models": "--markdown --json",
-    "verify": "--tiers --top-k --blocks --pairs --out -o --under-load --device --dtype --revision --template-argument --json",
+    "verify": (
+        "--tiers --top-k --blocks --pairs --out -o --under-load --device --dtype --revision --device-map --offload-folder "
+        "--template-argument --json"
+    ),
     "run": (
         "--image --system --prompt --budget --table --strict --certified-only --warmup --max-new-tokens --per-step "
-        "--temperature --top-p --seed --device --dtype --revision --template-argument --json"
+        "--temperature --top-p --seed --device --dtype --revision --device-map --offload-folder --template-argument --json"
     ),
     "evaluate": "--estimator --budgets --alpha --latency --seed --datasets --output -o --report --skip-bad --json",
     "demo": "--out --samples --requests --json",

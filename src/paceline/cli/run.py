@@ -9,11 +9,13 @@ import typer
 
 from paceline.cli.flags.model import (
     DeviceFlag,
+    DeviceMapFlag,
     DtypeFlag,
+    ModelAsked,
+    OffloadFolderFlag,
     RevisionFlag,
     TemplateArgumentFlag,
     TrustFlag,
-    template_arguments,
 )
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json
 from paceline.control.loading import load_controller
@@ -66,6 +68,8 @@ def run(
     revision: RevisionFlag = None,
     template_argument: TemplateArgumentFlag = None,
     trust_remote_code: TrustFlag = None,
+    device_map: DeviceMapFlag = None,
+    offload_folder: OffloadFolderFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Answer one question about one picture under the most accurate configuration that keeps the budget.
@@ -78,16 +82,18 @@ def run(
     pictures = [open_picture(each) for each in image or ()]
     chosen = load_controller(controller, strict=strict, certified_only=certified_only)
     compute_as_measured(chosen)
-    adaptive = AdaptiveModel.from_pretrained(
-        model,
-        controller=chosen,
+    loading = ModelAsked(
+        name=model,
         device=device,
         dtype=dtype,
         revision=revision,
-        template_arguments=template_arguments(template_argument),
+        template_argument=template_argument,
         trust_remote_code=trust_remote_code,
-        max_new_tokens=max_new_tokens,
-        strict=strict,
+        device_map=device_map,
+        offload_folder=offload_folder,
+    )
+    adaptive = AdaptiveModel.from_pretrained(
+        model, controller=chosen, max_new_tokens=max_new_tokens, strict=strict, **loading.arguments()
     )
     opened, asked = _request(pictures, prompt, system), _request(image or [], prompt, system)
     adaptive.decide(**opened, latency_budget_ms=wanted.ms, strict=strict)  # refuses before it warms up

@@ -10,14 +10,16 @@ from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.flags.model import (
     BlocksFlag,
     DeviceFlag,
+    DeviceMapFlag,
     DtypeFlag,
+    ModelAsked,
+    OffloadFolderFlag,
     RevisionFlag,
     TemplateArgumentFlag,
     TiersFlag,
     TopKFlag,
     TrustFlag,
     names,
-    template_arguments,
     whole_numbers,
 )
 from paceline.cli.printing import JsonFlag, note, print_facts, print_json, print_table, progress_bar, write_document
@@ -53,18 +55,23 @@ def verify(
     revision: RevisionFlag = None,
     template_argument: TemplateArgumentFlag = None,
     trust_remote_code: TrustFlag = None,
+    device_map: DeviceMapFlag = None,
+    offload_folder: OffloadFolderFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check knobs, key-value cache, restoration and stage times; exit code 1 when one fails."""
     require_file_path(out)
-    loaded = load_model(
-        model,
+    asked = ModelAsked(
+        name=model,
         device=device,
         dtype=dtype,
         revision=revision,
+        template_argument=template_argument,
         trust_remote_code=trust_remote_code,
-        template_arguments=template_arguments(template_argument),
+        device_map=device_map,
+        offload_folder=offload_folder,
     )
+    loaded = load_model(model, **asked.arguments())
     grid = grid_of(
         loaded,
         tiers=names(tiers),

@@ -1,5 +1,6 @@
 """Load a model with its tokenizer and image processor, and check once that its image tokens are counted right."""
 
+import copy
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,13 +20,18 @@ from paceline.json_document import parsed_json
 from paceline.models.devices import torch_device
 from paceline.models.families.choosing import family_of
 from paceline.models.families.declared import FAMILIES
-from paceline.models.families.family import Family
 from paceline.models.families.plans import Vision
 from paceline.models.features import project_tokens
 from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.molmo.crops import CropProcessor
 from paceline.models.molmo.shims import with_shims
-from paceline.models.placement import require_accelerate, require_quantiser
+from paceline.models.placement import (
+    DeviceMap,
+    require_accelerate,
+    require_device_map,
+    require_quantiser,
+    require_whole,
+)
 from paceline.models.probe import check_counts
 from paceline.models.prompts import Prompts
 from paceline.models.remote_code import RemoteCode, class_reference, pinned_code, require_none
@@ -47,7 +53,7 @@ def load_model(
     revision: str | None = None,
     template_arguments: Mapping[str, object] | None = None,
     trust_remote_code: str | None = None,
-    device_map: str | Mapping[str, str | int] | None = None,
+    device_map: DeviceMap | None = None,
     offload_folder: Path | str | None = None,
 ) -> VisionLanguageModel:
     """Load an embedded model (`digits`), a local folder or a hub id with its tokenizer and image processor.
@@ -56,35 +62,33 @@ def load_model(
     float32, bfloat16 or float16. `template_arguments` go to the chat template of every prompt, for example `enable_thinking`.
     `trust_remote_code` is for the families whose code comes with the checkpoint (Molmo): the commit whose code may run, or the
     hash of a local folder's code. `device_map` spreads a model that is larger than one device, as accelerate does: auto, or a
-    device (cpu and disk among them) by part; `device` is not looked at then, and `offload_folder` is where weights that the
+    device (cpu and disk among them) by part; `device` stays auto then, and `offload_folder` is where weights that the
     checkpoint does not hold as they are needed lie on the disk. Quantised checkpoints are loaded by what transformers has for
     their kind. Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError
-    for an argument that its template does not read.
+    for an argument that its template does not read, and for a `device_map` that places no model.
     """
     source = str(EMBEDDED.get(name, name))
     where = torch_device(device)
     torch_dtype = _dtype(dtype, where)
     settings = read_model_settings(Path(source))
     if device_map is not None:
+        require_device_map(device_map, device)
         require_accelerate(name)
     described = _described(name, source, revision, trust_remote_code)
+    family = family_of(described.config, f"the model {name!r}")
     placed = _placed(name, described.config, torch_dtype, device_map, where)
     readers = _readers(name, source, described)
     prompts = Prompts(
         tokenizer=readers.tokenizer,
-        family=described.family,
+        family=family,
         config=described.config,
         name=name,
         template_arguments=template_arguments,
     )
+    if device_map is not None and not isinstance(device_map, str):
+        _require_every_part(described, readers.model_class, device_map)
     with _told(name), _quiet_bars() if name in EMBEDDED else nullcontext():
-        model: Any = readers.model_class.from_pretrained(
-            source,
-            config=described.config,
-            revision=described.revision,
-            dtype=torch_dtype,
-            **_placement(placed, offload_folder),
-        )
+        model = _weights(source, described, readers, torch_dtype, placed, offload_folder)
     parts = find_parts((model if placed is not None else model.to(where)).eval())
     loaded = VisionLanguageModel(
         name=name,
@@ -95,7 +99,7 @@ def load_model(
         image_processor=readers.image_processor,
         prompts=prompts,
         token_projection_VP=project_tokens(parts.embeddings),
-        tier_token_caps=settings.tier_token_caps or dict(described.family.caps),
+        tier_token_caps=settings.tier_token_caps or dict(family.caps),
         block_ranking=settings.block_ranking,
         default_top_ks=settings.default_top_ks,
         default_block_counts=settings.default_block_counts,
@@ -112,7 +116,6 @@ class _Described:
     raw: dict[str, Any]
     revision: str | None
     config: Any
-    family: Family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,25 +133,60 @@ def _described(name: str, source: str, revision: str | None, pinned: str | None)
     with _told(name):
         config_class: Any = AutoConfig if code is None else code.imported(class_reference(name, raw, "AutoConfig"))
         config = config_class.from_pretrained(source, revision=revision)
-    family = family_of(config, f"the model {name!r}")
-    return _Described(code=code, raw=raw, revision=revision, config=config, family=family)
+    return _Described(code=code, raw=raw, revision=revision, config=config)
 
 
 def _readers(name: str, source: str, described: _Described) -> _Readers:
-    code, config, revision = described.code, described.config, described.revision
-    tokenizer = _tokenizer(name, source, revision, **({} if code is None else {"config": config}))
-    if code is None:
-        image_processor = _image_processor(name, source, revision)
-        return _Readers(tokenizer=tokenizer, image_processor=image_processor, model_class=AutoModelForImageTextToText)
-    model_class = with_shims(code.imported(class_reference(name, described.raw, "AutoModelForCausalLM")))
-    image_processor = _crop_processor(name, source, revision)
-    config.image_patch_id, config.use_cache = _patch_token(name, tokenizer), True
+    tokenizer, code = _described_tokenizer(name, source, described), described.code
+    model_class: Any = AutoModelForImageTextToText
+    if code is not None:
+        model_class = with_shims(code.imported(class_reference(name, described.raw, "AutoModelForCausalLM")))
+    image_processor = _described_processor(name, source, described, tokenizer)
     return _Readers(tokenizer=tokenizer, image_processor=image_processor, model_class=model_class)
 
 
+def _described_tokenizer(name: str, source: str, described: _Described) -> Any:
+    config = {} if described.code is None else {"config": described.config}
+    return _tokenizer(name, source, described.revision, **config)
+
+
+def _described_processor(name: str, source: str, described: _Described, tokenizer: Any) -> Any:
+    """Return the image processor; a configuration whose code comes with it learns its image token here."""
+    if described.code is None:
+        return _image_processor(name, source, described.revision)
+    described.config.image_patch_id, described.config.use_cache = _patch_token(name, tokenizer), True
+    return _crop_processor(name, source, described.revision)
+
+
+def _weights(
+    source: str,
+    described: _Described,
+    readers: _Readers,
+    dtype: torch.dtype,
+    placed: DeviceMap | None,
+    offload_folder: Path | str | None,
+) -> Any:
+    placement: dict[str, object] = {}
+    if placed is not None:
+        placement["device_map"] = placed if isinstance(placed, str) else dict(placed)
+        if offload_folder is not None:
+            placement["offload_folder"] = str(offload_folder)
+    return readers.model_class.from_pretrained(
+        source, config=described.config, revision=described.revision, dtype=dtype, **placement
+    )
+
+
+def _require_every_part(described: _Described, model_class: Any, device_map: Mapping[str, str | int]) -> None:
+    """Build the model without weights, as reading them begins, to see that a device map names its parts."""
+    config = copy.deepcopy(described.config)
+    with torch.device("meta"):
+        empty: Any = model_class.from_config(config) if described.code is None else model_class(config)
+    require_whole(device_map, [name for name, _ in empty.named_parameters()])
+
+
 def _placed(
-    name: str, config: Any, dtype: torch.dtype, device_map: str | Mapping[str, str | int] | None, where: torch.device
-) -> str | Mapping[str, str | int] | None:
+    name: str, config: Any, dtype: torch.dtype, device_map: DeviceMap | None, where: torch.device
+) -> DeviceMap | None:
     """Return where weights go while they are read, None for afterwards: quantised ones are made on their device."""
     if not require_quantiser(name, config, dtype, device_map):
         return device_map
@@ -156,22 +194,23 @@ def _placed(
     return {"": str(where)} if device_map is None else device_map
 
 
-def load_request_plans(name: str, *, revision: str | None = None) -> RequestPlans:
+def load_request_plans(name: str, *, revision: str | None = None, trust_remote_code: str | None = None) -> RequestPlans:
     """Load what tells a chat's tokens ahead, and no weights: a model's tokenizer and, where it sees pictures, image processor.
 
-    Raises ModelError when there is no such model, and for a family of pictures that cannot be steered.
+    `trust_remote_code` pins the code of a family that comes with its own, as for `load_model`; of it the configuration alone is
+    imported. Raises ModelError when there is no such model, and for a family of pictures that cannot be steered.
     """
     source = str(EMBEDDED.get(name, name))
     settings = read_model_settings(Path(source))
-    with _told(name):
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    tokenizer = _tokenizer(name, source, revision)
-    if getattr(config, "vision_config", None) is None:
+    described = _described(name, source, revision, trust_remote_code)
+    config, tokenizer = described.config, _described_tokenizer(name, source, described)
+    if described.code is None and getattr(config, "vision_config", None) is None:
         return RequestPlans(tokenizer=tokenizer, pictures=None)
     family = family_of(config, f"the model {name!r}")
+    processor = _described_processor(name, source, described, tokenizer)
     pictures = PictureModel(
         family=family,
-        vision=Vision(processor=_image_processor(name, source, revision), config=config),
+        vision=Vision(processor=processor, config=config),
         prompts=Prompts(tokenizer=tokenizer, family=family, config=config, name=name),
         tier_token_caps=settings.tier_token_caps or dict(family.caps),
     )
@@ -222,15 +261,6 @@ def _patch_token(name: str, tokenizer: Any) -> int:
             f"the tokenizer of {name!r} has no token {PATCH_TOKEN!r}; expected the one of the checkpoint that it was made from"
         )
     return found
-
-
-def _placement(
-    device_map: str | Mapping[str, str | int] | None, offload_folder: Path | str | None
-) -> dict[str, object]:
-    if device_map is None:
-        return {}
-    folder = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
-    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map), **folder}
 
 
 @contextmanager

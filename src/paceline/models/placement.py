@@ -1,5 +1,6 @@
 """Where the parts of a model run: on one device, or spread over several by accelerate's hooks, weights on a disk included."""
 
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -7,7 +8,13 @@ import torch
 from torch import nn
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from paceline.errors import ModelError
+from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
+from paceline.models.devices import torch_device
+
+# a word that accelerate spreads by, or a device by the name of each part
+DeviceMap = str | Mapping[str, str | int]
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
+DISK = "disk"
 
 
 def execution_device(module: nn.Module) -> torch.device | None:
@@ -25,6 +32,42 @@ def execution_devices(model: nn.Module) -> tuple[torch.device, ...]:
     hooked = dict.fromkeys(execution_device(module) for module in model.modules())
     found = [device for device in hooked if device is not None and device.type != "meta"]
     return tuple(found or dict.fromkeys(weight.device for weight in model.parameters()))
+
+
+def require_device_map(device_map: DeviceMap, device: str) -> None:
+    """Raise InvalidValueError or UnknownChoiceError for what places no model, for a device that this machine lacks, and for a
+    `device` asked for beside it."""
+    if device != "auto":
+        raise InvalidValueError("device", device, "none beside a device map, which says where every part goes")
+    if isinstance(device_map, str):
+        if device_map not in SPREADS:
+            _require_device(device_map, (*SPREADS, "cpu", "cuda", "cuda:0"))
+        return
+    if not device_map:
+        raise InvalidValueError("device_map", {}, "a device by the name of each part, or one of " + ", ".join(SPREADS))
+    for place in device_map.values():
+        if place != DISK:
+            _require_device(f"cuda:{place}" if isinstance(place, int) else place, ("cpu", "cuda", "cuda:0", DISK))
+
+
+def require_whole(device_map: Mapping[str, str | int], weights: Sequence[str]) -> None:
+    """Raise InvalidValueError where a weight is under no part of a device map."""
+
+    def within(weight: str, part: str) -> bool:
+        return part == "" or weight == part or weight.startswith(f"{part}.")
+
+    for weight in weights:
+        if not any(within(weight, part) for part in device_map):
+            raise InvalidValueError(
+                "device_map", dict(device_map), f"a device for every part of this model, {weight} too"
+            )
+
+
+def _require_device(name: str, choices: tuple[str, ...]) -> None:
+    try:
+        torch_device("" if name in SPREADS else name)
+    except UnknownChoiceError as error:
+        raise UnknownChoiceError("device of a device map", name, choices) from error
 
 
 def require_accelerate(name: str) -> None:

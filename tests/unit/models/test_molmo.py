@@ -23,7 +23,7 @@ from paceline.models.families.declared import FAMILIES
 from paceline.models.families.family import TIER_TOKEN_CAPS
 from paceline.models.families.plans import Vision
 from paceline.models.grid import default_grid
-from paceline.models.loading import load_model
+from paceline.models.loading import load_model, load_request_plans
 from paceline.models.molmo.crops import CLIP_MEAN, CLIP_STD, CropProcessor
 
 SIZES = [(336, 336), (640, 480), (480, 640), (1600, 300), (300, 1600), (60, 40)]  # width and height in pixels
@@ -139,6 +139,19 @@ def test_code_that_nobody_pinned_does_not_run_and_its_hash_is_told(standin, tmp_
             load_model(str(folder), device="cpu", trust_remote_code=pinned)
     assert not ran.exists()
     assert load_model(str(folder), device="cpu", trust_remote_code=found).remote_code == found and ran.exists()
+
+
+def test_tokens_are_told_ahead_of_a_model_whose_code_comes_with_it(standin):
+    pinned = trusted(standin)
+    model, plans = (load(str(standin), trust_remote_code=pinned) for load in (load_model, load_request_plans))
+    for size in ((700, 300), (40, 400)):
+        told = {tier: plan.tokens for tier, plan in plans.plans(*size).items()}
+        picture = Image.new("RGB", size)
+        assert told == {tier: model.prepare(picture, "What is it?", tier).vision_tokens for tier in model.tiers}
+    with pytest.raises(ModelError, match=f"if you trust it give --trust-remote-code {pinned}"):
+        load_request_plans(str(standin))
+    with pytest.raises(ModelError, match="is part of transformers; leave it out"):
+        load_request_plans("digits", trust_remote_code=pinned)
 
 
 @pytest.mark.parametrize("pinned", [None, "main", "v1.0", "abc1234", "A" * 40, "0" * 64])

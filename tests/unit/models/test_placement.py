@@ -6,7 +6,9 @@ import shutil
 import pytest
 import torch
 
-from paceline.errors import ModelError
+from paceline.control import TableEntry
+from paceline.control.fixed import FixedConfiguration
+from paceline.errors import InvalidValueError, ModelError, UnknownChoiceError
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.measure.clock import CudaClock, HostClock, SynchronisedClock, clock_for
 from paceline.measure.one_pass import answer_measured
@@ -14,6 +16,7 @@ from paceline.models import placement
 from paceline.models.knobs import applied
 from paceline.models.loading import EMBEDDED, load_model
 from paceline.records import KnobConfig
+from paceline.runtime import AdaptiveModel
 
 LOW = KnobConfig(tier="low", top_k=2, num_active_blocks=10)
 BLOCKS = {f"model.language_model.layers.{index}": "disk" if index % 2 else "cpu" for index in range(16)}
@@ -45,6 +48,39 @@ def test_knobs_hold_and_the_model_is_restored_bit_for_bit(spread, digits, questi
         assert torch.allclose(spread.parts.model(**request.inputs).logits, turned, atol=1e-4)
     assert torch.equal(spread.parts.model(**request.inputs).logits, own) and not torch.allclose(turned, plain, atol=0.1)
     assert {name: weight.device for name, weight in spread.parts.model.named_parameters()} == weights
+
+
+def test_a_controller_serves_a_model_that_is_spread(tmp_path, digits, questions):
+    pytest.importorskip("accelerate")
+    where = PLACEMENTS["encoder and embeddings on disk"]
+    provenance = ({"model": "digits", "block_ranking": list(digits.block_ranking)},)
+    entry = TableEntry(config=LOW, accuracy=1.0, latency_ms=1.0, num_samples=1, accuracy_std=0.0, latency_std_ms=0.0)
+    controller = FixedConfiguration(entry=entry, latency_kind="prefill", provenance=provenance)
+    adaptive = AdaptiveModel.from_pretrained(
+        "digits", controller=controller, device_map=where, dtype="float32", offload_folder=tmp_path, max_new_tokens=4
+    )
+    assert {weight.device.type for weight in adaptive.model.parts.model.parameters()} == {"cpu", "meta"}
+    asked = (questions[0].picture, questions[0].prompt)
+    one = answer_measured(digits, *asked, LOW, ranking=digits.block_ranking, max_new_tokens=4, clock=HostClock())
+    assert adaptive.generate(*asked, latency_budget_ms=1e6).text == one.text
+
+
+@pytest.mark.parametrize(
+    ("device_map", "device", "words"),
+    [
+        ("outo", "auto", "device of a device map 'outo' is unknown; expected auto, .*did you mean 'auto'"),
+        ({}, "auto", "expected a device by the name of each part"),
+        ({"model": "dsik"}, "auto", "'dsik' is unknown; expected cpu, cuda, cuda:0 or disk"),
+        ({"model": "auto"}, "auto", "'auto' is unknown"),
+        ({"model": 99}, "auto", "cuda:99"),
+        ("auto", "cpu", "none beside a device map"),
+        ({"lm_head": "cpu"}, "auto", "a device for every part of this model"),
+    ],
+)
+def test_a_device_map_that_places_no_model_is_one_sentence(device_map, device, words):
+    pytest.importorskip("accelerate")
+    with pytest.raises((InvalidValueError, UnknownChoiceError), match=words):
+        load_model("digits", device=device, device_map=device_map)
 
 
 def test_marks_are_of_the_device_that_computes(spread, digits, questions):
