@@ -20,6 +20,7 @@ if importlib.util.find_spec("lmms_eval") is None:
     pytest.skip("lmms-eval is not installed here", allow_module_level=True)
 
 RANKING = [15, 9, 14, 7, 12, 13, 10, 4, 11, 8, 5, 6, 3, 2, 1]
+SEVERAL = "paceline_several_synthetic"
 TASK = """
 task: paceline_digits_synthetic
 dataset_path: parquet
@@ -45,6 +46,10 @@ def doc_to_visual(doc):
     return [doc["image"].convert("RGB")]
 
 
+def doc_to_pictures(doc):
+    return doc_to_visual(doc) * doc["pictures"]
+
+
 def doc_to_text(doc, lmms_eval_specific_kwargs=None):
     return doc["question"]
 """
@@ -54,18 +59,25 @@ def doc_to_text(doc, lmms_eval_specific_kwargs=None):
 def task_folder(tmp_path):
     from datasets import Dataset, Features, Image, Value
 
-    rows = {"question": [], "answer": [], "image": []}
-    for question in digit_questions("digits_count", split="test", count=6):
+    rows = {"question": [], "answer": [], "image": [], "pictures": []}
+    for number, question in enumerate(digit_questions("digits_count", split="test", count=6)):
         stream = io.BytesIO()
         question.picture.save(stream, "PNG")
+        rows["pictures"].append(number % 3)
         rows["question"].append(question.prompt)
         rows["answer"].append(question.references[0])
         rows["image"].append({"bytes": stream.getvalue(), "path": None})
-    kinds = Features({"question": Value("string"), "answer": Value("string"), "image": Image()})
+    kinds = Features(
+        {"question": Value("string"), "answer": Value("string"), "image": Image(), "pictures": Value("int64")}
+    )
     Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "digits.parquet")
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "paceline_digits.yaml").write_text(TASK.format(file=tmp_path / "digits.parquet"))
+    several = TASK.replace("task: paceline_digits_synthetic", f"task: {SEVERAL}").replace(
+        "doc_to_visual\n", "doc_to_pictures\n"
+    )
+    (folder / "several.yaml").write_text(several.format(file=tmp_path / "digits.parquet"))
     (folder / "functions.py").write_text(FUNCTIONS)
     return folder
 
@@ -96,10 +108,10 @@ def table_path(tmp_path):
     return path
 
 
-def evaluated(task_folder, table_path, out, *more, budget_ms=100_000):
+def evaluated(task_folder, table_path, out, *more, budget_ms=100_000, task="paceline_digits_synthetic"):
     arguments = f"pretrained=digits,controller={table_path},budget_ms={budget_ms},records={out}.jsonl,device=cpu"
     command = [sys.executable, "-m", "lmms_eval", "--model", "paceline", "--model_args", arguments, "--batch_size", "1"]
-    command += ["--tasks", "paceline_digits_synthetic", "--include_path", str(task_folder), "--output_path", str(out)]
+    command += ["--tasks", task, "--include_path", str(task_folder), "--output_path", str(out)]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(out / "home")}
     return subprocess.run([*command, *more], capture_output=True, text=True, env={**os.environ, **offline}, timeout=540)
 
@@ -124,6 +136,14 @@ def test_a_budget_decides_the_configuration(task_folder, table_path, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {each["config"] for each in records} == {"low_8_16"} and all(each["promised"] for each in records)
+
+
+def test_documents_without_a_picture_and_with_several_are_asked_as_they_are(task_folder, table_path, tmp_path):
+    done = evaluated(task_folder, table_path, tmp_path / "results", task=SEVERAL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [each["promised"] for each in records] == [False, True, False] * 2
+    assert all(each["within_budget"] for each in records)
 
 
 def test_a_cache_of_answers_is_refused(task_folder, table_path, tmp_path):

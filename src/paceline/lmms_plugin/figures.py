@@ -12,7 +12,8 @@ from paceline.slo import Proportion, percentile
 def run_figures(answers: Sequence[AdaptiveAnswer]) -> dict[str, float]:
     """Return adherence with its 95 % interval, latencies in milliseconds and how often each configuration was taken.
 
-    `bound_ms` is the mean of the promised bounds, left out where the controller promises none.
+    `bound_ms` is the mean of the promised bounds, left out where the controller promises none. Of requests with several
+    pictures, or with none, no controller promises anything: they lower `promised`.
     """
     kept = Proportion(successes=sum(each.within_budget for each in answers), count=len(answers))
     interval = kept.interval()

@@ -29,8 +29,9 @@ class BudgetedChat(lmms):  # pyright: ignore[reportUntypedBaseClass]
     """A model under a controller, every request within `budget_ms` of the controller's latency kind.
 
     Requests are answered one at a time, after the configurations that the budget leads to were run on the first one.
-    `records` is a file for one JSON line a request; without it only the summary is kept. Caches of answers are refused, for
-    an answer that was not given again was not given in time.
+    `records` is a file for one JSON line a request; without it only the summary is kept. `trust_remote_code` is the commit whose
+    code may run, as for `load_model`. Caches of answers are refused, for an answer that was not given again was not given in
+    time.
     """
 
     is_simple = False
@@ -44,6 +45,8 @@ class BudgetedChat(lmms):  # pyright: ignore[reportUntypedBaseClass]
         records: str | None = None,
         strict: bool = False,
         revision: str | None = None,
+        trust_remote_code: str | None = None,
+        device_map: str | None = None,
         dtype: str = "auto",
         device: str = "auto",
         batch_size: int | str = 1,
@@ -56,7 +59,14 @@ class BudgetedChat(lmms):  # pyright: ignore[reportUntypedBaseClass]
         if str(batch_size) != "1" or max_batch_size not in (None, 1):
             raise InvalidValueError("batch_size", batch_size, "1: a promise is made to one request at a time")
         self.adaptive = AdaptiveModel.from_pretrained(
-            pretrained, controller=controller, device=device, dtype=dtype, revision=revision, strict=strict
+            pretrained,
+            controller=controller,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=None if trust_remote_code is None else str(trust_remote_code),
+            device_map=device_map,
+            strict=strict,
         )
         self.budget_ms, self.strict = float(budget_ms), strict
         self.records = None if records is None else Path(records)
@@ -83,18 +93,17 @@ class BudgetedChat(lmms):  # pyright: ignore[reportUntypedBaseClass]
         raise NotImplementedError(f"{len(requests)} requests for likelihoods: Paceline answers, it does not rate texts")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[Any]:
-        """Refuse: a request is one picture and one prompt."""
+        """Refuse: a budget is of one answer."""
         raise NotImplementedError(f"{len(requests)} requests of several rounds: Paceline answers one prompt at a time")
 
     def _answer(self, asked: ChatRequest) -> AdaptiveAnswer:
         if not self._warm:
-            self.adaptive.warm_up(asked.picture, asked.prompt, [self.budget_ms])
+            self.adaptive.warm_up(**asked.asked, latency_budgets_ms=[self.budget_ms])
             self._warm = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PacelineWarning)  # what nothing fits is counted: `promised`
             return self.adaptive.generate(
-                asked.picture,
-                asked.prompt,
+                **asked.asked,
                 latency_budget_ms=self.budget_ms,
                 strict=self.strict,
                 max_new_tokens=asked.max_new_tokens,

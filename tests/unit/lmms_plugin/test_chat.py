@@ -10,7 +10,7 @@ from paceline.lmms_plugin.figures import request_record, run_figures
 from paceline.records import KnobConfig, StageTimes
 from paceline.runtime import AdaptiveAnswer
 
-PICTURE = Image.new("RGB", (8, 6), "red")
+PICTURE, OTHER = Image.new("RGB", (8, 6), "red"), Image.new("RGB", (5, 9), "blue")
 
 
 def message(*contents, role="user"):
@@ -21,18 +21,35 @@ def message(*contents, role="user"):
 
 
 def test_a_picture_and_its_text_become_one_request():
-    messages = [message(("text", "Be short."), role="system"), message(("image", PICTURE), ("text", "What is it?"))]
+    messages = [message(("image", PICTURE), ("text", "Be short."), ("text", "What is it?"))]
     asked = chat_request(messages, {"max_new_tokens": 16, "until": ["\n\n"], "temperature": 0}, name="document 3")
-    assert (asked.prompt, asked.max_new_tokens, asked.until) == ("Be short.\nWhat is it?", 16, ("\n\n",))
-    assert asked.picture is PICTURE
-    two = chat_request([message(("image", PICTURE), ("image", PICTURE), ("text", "?"))], {"until": "x"}, name="d")
-    assert two.picture.size == (16, 6) and two.until == ("x",) and two.max_new_tokens == DEFAULT_MAX_NEW_TOKENS
+    assert (asked.max_new_tokens, asked.until) == (16, ("\n\n",))
+    assert asked.asked == {"image": PICTURE, "prompt": "Be short.\nWhat is it?"}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        [("image", PICTURE), ("image", OTHER), ("text", "Which is larger?")],
+        [("text", "Look:"), ("image", PICTURE), ("text", "What is it?")],
+        [("image", PICTURE)],
+        [("text", "What is red?")],
+    ],
+)
+def test_any_other_document_is_the_chat_that_it_is_with_every_picture_by_itself(contents):
+    asked = chat_request([message(*contents)], {"until": "x"}, name="d")
+    assert asked.until == ("x",) and asked.max_new_tokens == DEFAULT_MAX_NEW_TOKENS
+    [sent] = asked.asked["messages"]
+    assert sent["role"] == "user"
+    assert [(part["type"], part.get("image", part.get("text"))) for part in sent["content"]] == contents
+    system = message(("text", "Be short."), role="system")
+    chat = chat_request([system, message(("image", PICTURE), ("text", "?"))], {}, name="d").asked["messages"]
+    assert [each["role"] for each in chat] == ["system", "user"]
 
 
 @pytest.mark.parametrize(
     ("contents", "settings", "words"),
     [
-        ([("text", "only text")], {}, "pictures of document 1 is 0"),
         ([("video", "film.mp4"), ("text", "?")], {}, "content of document 1 is 'video'"),
         ([("image", PICTURE), ("text", "?")], {"temperature": 0.7}, "temperature of document 1 is 0.7"),
         ([("image", PICTURE), ("text", "?")], {"do_sample": True}, "do_sample of document 1 is True"),
