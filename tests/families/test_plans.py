@@ -42,6 +42,7 @@ REAL = {
         lambda: processor("SmolVLM", size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}),
         Config(vision_config=tower(512, 16), scale_factor=4),
     ),
+    "granite_docling": (lambda: processor("GraniteDocling"), Config(vision_config=tower(512, 16, scale_factor=4))),
     "idefics2": (lambda: processor("Idefics2"), Config(perceiver_config=Config(resampler_n_latents=64))),
     "gemma3": (lambda: processor("Gemma3", size=side(896)), Config(mm_tokens_per_image=256)),
     "gemma4": (lambda: processor("Gemma4"), Config()),
@@ -86,7 +87,7 @@ def made(name, vision, found, plan):
         return pixels.shape[0] * queries
     if name in AREA:
         return int(found["image_grid_thw"].prod()) // int(vision.processor.merge_size) ** 2
-    pieces = pixels.shape[1] if name in ("idefics2", "idefics3", "smolvlm") else pixels.shape[0]
+    pieces = pixels.shape[1] if name in ("granite_docling", "idefics2", "idefics3", "smolvlm") else pixels.shape[0]
     return pieces * plan.pieces[0]
 
 

@@ -82,6 +82,10 @@ def area(
     )  # fmt: skip
 
 
+# widths of latent attention, whose defaults are those of large models
+NARROW = {
+    "head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
+}  # fmt: skip
 GLM_TEXT = {"rope_parameters": {**ROTARY, "partial_rotary_factor": 1.0}}
 TINY: dict[str, Tiny] = {
     "qwen2_vl": area({}, {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}),
@@ -125,6 +129,29 @@ TINY: dict[str, Tiny] = {
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}},
         {**TOWER, "num_patches": 16}, processor="Cosmos3Edge", arguments={"temporal_patch_size": 1},
         config={"projector_hidden_size": 64},
+    ),
+    "cosmos3_omni": area({"rope_parameters": INTERLEAVED}, {**POSITIONS, "deepstack_visual_indexes": [0]}),
+    "lfm3_vl": area(
+        {"model_type": "lfm3", "layer_types": ["conv", "sliding_attention", "full_attention"] * 2, "sliding_window": 4096,
+         "rope_parameters": None, "conv_L_cache": 3},
+        {**TOWER, "num_key_value_heads": 1}, config={"projector_hidden_size": 64},
+    ),
+    "dots3_note": area(
+        {
+            "n_routed_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 32, "shared_experts_intermediate_size": 32,
+            "num_key_value_heads": 4, "rope_parameters": None, "sliding_window": 4096, "index_head_dim": 16, "index_n_heads": 2,
+            **NARROW, **{f"swa_{name}": value for name, value in NARROW.items()},
+            **dict.fromkeys(("swa_num_attention_heads", "swa_num_key_value_heads"), 4),
+        },
+        {
+            **TOWER, "adapter_in_dim": 32, "adapter_out_dim": HIDDEN, "mlp_layer_types": ["dense", "dense"],
+            "spatial_merge_size": 2,
+        },
+        arguments={"temporal_patch_size": 1},
+        config={"audio_config": {
+            "adapter_out_dim": HIDDEN, "hidden_size": 32, "adapter_input_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 1, "num_attention_heads": 2,
+        }},
     ),
     "cohere_compass": area(
         {
@@ -208,6 +235,19 @@ TINY: dict[str, Tiny] = {
             "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 64,
         },
         text={"model_type": "qwen2"},
+    ),
+    "pp_chart2table": Tiny(
+        processor="PPChart2TableImageProcessorPil", processor_arguments={"size": {"height": 64, "width": 64}},
+        vision={
+            "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64,
+            "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 64,
+        },
+        text={"model_type": "qwen2"},
+    ),
+    "granite_docling": Tiny(
+        processor="GraniteDoclingImageProcessorPil", processor_arguments={"size": TILE, "max_patches": 9},
+        vision={**TOWER, "out_hidden_size": HIDDEN, "scale_factor": 2, "deepstack_visual_indexes": [0]},
+        text={"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, caps={"low": 9, "medium": 22, "high": 48},
     ),
     "ovis2": Tiny(
         processor="Ovis2ImageProcessorPil", processor_arguments={"size": TILE, "max_patches": 9},

@@ -9,6 +9,7 @@ from paceline.models.families.joining import Several
 from paceline.models.families.layouts import (
     fenced_pieces,
     grid_of_atoms,
+    lone_tile,
     numbered_tiles,
     rows,
     rows_and_columns,
@@ -20,6 +21,8 @@ from paceline.models.families.tier_rules import area, edge, enumerated, fixed, p
 
 # before it, a few image processors for Pillow, and all of the automatic ones, could not be had without torchvision
 PILLOW_ALONE = (5, 18)
+# the versions under which families are tested that the oldest transformers does not have
+VLLMS, NEWEST = (5, 19), (5, 24)
 CROPS_LIMITS = (
     "needs `--trust-remote-code`; a cap holds what the encoder pools, (crops + 1) × 144, and what the language model gets of "
     "r × c crops: 144 + (8r + 4)(8c + 4) image tokens and 8r + 20 markers (384, 704 and 1,152 image tokens for 1 × 2, 2 × 3 "
@@ -44,6 +47,7 @@ def _molmo_prompt(tokenizer: Any, picture: str, question: str) -> str:
 
 
 AREA = Family(tiers=area())
+NEWEST_AREA = Family(tiers=area(), since=NEWEST)
 AREA_AND_FRAMES = Family(tiers=area(frames=True))
 INTERNVL = Family(
     tiers=tile_count("max_patches", of.own_tiles, of.cropped(of.shuffled_tokens)), layout=wrapped("<img>", "</img>")
@@ -82,8 +86,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "cohere_compass": AREA,
     "cosmos3_edge": AREA_AND_FRAMES,
+    "cosmos3_omni": Family(tiers=area(), since=VLLMS),
     "deepseek_vl": FIXED_PATCHES,
     "deepseek_vl_hybrid": FIXED_PATCHES,
+    "dots3_note": NEWEST_AREA,
     "ernie4_5_vl_moe": Family(tiers=area(), types="image and markers"),
     "exaone4_5": AREA,
     "gemma3": Family(
@@ -107,6 +113,16 @@ FAMILIES: dict[str, Family] = {
     "got_ocr2": Family(
         tiers=tile_count("max_patches", of.own_tiles, of.cropped(of.quartered_tokens)), prompt=_got_ocr_prompt
     ),
+    "granite_docling": Family(
+        tiers=tile_count("max_patches", of.own_tiles, of.docling_tiles),
+        layout=lone_tile(
+            "<fake_token_around_image>",
+            "<row_1_col_1>",
+            rows_and_columns("<fake_token_around_image>", "<row_{row}_col_{column}>", "<global-img>"),
+        ),
+        several=Several(along={"pixel_values": 1, "pixel_attention_mask": 1}),
+        since=NEWEST,
+    ),
     "granite4_vision": Family(
         tiers=pinpoints(of.pinpoint_sizes, of.anyres(of.granite_side, lambda vision: of.granite_side(vision) ** 2))
     ),
@@ -119,6 +135,7 @@ FAMILIES: dict[str, Family] = {
     "idefics3": IDEFICS3,
     "internvl": INTERNVL,
     "janus": Family(tiers=fixed(of.patch_tokens), layout=wrapped("<begin_of_image>", "<end_of_image>")),
+    "lfm3_vl": NEWEST_AREA,
     "lighton_ocr": Family(tiers=edge(of.merged_patch_side)),
     "llava": Family(tiers=fixed(of.clip_tokens)),
     "llava_next": LLAVA_NEXT,
@@ -151,6 +168,7 @@ FAMILIES: dict[str, Family] = {
         tiers=fixed(of.patch_tokens), prompt=_paligemma_prompt, types="generated", limits=PREFIX_LIMITS
     ),
     "pixtral": EDGE,
+    "pp_chart2table": Family(tiers=fixed(of.quartered_tokens), since=VLLMS),
     "qianfan_ocr": Family(tiers=INTERNVL.tiers, layout=INTERNVL.layout, placeholder="<image>"),
     "qwen2_5_vl": AREA,
     "qwen2_vl": AREA,

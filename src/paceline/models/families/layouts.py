@@ -58,6 +58,15 @@ def rows_and_columns(fence: str, tile: str, whole: str) -> Layout:
     return layout
 
 
+def lone_tile(fence: str, tile: str, several: Layout) -> Layout:
+    """A picture of one tile is tagged as such and ends its line, several are laid out by `several`: as Granite Docling does."""
+
+    def layout(plan: ImagePlan) -> tuple[str | int, ...]:
+        return several(plan) if len(plan.pieces) > 1 else (fence, tile, plan.tokens, "\n")
+
+    return layout
+
+
 def fenced_pieces(fence: str) -> Layout:
     """A marker before each piece and after the last."""
 

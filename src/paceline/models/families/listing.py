@@ -71,11 +71,13 @@ def models_page() -> str:
         "",
         "## Larger than one device, and quantised",
         "",
-        "`load_model(device_map=…)` spreads a model over devices with accelerate. Tested on the embedded model, with blocks, "
-        "embeddings and the encoder on a CPU and its disk: knobs, restoration, caches and marks. Untested: several GPUs, where "
-        "every mark waits for all of them, and the other families; a profile names the first device alone. Quantised checkpoints "
-        "(bitsandbytes, GPTQ, AWQ, FP8) are loaded by what transformers has for them, and one whose package is missing is "
-        "refused before its weights are read; none of them has been run.",
+        "`--device-map` of `profile`, `run` and `verify` (`device_map` of `load_model` and "
+        "`AdaptiveModel.from_pretrained`) spreads a model over devices with accelerate. Tested on the embedded model, "
+        "with blocks, embeddings and the encoder on a CPU and its disk: knobs, restoration, caches, marks, and the three "
+        "commands. Untested: several GPUs, where every mark waits for all of them, and the other families; a profile "
+        "names the first device alone. Quantised checkpoints (bitsandbytes, GPTQ, AWQ, FP8) are loaded by what "
+        "transformers has for them, and one whose package is missing is refused before its weights are read; none of them "
+        "has been run.",
         "",
         "## Refused, with the reason",
         "",
