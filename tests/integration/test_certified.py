@@ -156,6 +156,40 @@ def test_a_store_that_was_measured_before_it_was_parted_certifies_nothing(digits
         run_certified(digits, ASKED, out)
 
 
+def test_a_certified_profile_is_not_merged_and_its_export_says_what_it_cannot_hold(paceline, finished, tmp_path):
+    run, _ = finished
+    for part in (run.out, run.out / "samples.parquet"):
+        code, _, err = paceline("merge", part, "--out", tmp_path / "merged", "--allow-mixed")
+        assert code == 2 and not (tmp_path / "merged").exists()
+        assert "20 of its questions chose configurations" in err and "merge the others without it" in err
+    code, _, err = paceline("export", run.out, "--out", tmp_path / "exported")
+    assert code == 0 and "calibrate no bounds" in err
+
+
+def test_commands_that_read_all_samples_say_that_they_are_not_of_the_same_questions(paceline, finished, tmp_path):
+    run, _ = finished
+    built = ("table", "build", "--results-dir", run.out, "--output-file", tmp_path / "table.json")
+    for command in (("budgets", run.out), built):
+        code, _, err = paceline(*command)
+        assert code == 0 and "not of the same questions; its own table.json is" in " ".join(err.split())
+
+
+def test_what_the_answers_took_is_told_beside_their_number(finished):
+    run, _ = finished
+    rows = [json.loads(line) for line in lines(run.out)["answers-rank0.jsonl"]]
+    assert run.cells_seconds == pytest.approx(sum(row["seconds"] for row in rows)) and run.cells_seconds > 0
+    samples = [json.loads(line) for line in lines(run.out)["journal-rank0.jsonl"]]
+    took = [(row["T_preprocess"] + row["T_total"]) / 1e3 for row in samples]
+    assert run.timed_cells_seconds == pytest.approx(sum(took))
+    everywhere = [seconds for seconds, row in zip(took, samples, strict=True) if row["sample_id"] in chose(run)]
+    assert run.full_seconds == pytest.approx(64 * 2 * sum(everywhere) / len(everywhere))
+    assert run.seconds > run.cells_seconds + run.timed_cells_seconds and run.agreement is None
+
+
+def chose(run):
+    return {sample_id for _, sample_id in QuestionParts.read(run.out).choosing}
+
+
 def test_the_command_line_certifies_shows_and_serves(paceline, tmp_path, picture_path):
     out = tmp_path / "profile"
     flags = ("--datasets", "digits_exist", "--tiers", "low", "--top-k", "8", "--blocks", "8,16", "--warmup", "0")

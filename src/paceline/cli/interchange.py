@@ -10,6 +10,7 @@ from paceline.cli.flags.lists import ListFlagCommand, split_list
 from paceline.cli.flags.profiles import DatasetsOption, SkipBadFlag, note_drift_in
 from paceline.cli.printing import JsonFlag, note, print_json, print_table, say
 from paceline.profiles import CONFIGURATION, LeftOut, import_profile, merge_profiles, read_profile, write_core_exp
+from paceline.profiles.parts import parts_of
 
 OutFlag = Annotated[Path, typer.Option("--out", "-o", help="A new directory; an existing one is never overwritten.")]
 EXTRA_FIGURES = {"files": "files", "joined": "rows joined with the same measurement in another part"}
@@ -37,6 +38,13 @@ def export_command(
     """Write a profile as a core-exp directory, one JSON file a dataset and configuration."""
     profile = read_profile(source, datasets=split_list(datasets), skip_bad=skip_bad)
     files = write_core_exp(profile.samples, out)
+    certified = parts_of(source)
+    if certified is not None:
+        note(
+            f"{source} is a certified profile: {len(certified.choosing):,} of its questions chose configurations, which the "
+            f"core-exp layout cannot say; calibrate no bounds on {out}",
+            mark="caution",
+        )
     _print(f"Exported to {out}", {**_summary(out, profile.samples, profile.left_out), "files": files}, json_output)
 
 

@@ -12,14 +12,16 @@ from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.flags.model import (
     BlocksFlag,
     DeviceFlag,
+    DeviceMapFlag,
     DtypeFlag,
+    ModelAsked,
+    OffloadFolderFlag,
     RevisionFlag,
     TemplateArgumentFlag,
     TiersFlag,
     TopKFlag,
     TrustFlag,
     names,
-    template_arguments,
     whole_numbers,
 )
 from paceline.cli.flags.profiles import note_drifts
@@ -34,7 +36,6 @@ from paceline.measure.profiling import ProfilePlan, ProfileRun, run_profile
 from paceline.measure.ranks import share_of
 from paceline.measure.strategies import STRATEGIES
 from paceline.models.loading import load_model
-from paceline.profiles.agreement import BatchAgreement
 from paceline.records import ENGINES
 
 
@@ -80,6 +81,8 @@ def profile(
     revision: RevisionFlag = None,
     trust_remote_code: TrustFlag = None,
     template_argument: TemplateArgumentFlag = None,
+    device_map: DeviceMapFlag = None,
+    offload_folder: OffloadFolderFlag = None,
     certify: Annotated[
         str | None,
         typer.Option(
@@ -103,9 +106,20 @@ def profile(
 
     Killed at any moment, it loses the sample in flight; the same command goes on where it stopped. Under torchrun every
     rank measures its share into its own journal; join them with `paceline merge`. With --engine vllm all configurations of a
-    question are answered together, and each is then measured alone in the same engine.
+    question are answered together, and each is then measured alone in the same engine. With --certify a few questions choose,
+    others certify: a table with its certificate at a fraction of the cost.
     """
     serving = serving_engine(engine, engine_args)
+    asked = ModelAsked(
+        name=model,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        template_argument=template_argument,
+        trust_remote_code=trust_remote_code,
+        device_map=device_map,
+        offload_folder=offload_folder,
+    )
     plan = ProfilePlan(
         datasets=names(datasets) or DIGIT_SETS,
         samples=samples,
@@ -124,22 +138,20 @@ def profile(
         per_step=per_step,
         prefetch=prefetch,
     )
-    if certify is not None and serving is not None:
-        raise InvalidValueError("--certify", certify, f"none with --engine {engine}: certify with transformers")
+    if device_map is not None and serving is not None:
+        raise InvalidValueError(
+            "--device-map", device_map, f"none with --engine {engine}: give --engine-args how it spreads a model"
+        )
     if certify is not None:
         profile_certified(
             CertifyAsked(
-                model=model,
+                model=asked,
                 out=out,
                 margin=certify,
                 minutes=minutes,
                 questions=questions,
                 batch_size=batch_size,
-                device=device,
-                dtype=dtype,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                template_arguments=template_arguments(template_argument),
+                engine=serving,
                 as_json=as_json,
             ),
             plan,
@@ -150,14 +162,7 @@ def profile(
             raise InvalidValueError(flag, value, "nothing without --certify: `--samples` says how many are measured")
     share = share_of()
     rank, world_size = share.rank, share.world_size
-    loaded = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        template_arguments=template_arguments(template_argument),
-    )
+    loaded = load_model(model, **asked.arguments())
     with progress_bar(f"profiling {model}" + (f" (rank {rank} of {world_size})" if world_size > 1 else "")) as move:
         run = run_profile(loaded, plan, out, rank=rank, world_size=world_size, engine=serving, on_progress=move)
     if as_json:
@@ -177,13 +182,9 @@ def _document(run: ProfileRun) -> dict[str, object]:
         "torn_bytes": run.torn_bytes,
         "datasets": {each.name: _set_document(each) for each in run.sets},
         "drift": [{**asdict(each), "share": each.share, "moved": each.moved} for each in run.drifts],
-        "answers_together": None if run.agreement is None else _agreement_document(run.agreement),
+        "answers_together": None if run.agreement is None else run.agreement.document(),
         "parquet": None if run.parquet is None else str(run.parquet),
     }
-
-
-def _agreement_document(agreement: BatchAgreement) -> dict[str, object]:
-    return {**asdict(agreement), "ci": [agreement.interval.low, agreement.interval.high]}
 
 
 def _set_document(asked: QuestionSet) -> dict[str, object]:

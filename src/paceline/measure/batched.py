@@ -5,12 +5,13 @@ Nothing is timed here: a batch has no latency of one request. Pictures of equal 
 on the left. The image encoder sees no knob but the tier, so what it gave under a tier's first configuration serves the others.
 """
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import pad
@@ -30,7 +31,10 @@ MOST_IN_A_BATCH = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchedAnswer:
     """What one question was answered under one configuration, in a batch of `batch_size`; `accuracy` is None where the set is
-    judged as a whole."""
+    judged as a whole.
+
+    `seconds` is the answer's share of the time that its batch took: no latency, but what the answer cost.
+    """
 
     question: VisualQuestion
     config: KnobConfig
@@ -38,6 +42,15 @@ class BatchedAnswer:
     accuracy: float | None
     output_tokens: int
     batch_size: int
+    seconds: float
+
+
+class AnsweringHost(Protocol):
+    """Answers many questions at once, for their accuracies."""
+
+    def answers(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> Iterator[BatchedAnswer]:
+        """Yield every question's answer under every configuration."""
+        ...
 
 
 def answer_batched(
@@ -74,6 +87,7 @@ def _answer_tier(
     ranking: Sequence[int],
     max_new_tokens: int,
 ) -> Iterator[BatchedAnswer]:
+    started = time.perf_counter()
     prepared = [(each, model.prepare(each.picture, each.prompt, tier)) for each in questions]
     prepared.sort(key=lambda pair: (_shapes(pair[1]), pair[1].inputs["input_ids"].shape[1]))
     generation = greedy(model.parts.model, max_new_tokens)
@@ -84,8 +98,9 @@ def _answer_tier(
         for config in configs:
             with applied(model.parts, config, ranking), _encoded_once(model.parts.image_encoder_owner, encoded):
                 new_BL = _generated(model.parts.model, inputs, generation)
-            for (question, _request), ids_L in zip(alike, new_BL, strict=True):
-                text = model.decode(ids_L)
+            texts = [model.decode(ids_L) for ids_L in new_BL]
+            seconds = (time.perf_counter() - started) / len(alike)
+            for (question, _request), text, ids_L in zip(alike, texts, new_BL, strict=True):
                 yield BatchedAnswer(
                     question=question,
                     config=config,
@@ -93,7 +108,9 @@ def _answer_tier(
                     accuracy=score(question, text),
                     output_tokens=_length(ids_L, generation.eos_token_id),
                     batch_size=len(alike),
+                    seconds=seconds,
                 )
+            started = time.perf_counter()
 
 
 def _generated(model: Any, inputs: dict[str, torch.Tensor], generation: GenerationConfig) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What a sweep measures on: a model in this process, or an engine that serves it."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,9 @@ from typing import Protocol
 import torch
 from PIL import Image
 
+from paceline.datasets.question import VisualQuestion
+from paceline.datasets.scoring import score
+from paceline.measure.batched import BatchedAnswer, answer_batched
 from paceline.measure.clock import Clock
 from paceline.measure.one_pass import MeasuredAnswer, answer_measured
 from paceline.models.loading import VisionLanguageModel
@@ -62,6 +66,37 @@ class ModelHost:
             clock=self.clock,
             per_step=self.per_step,
         )
+
+    def answers(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> Iterator[BatchedAnswer]:
+        """Yield every question's answer under every configuration, all questions in one batch."""
+        yield from answer_batched(
+            self.model,
+            questions,
+            configs,
+            ranking=self.ranking,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=len(questions),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAlone:
+    """A host whose answers are all its measured ones: nothing is asked twice."""
+
+    host: MeasuredHost
+
+    def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
+        """Return what a question shows before it runs."""
+        return self.host.features(picture, prompt)
+
+    def answer_all(self, picture: Image.Image, prompt: str, configs: Sequence[KnobConfig]) -> Mapping[KnobConfig, str]:
+        """Return no answers: each is measured alone."""
+        del picture, prompt, configs
+        return {}
+
+    def measure(self, picture: Image.Image, prompt: str, config: KnobConfig) -> MeasuredAnswer:
+        """Answer a question with the host to itself, and measure it."""
+        return self.host.measure(picture, prompt, config)
 
 
 class MeasuringEngine(Protocol):
@@ -142,6 +177,32 @@ class EngineHost:
             kept["processor_ms"] = list(measured.processor_ms)
         times = measured.times if self.per_step else measured.times.without_steps()
         return MeasuredAnswer(text=self._text(measured.answer), times=times, request=request, kept=kept)
+
+    def answers(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> Iterator[BatchedAnswer]:
+        """Yield every question's answer under every configuration, all given to the engine together."""
+        started = time.perf_counter()
+        asked = [(question, config) for question in questions for config in configs]
+        found = self.engine.answer_all([*self._requests(questions, configs)])
+        texts = [self._text(each) for each in found]
+        seconds = (time.perf_counter() - started) / max(1, len(asked))
+        for (question, config), text, each in zip(asked, texts, found, strict=True):
+            yield BatchedAnswer(
+                question=question,
+                config=config,
+                text=text,
+                accuracy=score(question, text),
+                output_tokens=len(each.token_ids),
+                batch_size=len(asked),
+                seconds=seconds,
+            )
+
+    def _requests(
+        self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]
+    ) -> Iterator[tuple[UnencodedRequest, KnobConfig]]:
+        for question in questions:
+            picture, tiers = question.picture, dict.fromkeys(config.tier for config in configs)
+            requests = {tier: self.model.unencoded(picture, question.prompt, tier) for tier in tiers}
+            yield from ((requests[config.tier], config) for config in configs)
 
     def _text(self, answer: EngineAnswer) -> str:
         return self.model.decode(torch.tensor(answer.token_ids))

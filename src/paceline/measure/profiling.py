@@ -106,37 +106,36 @@ def run_profile(
     store holds another run, OutputPathError when it cannot be written.
     """
     out = Path(out)
-    grid = grid_of(model, tiers=plan.tiers, top_ks=plan.top_ks, block_counts=plan.block_counts)
-    configurations = choose(plan.strategy, grid, seed=plan.seed, count=plan.num_configs)
-    sets = load_question_sets(plan)
-    questions = [question for each in sets for question in each.questions]
-    ranking = block_ranking(model, questions)
+    run = _run(model, plan, out)
     if engine is not None:
         _require_one_process(world_size)
-        require_servable(model, grid, ranking, engine)
-    provenance = profile_provenance(model, plan, grid, sets, ranking, engine=engine)
-    run = _Run(plan=plan, questions=questions, configurations=configurations, ranking=ranking, out=out)
+        require_servable(model, run.grid, run.ranking, engine)
+    provenance = profile_provenance(model, plan, run.grid, run.sets, run.ranking, engine=engine)
     settings = sweep_settings(plan, rank, world_size)
-    asked = [asked_question(question) for question in questions]
+    asked = [asked_question(question) for question in run.questions]
     with ProfileStore.open_or_create(out, provenance, rank, questions=asked) as store:
         if engine is None:
             added = run.on_model(model, store, settings, on_progress)
         else:
             added = run.on_engine(model, engine, store, settings, on_progress, on_step_logs)
         parquet = store.compact() if world_size == 1 else None
-        return ProfileRun(
-            out=out,
-            grid=grid,
-            configurations=tuple(configurations),
-            block_ranking=ranking,
-            samples_added=added,
-            samples_total=len(store.done()),
-            torn_bytes=store.torn_bytes,
-            parquet=parquet,
-            sets=sets,
-            drifts=read_drifts(out),
-            agreement=None if engine is None else batch_agreement(read_unjudged(out, columns=["metadata"]).samples),
-        )
+        return run.told(store, added, parquet, served=engine is not None)
+
+
+def _run(model: VisionLanguageModel, plan: ProfilePlan, out: Path) -> "_Run":
+    """Return what a plan comes to on this model."""
+    grid = grid_of(model, tiers=plan.tiers, top_ks=plan.top_ks, block_counts=plan.block_counts)
+    sets = load_question_sets(plan)
+    questions = [question for each in sets for question in each.questions]
+    return _Run(
+        plan=plan,
+        grid=grid,
+        sets=sets,
+        questions=questions,
+        configurations=choose(plan.strategy, grid, seed=plan.seed, count=plan.num_configs),
+        ranking=block_ranking(model, questions),
+        out=out,
+    )
 
 
 def profile_provenance(
@@ -178,6 +177,8 @@ class _Run:
     """What is asked under which configurations, wherever the model runs."""
 
     plan: ProfilePlan
+    grid: KnobGrid
+    sets: tuple[QuestionSet, ...]
     questions: Sequence[VisualQuestion]
     configurations: Sequence[KnobConfig]
     ranking: tuple[int, ...]
@@ -218,6 +219,22 @@ class _Run:
                 on_progress=on_step_logs,
             )
         return added
+
+    def told(self, store: ProfileStore, added: int, parquet: Path | None, *, served: bool) -> ProfileRun:
+        """Return what the run did, which added so many samples; `served` where an engine answered together too."""
+        return ProfileRun(
+            out=self.out,
+            grid=self.grid,
+            configurations=tuple(self.configurations),
+            block_ranking=self.ranking,
+            samples_added=added,
+            samples_total=len(store.done()),
+            torn_bytes=store.torn_bytes,
+            parquet=parquet,
+            sets=self.sets,
+            drifts=read_drifts(self.out),
+            agreement=batch_agreement(read_unjudged(self.out, columns=["metadata"]).samples) if served else None,
+        )
 
 
 def load_question_sets(plan: ProfilePlan) -> tuple[QuestionSet, ...]:

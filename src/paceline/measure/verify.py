@@ -1,9 +1,10 @@
 """Is this model safe to steer and to measure? The invariants, checked on it, as one record."""
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from paceline.models.loading import PreparedRequest, VisionLanguageModel
 from paceline.records import KnobConfig, KnobGrid, StageTimes
 from paceline.slo import Interval, percentile, percentile_interval
 
+T = TypeVar("T")
 CACHE_LIMIT = 1e-3  # SPEC S1, float32
 CLOSURE_LIMIT = 0.01  # SPEC S2
 OTHER_LIMIT_SHORT, OTHER_LIMIT_LONG, LONG_MS = 0.15, 0.02, 1000.0
@@ -115,25 +117,20 @@ def verify(
     `pairs` is the number of interleaved pairs behind each timing comparison. With `in_flight` every knob is timed again with so
     many requests in one batch, see `paceline.measure.load`.
     """
-    steps = len(KNOB_FIELDS) + 4
+    steps, done = len(KNOB_FIELDS) + 4, itertools.count(1)
+
+    def moved(found: T) -> T:
+        on_progress(next(done), steps)
+        return found
+
     full = max(grid.configurations(), key=lambda config: config.size)
-    knobs: dict[str, KnobCheck | None] = {}
-    for index, name in enumerate(KNOB_FIELDS):
-        knobs[name] = _check_knob(model, question, grid, ranking, name, full, pairs)
-        on_progress(index + 1, steps)
+    knobs = {name: moved(_check_knob(model, question, grid, ranking, name, full, pairs)) for name in KNOB_FIELDS}
     request = model.prepare(question.picture, question.prompt, full.tier)
-    own = cached_against_uncached(model.parts, request, skipped=frozenset())
-    unsupported = tuple(
-        sorted(mode for mode, difference in own.items() if difference >= CACHE_LIMIT and mode != "plain")
-    )
-    cache_difference = _worst_cache_difference(model, request, grid, ranking, unsupported)
-    on_progress(steps - 3, steps)
-    restore_difference = _restore_difference(model, request, grid, ranking)
-    on_progress(steps - 2, steps)
-    times = _stage_times(model, question, grid, ranking)
-    on_progress(steps - 1, steps)
-    overhead = overhead_ratios(model, request, pairs=pairs)
-    on_progress(steps, steps)
+    unsupported = _unsupported_modes(model, request)
+    cache_difference = moved(_worst_cache_difference(model, request, grid, ranking, unsupported))
+    restore_difference = moved(_restore_difference(model, request, grid, ranking))
+    times = moved(_stage_times(model, question, grid, ranking))
+    overhead = moved(overhead_ratios(model, request, pairs=pairs))
     return Verification(
         model=model.name,
         knobs=knobs,
@@ -150,6 +147,12 @@ def verify(
         tier_tokens=_tier_tokens(model, question),
         under_load=_under_load(model, question, grid, ranking, pairs, in_flight) if in_flight else {},
     )
+
+
+def _unsupported_modes(model: VisionLanguageModel, request: PreparedRequest) -> tuple[str, ...]:
+    """Return the ways of decoding in which the model's own cache is not right while every block runs."""
+    own = cached_against_uncached(model.parts, request, skipped=frozenset())
+    return tuple(sorted(mode for mode, difference in own.items() if difference >= CACHE_LIMIT and mode != "plain"))
 
 
 def _tier_tokens(model: VisionLanguageModel, question: VisualQuestion) -> tuple[TierTokens, ...]:

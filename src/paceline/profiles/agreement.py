@@ -1,6 +1,6 @@
 """Do answers that an engine gave together equal those that it gave alone? Counted from the samples that say so."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import msgspec
 import polars as pl
@@ -21,6 +21,10 @@ class BatchAgreement:
     def interval(self) -> Interval:
         """A 95 % interval of the share that differs."""
         return wilson_interval(self.differing / self.count, self.count)
+
+    def document(self) -> dict[str, object]:
+        """Return the counts and the interval as a JSON object."""
+        return {**asdict(self), "ci": [self.interval.low, self.interval.high]}
 
     def __str__(self) -> str:
         interval = self.interval

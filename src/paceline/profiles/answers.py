@@ -3,7 +3,7 @@
 A batch has no latency of one request, so nothing of a batched pass stands among a profile's samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,8 @@ AnswerKey = tuple[str, str, KnobConfig]
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One answer of a batched pass, with the number of questions that shared its batch."""
+    """One answer of a batched pass, with the number of questions that shared its batch, and its share of the batch's time in
+    seconds (None in stores older than that)."""
 
     dataset: str
     sample_id: str
@@ -30,6 +31,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pred: str
     output_tokens: int
     batch_size: int
+    seconds: float | None = None
 
     @property
     def key(self) -> AnswerKey:
@@ -38,10 +40,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class AnswerJournal:
-    """The answers of a store: what is known, and a place for the next one; one process writes it."""
+    """The answers of a store: what is known, and a place for the next one; one process writes it. `seconds` is what they took."""
 
-    def __init__(self, journal: Journal, accuracies: dict[AnswerKey, float]) -> None:
-        self._journal, self.accuracies = journal, accuracies
+    def __init__(self, journal: Journal, answers: Iterable[Answer]) -> None:
+        self._journal, self.accuracies, self.seconds = journal, dict[AnswerKey, float](), 0.0
+        for answer in answers:
+            self._add(answer)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -51,7 +55,7 @@ class AnswerJournal:
         """
         journal = Journal.open(directory / FILE_NAME, fsync=False)  # lost with the power, it is answered again
         try:
-            return cls(journal, {each.key: each.accuracy for each in read_answers(directory)})
+            return cls(journal, read_answers(directory))
         except ProfileDataError:
             journal.close()
             raise
@@ -59,7 +63,11 @@ class AnswerJournal:
     def append(self, answer: Answer) -> None:
         """Keep one answer; raises OutputPathError on a full disk."""
         self._journal.append(answer)
+        self._add(answer)
+
+    def _add(self, answer: Answer) -> None:
         self.accuracies[answer.key] = answer.accuracy
+        self.seconds += answer.seconds or 0.0
 
     def __enter__(self) -> Self:
         return self

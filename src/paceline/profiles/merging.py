@@ -7,10 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
-from paceline.errors import InvalidValueError, ProfileConflictError
+from paceline.errors import CertificateError, InvalidValueError, ProfileConflictError
 from paceline.profiles.atomic import refuse_occupied
 from paceline.profiles.description import StoreDescription, encodable
 from paceline.profiles.fields import FIELDS, KEY, LeftOut
+from paceline.profiles.parts import parts_of
 from paceline.profiles.questions import AskedQuestion, Key, joined_questions, read_questions
 from paceline.profiles.reading import Profile, read_unjudged
 from paceline.profiles.store import write_store
@@ -40,12 +41,14 @@ def merge_profiles(
 
     Raises ProfileConflictError where two parts measured one sample differently, or ran another model or on another
     device, which `allow_mixed` permits; ProfileDataError for bad samples, which `skip_bad` leaves out and lists;
-    OutputPathError when `out` holds anything.
+    CertificateError for a certified profile, whose parts a merged store could not hold; OutputPathError when `out` holds
+    anything.
     """
     if not parts:
         raise InvalidValueError("parts", [], "at least one profile to merge")
     parts, out = [Path(part) for part in parts], Path(out)
     refuse_occupied(out)
+    _refuse_certified(parts)
     profiles = [read_unjudged(part, skip_bad=skip_bad) for part in parts]
     _refuse_mixed([each for each in profiles if each.provenance], SAME_IN_EVERY_STORE)
     if not allow_mixed:
@@ -62,6 +65,19 @@ def merge_profiles(
     write_store(out, samples, description, questions)
     samples = read_unjudged(out).samples
     return MergedProfile(path=out, samples=samples, joined=rows.height - samples.height, left_out=omitted)
+
+
+def _refuse_certified(parts: Sequence[Path]) -> None:
+    """Among other samples nobody could tell which questions chose a configuration: those must not calibrate bounds."""
+    for part in parts:
+        held = parts_of(part)
+        if held is not None:
+            raise CertificateError(
+                part,
+                f"is a certified profile: {len(held.choosing):,} of its questions chose configurations",
+                expected="profiles that nothing was chosen from, for a merged store does not say which questions chose",
+                mend="merge the others without it, and serve from its own table.json",
+            )
 
 
 def _joined(profiles: Sequence[Profile]) -> dict[Key, AskedQuestion]:

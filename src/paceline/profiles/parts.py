@@ -92,9 +92,14 @@ class QuestionParts:
             )
 
 
+def parts_of(source: Path) -> QuestionParts | None:
+    """Return the parts of a profile, also where it is read from the store's own Parquet file; None where it has none."""
+    return QuestionParts.read(source.parent if source.is_file() else source)
+
+
 def refuse_choosing_part(source: Path, samples: pl.DataFrame, *, purpose: str) -> None:
     """Raise CertificateError where samples of a profile are of its choosing part; a profile without parts has none."""
-    parts = QuestionParts.read(source) if source.is_dir() else None
+    parts = parts_of(source)
     if parts is not None:
         names = samples.select(pl.col("dataset").cast(pl.String), "sample_id").unique()
         parts.require_untouched(names.iter_rows(), purpose=purpose, place=source)

@@ -2,13 +2,16 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import distributions
 
+import polars as pl
 import pytest
 import torch
 
 from paceline.cli import main
 from paceline.errors import InvalidValueError
+from paceline.fit.certified import CertifyPlan, run_certified
 from paceline.measure.profiling import ProfilePlan, load_questions, run_profile
 from paceline.models.loading import load_model
 from paceline.profiles import read_profile
@@ -97,9 +100,18 @@ class Fake:
         return ["{}"]
 
 
+class Quicker(Fake):
+    """Is quicker at the low tier."""
+
+    def measure(self, request, config):
+        measured = super().measure(request, config)
+        times = replace(measured.times, llm_prefill_ms=10.0, total_ms=30.0) if config.tier == "low" else measured.times
+        return replace(measured, times=times)
+
+
 class FakeEngine(NoEngine):
-    def __init__(self, model):
-        self.model, self.requests = model, []
+    def __init__(self, model, kind=Fake):
+        self.model, self.requests, self.kind = model, [], kind
 
     @contextmanager
     def open(self, name, **settings):
@@ -107,7 +119,7 @@ class FakeEngine(NoEngine):
         assert next(self.model.parts.model.parameters()).device.type == "meta", (
             "there is room for one copy of the weights"
         )
-        yield Fake(self.model, self.requests)
+        yield self.kind(self.model, self.requests)
 
 
 def plan_of(samples=2, **changes):
@@ -130,6 +142,24 @@ def test_answers_of_the_batch_are_kept_and_those_that_differ_alone_are_told(tmp_
         assert "decode_step_ms" not in told
     assert len([each for each in engine.requests if isinstance(each, list)]) == 2, "one batch a question"
     assert all(len(each) == 4 for each in engine.requests if isinstance(each, list))
+
+
+def test_a_certified_profile_takes_accuracies_from_full_batches_and_bounds_from_requests_alone(tmp_path):
+    model = load_model("digits", device="cpu", dtype="float32")
+    engine = FakeEngine(model, Quicker)
+    plan = CertifyPlan(profile=plan_of(1, top_ks=(8,)), epsilon=0.3, delta=0.3, questions=64, batch_size=11)
+    run = run_certified(model, plan, tmp_path, engine=engine)
+    assert run.agreement == BatchAgreement(count=40, differing=20)
+    [claim] = run.certificate.claims
+    assert (claim.config.key, claim.verdict, claim.broken, claim.mended) == ("low_8_16", "certified", 0, 0)
+    assert claim.bound_ms < 25 and run.certificate.full.key == "high_8_16"
+    choosing, certifying = engine.requests[:20], engine.requests[20:]
+    assert all(len(each) == 2 for each in choosing), "one question at a time, for its requests are timed"
+    assert len(certifying[0]) > 2 and sum(map(len, certifying)) == run.cells == 2 * claim.asked
+    samples = read_profile(tmp_path).samples
+    assert samples.height == run.timed_cells == 40 + claim.requests
+    alone = samples.filter(~pl.col("metadata").str.contains("answered_together"))
+    assert alone.height == claim.requests and set(alone["pred"]) == {"no"}
 
 
 def test_step_logs_are_made_once_for_each_pair_of_experts_and_blocks(tmp_path):

@@ -88,6 +88,9 @@ def test_questions_that_chose_neither_certify_nor_calibrate(tmp_path):
     with pytest.raises(CertificateError, match="1 questions of the choosing part are offered for calibrating bounds"):
         refuse_choosing_part(tmp_path, mixed, purpose="calibrating bounds")
     refuse_choosing_part(tmp_path / "other", mixed, purpose="calibrating bounds")
+    (tmp_path / "samples.parquet").touch()
+    with pytest.raises(CertificateError, match="1 questions of the choosing part"):
+        refuse_choosing_part(tmp_path / "samples.parquet", mixed, purpose="calibrating bounds")
 
 
 ANSWER = Answer(

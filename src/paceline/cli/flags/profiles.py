@@ -10,6 +10,7 @@ from paceline.cli.flags.lists import split_list
 from paceline.cli.printing import note
 from paceline.errors import InvalidValueError, ProfileDataError
 from paceline.profiles import Profile, read_profile
+from paceline.profiles.parts import parts_of
 from paceline.profiles.sentinels import MachineDrift, read_drifts
 
 ProfileArgument = Annotated[
@@ -31,7 +32,19 @@ def read_listing_left_out(
     for each in profile.left_out:
         note(each.reason, mark="left out")
     note_drift_in(profile.source)
+    note_parts_of(profile.source)
     return profile
+
+
+def note_parts_of(store: Path) -> None:
+    """Say on standard error that a certified profile timed some configurations on more questions than others."""
+    parts = parts_of(store)
+    if parts is not None:
+        note(
+            f"{store} is a certified profile: all configurations answered the {len(parts.choosing):,} questions that chose, and "
+            "some were timed on others too, so figures over all samples are not of the same questions; its own table.json is",
+            mark="caution",
+        )
 
 
 def note_drift_in(store: Path) -> None:

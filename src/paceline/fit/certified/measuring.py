@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Protocol
 
 from paceline.datasets.question import VisualQuestion
 from paceline.errors import InvalidValueError
 from paceline.fit.certified.plan import CertifyPlan
-from paceline.measure.batched import answer_batched
-from paceline.measure.profiling import model_host, sweep_settings
+from paceline.measure.batched import AnsweringHost
+from paceline.measure.hosts import HostAlone, MeasuredHost
+from paceline.measure.profiling import sweep_settings
 from paceline.measure.sweep import sweep
-from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import CONFIGURATION, ProfileStore
 from paceline.profiles.answers import Answer, AnswerJournal, AnswerKey
 from paceline.profiles.fields import KEY
@@ -19,6 +21,10 @@ from paceline.records import KnobConfig
 
 class OutOfTimeError(Exception):
     """The minutes are over; what was measured is kept. It never leaves this package."""
+
+
+class CertifyingHost(MeasuredHost, AnsweringHost, Protocol):
+    """Measures one question at a time, and answers many at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +43,29 @@ class TimedSamples:
         return [self.measured[question.dataset, question.sample_id, config][1] for config in self.configs]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredCost:
+    """What a store's measurements cost, in this run and those before it.
+
+    `answers` were given in batches and took `answers_seconds`; `requests` ran one at a time and took `requests_seconds`, from
+    picture to last token. `request_seconds` is the mean of one request over the whole grid, 0 where none was measured.
+    """
+
+    answers: int
+    answers_seconds: float
+    requests: int
+    requests_seconds: float
+    request_seconds: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Measuring:
-    """The model under its store and journal; raises OutOfTimeError when the deadline has passed."""
+    """What runs the model, over its store and journal; raises OutOfTimeError when the deadline has passed."""
 
-    model: VisionLanguageModel
+    host: CertifyingHost
     store: ProfileStore
     answers: AnswerJournal
     plan: CertifyPlan
-    ranking: tuple[int, ...]
     deadline: float
     clock: Callable[[], float]
     on_progress: Callable[[int, int], None]
@@ -82,7 +102,9 @@ class Measuring:
 
         self.require_time()
         settings = sweep_settings(self.plan.measured, 0, 1)
-        sweep(model_host(self.model, self.plan.measured, self.ranking), questions, configs, self.store, settings, moved)
+        # of one configuration, nothing is to be told about its answers beside those of others
+        host = self.host if len(configs) > 1 else HostAlone(host=self.host)
+        sweep(host, questions, configs, self.store, settings, moved)
 
     def answer(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> None:
         """Answer questions in batches under every configuration; what is in the journal is not asked again."""
@@ -101,15 +123,7 @@ class Measuring:
             self.on_progress(min(start + step, len(questions)) * len(configs), len(questions) * len(configs))
 
     def _answer_batch(self, questions: Sequence[VisualQuestion], configs: Sequence[KnobConfig]) -> None:
-        answered = answer_batched(
-            self.model,
-            questions,
-            configs,
-            ranking=self.ranking,
-            max_new_tokens=self.plan.profile.max_new_tokens,
-            batch_size=self.plan.batch_size,
-        )
-        for each in answered:
+        for each in self.host.answers(questions, configs):
             name = each.question.dataset, each.question.sample_id
             if (*name, each.config) in self.answers.accuracies:
                 continue
@@ -123,6 +137,7 @@ class Measuring:
                     pred=each.text,
                     output_tokens=each.output_tokens,
                     batch_size=each.batch_size,
+                    seconds=each.seconds,
                 )
             )
 
@@ -158,13 +173,25 @@ class Measuring:
         key = question.dataset, question.sample_id, config
         return samples.measured[key][0] if key in samples.measured else self.answers.accuracies.get(key)
 
-    def answered_cells(self) -> int:
-        """Return how many answers of batched passes there are."""
-        return len(self.answers.accuracies)
-
-    def timed_cells(self) -> int:
-        """Return how many requests were measured one at a time."""
-        return len(self.store.done())
+    def cost(self, choosing: Sequence[VisualQuestion]) -> MeasuredCost:
+        """Return what was asked so far and how long it took; `choosing` are the questions that every configuration is asked."""
+        columns = ("dataset", "sample_id", "T_preprocess", "T_total")
+        names = {(each.dataset, each.sample_id) for each in choosing}
+        everywhere, seconds = list[float](), 0.0
+        for dataset, sample_id, before_ms, after_ms in read_native(
+            self.store.path, columns=columns
+        ).samples.iter_rows():
+            took = ((before_ms or 0.0) + after_ms) / 1e3
+            seconds += took
+            if (dataset, sample_id) in names:
+                everywhere.append(took)
+        return MeasuredCost(
+            answers=len(self.answers.accuracies),
+            answers_seconds=self.answers.seconds,
+            requests=len(self.store.done()),
+            requests_seconds=seconds,
+            request_seconds=fmean(everywhere) if everywhere else 0.0,
+        )
 
     def require_time(self) -> None:
         """Raise OutOfTimeError when the deadline has passed."""

@@ -6,7 +6,8 @@ and decides the same. Samples (one request at a time) tell latencies; answers of
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,19 +32,29 @@ from paceline.control.certificate import Certificate, CertifiedClaim
 from paceline.datasets.question import VisualQuestion
 from paceline.datasets.question_sets import QuestionSet
 from paceline.errors import CertificateError, InvalidValueError
-from paceline.fit.certified.measuring import Measuring, OutOfTimeError
+from paceline.fit.certified.measuring import CertifyingHost, Measuring, OutOfTimeError
 from paceline.fit.certified.plan import CertifyPlan, SealedPlan, answers_sha256, fixed_plan, stopping_kind
 from paceline.fit.certified.tables import write_tables
 from paceline.fit.certified.testing import Tested, run_sequence
-from paceline.measure.profiling import asked_question, block_ranking, load_question_sets, profile_provenance
+from paceline.measure.engine_profile import opened_engine, require_servable
+from paceline.measure.hosts import ServingEngine
+from paceline.measure.profiling import (
+    asked_question,
+    block_ranking,
+    load_question_sets,
+    model_host,
+    profile_provenance,
+)
 from paceline.measure.strategies import choose
 from paceline.models.grid import grid_of
 from paceline.models.loading import VisionLanguageModel
 from paceline.profiles import ProfileStore
+from paceline.profiles.agreement import BatchAgreement, batch_agreement
 from paceline.profiles.answers import AnswerJournal
 from paceline.profiles.parts import QuestionParts, part_questions
-from paceline.profiles.questions import Key
-from paceline.records import KnobConfig, LatencyKind
+from paceline.profiles.questions import AskedQuestion, Key
+from paceline.profiles.reading import read_unjudged
+from paceline.records import KnobConfig, KnobGrid, LatencyKind
 
 LATENCY_KIND: LatencyKind = "prefill"
 Progress = Callable[[int, int], None]
@@ -55,7 +66,9 @@ class CertifiedRun:
     """What a run left: the table, its certificate (None where time ended before one was begun), cells and seconds.
 
     `cells` counts answers of a question under a configuration in batches, in this run and those before it, `timed_cells` the
-    requests that were timed, `full_cells` those of a full profile of the same questions.
+    requests that were timed, `full_cells` those of a full profile of the same questions; `cells_seconds` and
+    `timed_cells_seconds` are what they took, `full_seconds` what that profile would, one request at a time. `agreement` is of
+    an engine's answers: how many of those given together differ from those alone.
     """
 
     out: Path
@@ -67,6 +80,10 @@ class CertifiedRun:
     cells: int
     timed_cells: int
     full_cells: int
+    cells_seconds: float
+    timed_cells_seconds: float
+    full_seconds: float
+    agreement: BatchAgreement | None
     seconds: float
     stopped: str | None
 
@@ -79,6 +96,7 @@ class _Setting:
     out: Path
     configs: tuple[KnobConfig, ...]
     questions: dict[Key, VisualQuestion]
+    asked: tuple[AskedQuestion, ...]
     parts: QuestionParts
     kind: Rule
 
@@ -91,51 +109,78 @@ def run_certified(
     plan: CertifyPlan,
     out: Path | str,
     *,
+    engine: ServingEngine | None = None,
     on_progress: Progress = lambda _done, _total: None,
     on_decided: Decided = lambda _text: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> CertifiedRun:
     """Choose and certify into the store at `out`, going on where an earlier run of the same plan stopped.
 
-    The table stands in `out/table.json` from the first choosing questions on, and says what is certain. Raises
-    InvalidValueError for a margin that the questions cannot support, with the number that would, CertificateError for a store
-    whose parts or plan are not this run's.
+    The table stands in `out/table.json` from the first choosing questions on, and says what is certain. With an `engine` it
+    serves the model, whose own weights are gone afterwards. Raises InvalidValueError for a margin that the questions cannot
+    support, with the number that would, CertificateError for a store whose parts or plan are not this run's.
     """
     out, started = Path(out), clock()
     deadline = math.inf if plan.minutes is None else started + 60 * plan.minutes
     grid = grid_of(model, tiers=plan.profile.tiers, top_ks=plan.profile.top_ks, block_counts=plan.profile.block_counts)
+    sets = load_question_sets(plan.measured)
+    setting = _setting(plan, out, grid, sets)
+    ranking = block_ranking(model, setting.of(setting.parts.choosing))
+    if engine is not None:
+        require_servable(model, grid, ranking, engine)
+    provenance = profile_provenance(model, plan.measured, grid, sets, ranking, engine=engine)
+    with ExitStack() as stack:
+        store = stack.enter_context(ProfileStore.open_or_create(out, provenance, questions=setting.asked))
+        _seal_parts(out, setting.parts, bool(store.done()))
+        measuring = Measuring(
+            store=store,
+            answers=stack.enter_context(AnswerJournal.open(out)),
+            host=stack.enter_context(_host(model, plan, ranking, engine)),
+            plan=plan,
+            deadline=deadline,
+            clock=clock,
+            on_progress=on_progress,
+        )
+        found = _both_parts(setting, measuring, model.name, on_decided)
+        store.compact()
+    return replace(found, seconds=clock() - started)
+
+
+def _setting(plan: CertifyPlan, out: Path, grid: KnobGrid, sets: Sequence[QuestionSet]) -> _Setting:
+    """Return what a plan comes to; raises InvalidValueError for a grid or questions that cannot support what is asked."""
     configs = tuple(choose(plan.profile.strategy, grid, seed=plan.profile.seed, count=plan.profile.num_configs))
     require_grid(configs)
-    sets = load_question_sets(plan.measured)
     questions = _within(sets, plan.questions)
-    asked = [asked_question(each) for each in questions]
+    asked = tuple(asked_question(each) for each in questions)
     parts = part_questions(asked, choosing=choosing_questions(len(asked)), seed=plan.profile.seed)
-    setting = _Setting(
+    return _Setting(
         plan=plan,
         out=out,
         configs=configs,
         questions={(each.dataset, each.sample_id): each for each in questions},
+        asked=asked,
         parts=parts,
         kind=_kind(plan, parts, sets),
     )
-    ranking = block_ranking(model, setting.of(parts.choosing))
-    provenance = profile_provenance(model, plan.measured, grid, sets, ranking)
-    with ProfileStore.open_or_create(out, provenance, questions=asked) as store:
-        _seal_parts(out, parts, bool(store.done()))
-        with AnswerJournal.open(out) as answers:
-            measuring = Measuring(
-                model=model,
-                store=store,
-                answers=answers,
-                plan=plan,
-                ranking=ranking,
-                deadline=deadline,
-                clock=clock,
-                on_progress=on_progress,
-            )
-            found = _both_parts(setting, measuring, model.name, on_decided)
-            store.compact()
-    return replace(found, seconds=clock() - started)
+
+
+@contextmanager
+def _host(
+    model: VisionLanguageModel, plan: CertifyPlan, ranking: tuple[int, ...], engine: ServingEngine | None
+) -> Generator[CertifyingHost]:
+    profile = plan.measured
+    if engine is None:
+        yield model_host(model, profile, ranking)
+        return
+    with opened_engine(
+        model,
+        engine,
+        ranking=ranking,
+        seed=profile.seed,
+        max_new_tokens=profile.max_new_tokens,
+        per_step=profile.per_step,
+    ) as host:
+        yield host
 
 
 def _kind(plan: CertifyPlan, parts: QuestionParts, sets: Sequence[QuestionSet]) -> Rule:
@@ -153,6 +198,7 @@ def _both_parts(setting: _Setting, measuring: Measuring, model_name: str, on_dec
     if chosen is not None and stopped is None:
         certificate, stopped = _certifying_part(setting, measuring, chosen, model_name, on_decided)
     table = None if chosen is None else write_tables(setting.out, chosen, certificate, LATENCY_KIND)
+    cost, full_cells = measuring.cost(setting.of(setting.parts.choosing)), len(setting.questions) * len(setting.configs)
     return CertifiedRun(
         out=setting.out,
         table=table,
@@ -160,9 +206,13 @@ def _both_parts(setting: _Setting, measuring: Measuring, model_name: str, on_dec
         choosing_questions=len(setting.parts.choosing),
         certifying_questions=len(setting.parts.certifying),
         trust=0.0 if chosen is None else chosen.accuracies.trust,
-        cells=measuring.answered_cells(),
-        timed_cells=measuring.timed_cells(),
-        full_cells=len(setting.questions) * len(setting.configs),
+        cells=cost.answers,
+        timed_cells=cost.requests,
+        full_cells=full_cells,
+        cells_seconds=cost.answers_seconds,
+        timed_cells_seconds=cost.requests_seconds,
+        full_seconds=cost.request_seconds * full_cells,
+        agreement=batch_agreement(read_unjudged(setting.out, columns=["metadata"]).samples),
         seconds=0.0,
         stopped=stopped,
     )
@@ -208,6 +258,28 @@ def _certifying_part(
     setting: _Setting, measuring: Measuring, chosen: ChosenGrid, model_name: str, on_decided: Decided
 ) -> tuple[Certificate, str | None]:
     """Fix the sequence, or read it where it is fixed, and run its tests; the table is written after each verdict."""
+    fixed = _fixed_sequence(setting, chosen)
+    for each in fixed.tests:
+        on_decided(_planned_words(each, chosen))
+
+    def certificate(tested: Sequence[Tested], stopped: str | None) -> Certificate:
+        return _certificate(setting, chosen, fixed, tested, stopped, model_name)
+
+    tested, stopped = run_sequence(
+        measuring,
+        fixed,
+        chosen,
+        setting.of(setting.parts.certifying),
+        pictures=setting.parts.pictures,
+        on_decided=on_decided,
+        on_tested=lambda tested: write_tables(setting.out, chosen, certificate(tested, None), LATENCY_KIND),
+    )
+    return certificate(tested, stopped), stopped
+
+
+def _fixed_sequence(setting: _Setting, chosen: ChosenGrid) -> SealedPlan:
+    """Return the sequence as it stands sealed in the store, written there if it is not; raises InvalidValueError, with a
+    table that stands, where the questions do not reach for its first test."""
     plan, available = setting.plan, len(setting.parts.certifying)
     planned = planned_sequence(
         chosen,
@@ -222,32 +294,8 @@ def _certifying_part(
     except InvalidValueError:
         write_tables(setting.out, chosen, None, LATENCY_KIND)
         raise
-    fixed = fixed_plan(
-        setting.out,
-        planned,
-        chosen,
-        requests=timed_requests(available, plan.delta),
-        told=_told(setting, chosen),
-    )
-    for each in fixed.tests:
-        on_decided(_planned_words(each, chosen))
-
-    def certificate(tested: Sequence[Tested], stopped: str | None) -> Certificate:
-        return _certificate(setting, chosen, fixed, tested, stopped, model_name)
-
-    def keep(tested: Sequence[Tested]) -> None:
-        write_tables(setting.out, chosen, certificate(tested, None), LATENCY_KIND)
-
-    tested, stopped = run_sequence(
-        measuring,
-        fixed,
-        chosen,
-        setting.of(setting.parts.certifying),
-        pictures=setting.parts.pictures,
-        on_decided=on_decided,
-        on_tested=keep,
-    )
-    return certificate(tested, stopped), stopped
+    requests = timed_requests(available, plan.delta)
+    return fixed_plan(setting.out, planned, chosen, requests=requests, told=_told(setting, chosen))
 
 
 def _told(setting: _Setting, chosen: ChosenGrid) -> dict[str, object]:

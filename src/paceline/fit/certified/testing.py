@@ -53,7 +53,7 @@ def run_sequence(
     *,
     pictures: Sequence[int],
     on_decided: Callable[[str], None],
-    on_tested: Callable[[Sequence[Tested]], None],
+    on_tested: Callable[[Sequence[Tested]], object],
 ) -> tuple[list[Tested], str | None]:
     """Return the tests that were begun with their verdicts, and why the sequence ended early, if time ended it."""
     done: list[Tested] = []
