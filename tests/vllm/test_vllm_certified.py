@@ -67,7 +67,7 @@ def test_answers_come_from_full_batches_and_each_is_asked_once(stored, of_transf
     answers = list(read_answers(out))
     own = {each.key: each.accuracy for each in read_answers(of_transformers.out)}
     assert {each.key: each.accuracy for each in answers} == own and len(answers) == len(own) == told["cells"]
-    assert {each.batch_size for each in answers} <= {2 * 11, 2 * 10, 2 * 9} and answers[0].batch_size > 11
+    assert all(each.batch_size <= 2 * 11 for each in answers) and answers[0].batch_size > 11
     assert told["cells_seconds"] == pytest.approx(sum(each.seconds for each in answers))
 
 
