@@ -145,7 +145,7 @@ class AdaptiveModel:
             if certified_only
             else controller
         )
-        _require_same_model(name, chosen)
+        require_same_model(name, chosen)
         model = load_model(
             name,
             device=device,
@@ -363,7 +363,8 @@ def compute_as_measured(controller: Controller) -> int | None:
     return threads
 
 
-def _require_same_model(name: str, controller: Controller) -> None:
+def require_same_model(name: str, controller: Controller) -> None:
+    """Raise TableError for a controller that was measured on another model."""
     measured_on = {str(run["model"]) for run in controller.provenance if "model" in run}
     if measured_on and name not in measured_on:
         raise TableError(

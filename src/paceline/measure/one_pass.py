@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from paceline.errors import ModelError
 from paceline.measure.clock import Clock
 from paceline.measure.greedy import greedy, own_settings_aside
+from paceline.measure.listener import Listener, Told
 from paceline.measure.sampled import TokenSampler
 from paceline.models.critical_section import held, replaced
 from paceline.models.knobs import applied
@@ -95,10 +96,11 @@ def request_measured(
     per_step: bool = False,
     called_at: float | None = None,
     sampling: Sampling | None = None,
+    listener: Listener | None = None,
 ) -> MeasuredAnswer:
     """Answer the request that `prepare` encodes at a tier, as `answer_measured` does a question about one picture.
 
-    Decoding is greedy, or by `sampling`; what is measured is the same.
+    Decoding is greedy, or by `sampling`; what is measured is the same. `listener` hears of each token and may end the answer.
     """
     sampler = None if sampling is None else TokenSampler(sampling)
     started = time.perf_counter()
@@ -117,6 +119,7 @@ def request_measured(
             called_at=called_at,
             per_step=per_step,
             sampler=sampler,
+            listener=listener,
         )
     drawn = None if sampler is None else sampler.sampling
     return MeasuredAnswer(text=model.decode(ids_S), times=times, request=request, sampling=drawn)
@@ -133,18 +136,20 @@ def measure_generate(
     called_at: float | None = None,
     per_step: bool = False,
     sampler: TokenSampler | None = None,
+    listener: Listener | None = None,
 ) -> tuple[torch.Tensor, StageTimes]:
     """Call `generate()` once and return the new token ids (sequence) with their stage times.
 
-    `inputs` is one request (batch 1); `sampler` draws its tokens, else the most probable are taken. Raises ModelError when the
-    pass did not have the stages expected of it.
+    `inputs` is one request (batch 1); `sampler` draws its tokens, else the most probable are taken; `listener` hears of each.
+    Raises ModelError when the pass did not have the stages expected of it, and what the listener raises.
     """
     marks = _Marks()
+    told = None if listener is None else Told(listener, lambda: _until_first_token(marks, clock))
     with _marked(parts, marks, clock), own_settings_aside(parts.model):
         clock.settle()
         host_start = time.perf_counter()
         start = clock.mark()
-        sequence_BL = _generate(parts.model, inputs, generation, sampler)
+        sequence_BL = _generate(parts.model, inputs, generation, sampler, told)
         end = clock.mark()
         clock.settle()
         total_ms = (time.perf_counter() - host_start) * 1e3
@@ -196,10 +201,15 @@ def _encoder_marked(parts: ModelParts, marks: _Marks, clock: Clock) -> Generator
 
 
 def _generate(
-    model: Any, inputs: Mapping[str, torch.Tensor], generation: GenerationConfig, sampler: TokenSampler | None
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    generation: GenerationConfig,
+    sampler: TokenSampler | None,
+    told: Told | None,
 ) -> torch.Tensor:
     drawing = {} if sampler is None else {"logits_processor": LogitsProcessorList([sampler])}
-    return model.generate(**inputs, generation_config=generation, **drawing)
+    telling = {} if told is None else {"stopping_criteria": StoppingCriteriaList([told])}
+    return model.generate(**inputs, generation_config=generation, **drawing, **telling)
 
 
 def _check_stages(marks: _Marks, output_tokens: int, *, pictures: bool) -> None:
@@ -213,6 +223,12 @@ def _check_stages(marks: _Marks, output_tokens: int, *, pictures: bool) -> None:
             f"{len(marks.forward_ends)} forward passes gave {output_tokens} tokens; expected one a token: chunked prefill "
             "and assisted decoding cannot be measured in stages"
         )
+
+
+def _until_first_token(marks: _Marks, clock: Clock) -> tuple[float, float]:
+    """Return the milliseconds of vision and of LLM prefill once the first token's forward pass has ended."""
+    vision_ms = clock.between_ms(marks.vision_starts[0], marks.vision_ends[0]) if marks.vision_ends else 0.0
+    return vision_ms, clock.between_ms(marks.first_block_start, marks.forward_ends[0])
 
 
 def _stage_times(marks: _Marks, start: Any, end: Any, total_ms: float, clock: Clock, per_step: bool) -> StageTimes:

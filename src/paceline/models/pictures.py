@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -16,10 +17,11 @@ QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 BACKGROUND = (255, 255, 255)  # under transparent pixels, as a page shows them
 
 
-def open_picture(source: Path | str | bytes) -> Image.Image:
+def open_picture(source: Path | str | bytes, *, formats: Sequence[str] | None = None) -> Image.Image:
     """Return the picture in a file, or in the bytes of one, as `upright_rgb` makes it.
 
-    Raises PictureError when it is missing, no picture, or too large.
+    `formats` are Pillow's names of those that are taken, None for all. Raises PictureError when it is missing, no picture, or
+    too large.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
@@ -28,7 +30,7 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels refuses it, as an error
             warnings.simplefilter("ignore", UserWarning)  # torn metadata beside whole pixels
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as picture:
                 check_pixels(picture.width, picture.height, name=name)
                 seen = upright_rgb(picture)
                 return (

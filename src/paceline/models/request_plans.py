@@ -4,7 +4,8 @@ The same rules as `VisionLanguageModel`'s, over a tokenizer and an image process
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from paceline.errors import PictureError
@@ -13,6 +14,7 @@ from paceline.models.families.family import Family
 from paceline.models.families.plans import TierPlan, Vision
 from paceline.models.pictures import check_pixels, check_smallest
 from paceline.models.prompts import Prompts
+from paceline.models.vision_language import VisionLanguageModel
 from paceline.records import TIERS
 
 # a longer text is counted by its beginning: tokenizers take a millisecond for some five thousand letters
@@ -34,10 +36,12 @@ class PictureModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPlans:
-    """Tells a chat's tokens ahead; `pictures` is None for a model that only reads text."""
+    """Tells a chat's tokens ahead; `pictures` is None for a model that only reads text. `template_arguments` go to the chat
+    template of every chat, behind a request's own."""
 
     tokenizer: Any
     pictures: PictureModel | None
+    template_arguments: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @property
     def tiers(self) -> tuple[str | None, ...]:
@@ -56,9 +60,10 @@ class RequestPlans:
         A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it.
         """
         placeholder = "" if self.pictures is None else self.pictures.prompts.placeholder
+        given = {**self.template_arguments, **(arguments or {})}
         try:
             written: str = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False, **(arguments or {})
+                list(messages), add_generation_prompt=True, tokenize=False, **given
             )
         except Exception:  # a template raises what it likes
             written, placeholder = "\n".join(texts_of(messages)), ""
@@ -160,3 +165,18 @@ def _limits(arguments: Mapping[str, object]) -> Mapping[str, object]:
     given = others.get("size")
     size = cast("Mapping[str, object]", given) if isinstance(given, Mapping) else {}
     return {**others, "size": {**size, **pixels}}
+
+
+def plans_of_model(model: VisionLanguageModel) -> RequestPlans:
+    """Return what tells a loaded model's tokens ahead, with a tokenizer of its own: two threads cannot share one."""
+    tokenizer = deepcopy(model.tokenizer)
+    config = model.parts.model.config
+    prompts = Prompts(tokenizer=tokenizer, family=model.parts.family, config=config, name=model.name)
+    vision = Vision(processor=model.image_processor, config=config)
+    return RequestPlans(
+        tokenizer=tokenizer,
+        pictures=PictureModel(
+            family=model.parts.family, vision=vision, prompts=prompts, tier_token_caps=model.tier_token_caps
+        ),
+        template_arguments=model.prompts.template_arguments,
+    )

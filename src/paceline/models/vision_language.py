@@ -141,17 +141,20 @@ class VisionLanguageModel:
         tier: str | None,
         *,
         template_arguments: Mapping[str, object] | None = None,
+        cap_tokens: int | None = None,
     ) -> PreparedRequest:
         """Encode a chat into model inputs of batch 1: messages of roles and contents, as transformers' chat templates take
         them, with any number of pictures (each a `PIL.Image` or the path of one, in a part of type `image`).
 
         Every picture is encoded at `tier`, its cap is each picture's own. Without a picture the tier moves nothing and no
         image encoder runs. `template_arguments` go to the chat template, before the model's own, for example
-        `enable_thinking`. Raises as `prepare` does, and InvalidValueError for what is no chat.
+        `enable_thinking`. With `cap_tokens` no picture has more image tokens than that, where the model has tiers. Raises as
+        `prepare` does, and InvalidValueError for what is no chat.
         """
         chat = opened(messages)
         pictures = pictures_of(chat)
-        return self._prepared(pictures, partial(self._chat, chat, len(pictures), template_arguments), tier)
+        write = partial(self._chat, chat, len(pictures), template_arguments)
+        return self._prepared(pictures, write, tier, cap_tokens)
 
     def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
         """Return all that a controller may know of a request before the vision encoder runs: its token counts, a glance at
@@ -215,8 +218,16 @@ class VisionLanguageModel:
             ahead = {tier: self.prompts.picture_tokens(written, each, text_tokens) for tier, each in plans.items()}
         return RequestFeatures(text_tokens=text_tokens, vision_tokens=ahead, pictures=len(sizes))
 
-    def _prepared(self, pictures: Sequence[Image.Image], write: Callable[[], str], tier: str | None) -> PreparedRequest:
+    def _prepared(
+        self,
+        pictures: Sequence[Image.Image],
+        write: Callable[[], str],
+        tier: str | None,
+        cap_tokens: int | None = None,
+    ) -> PreparedRequest:
         cap = self._cap(tier) if pictures else None
+        if cap is not None and cap_tokens is not None:
+            cap = min(cap, cap_tokens)
         plans = self._plans([picture.size for picture in pictures], cap)
         tensors = encoded_request(self._vision, pictures, plans, self.parts.family.several)
         with self.tokenizer_lock:
