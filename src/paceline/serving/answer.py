@@ -17,15 +17,18 @@ STREAM = b"text/event-stream"
 
 @dataclass(slots=True)
 class EngineTimes:
-    """What an engine told of one request: by the wall clock when it was handed over and had its first token, and the stages
-    between in ms; None for what it does not tell.
+    """What an engine told of one request: when it was handed over and had its first token, and the stages between in ms; None for
+    what it does not tell.
 
+    Moments are by the wall clock, or, from an engine in the server's own process, by the clock that receipts are stamped with.
     `on_first_token` is called once it is there: an answer that does not stream reaches nobody before its end.
     """
 
     handed_over_wall: float | None = None
     first_token_wall: float | None = None
+    first_token_seconds: float | None = None
     queue_ms: float | None = None
+    preprocess_ms: float | None = None
     vision_ms: float | None = None
     prefill_ms: float | None = None
     on_first_token: Callable[[], None] | None = None
@@ -98,8 +101,8 @@ class BudgetedAnswer:
         if message.get("more_body", False):
             return
         body = b"".join(self._parts)
-        if self._times.first_token_wall is not None:
-            ttft_ms = max(0.0, 1e3 * (self._times.first_token_wall - self._received_wall))
+        ttft_ms = self._told_ttft_ms()
+        if ttft_ms is not None:
             self._desk.first_token(self._ticket, ttft_ms)
         self._ticket.total_ms = self._elapsed_ms()
         inside = body.rstrip()
@@ -110,6 +113,14 @@ class BudgetedAnswer:
             body = inside[:-1] + b',"paceline":' + report + b"}"
         await self._send_start([(b"content-length", str(len(body)).encode())])
         await self._send({"type": "http.response.body", "body": body})
+
+    def _told_ttft_ms(self) -> float | None:
+        times = self._times
+        if times.first_token_seconds is not None:
+            return 1e3 * (times.first_token_seconds - self._ticket.received_seconds)
+        if times.first_token_wall is not None:
+            return max(0.0, 1e3 * (times.first_token_wall - self._received_wall))
+        return None
 
     async def _send_start(self, length: list[tuple[bytes, bytes]]) -> None:
         if self._start is None:

@@ -74,7 +74,7 @@ def read_chat(fields: Fields, sizes: Sizes, cut: CutBody, *, most_pictures: int 
 
     Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on, and for more than `most_pictures`.
     """
-    messages, pictures = _messages(value_of(fields, "messages"), cut)
+    messages, pictures = messages_and_pictures(value_of(fields, "messages"), cut)
     if most_pictures is not None and len(pictures) > most_pictures:
         raise _bad(f"messages hold {len(pictures)} pictures; this server takes at most {most_pictures}", "messages")
     text_tokens = sizes.text_tokens(messages, arguments=_template_arguments(fields))
@@ -118,8 +118,9 @@ def _cap(sizes: Sizes, shape: tuple[int, int], detail: str | None, caller: Mappi
     return min(caps) if caps else None
 
 
-def _messages(given: object, cut: CutBody) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
-    """Return the messages as chat templates take them, and the pictures' URLs with their `detail`."""
+def messages_and_pictures(given: object, cut: CutBody) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
+    """Return the messages as chat templates take them, each picture a part of type `image`, and the pictures' URLs with their
+    `detail`; raises RequestRefusedError (400) for what is no chat."""
     if not isinstance(given, list) or not given:
         raise _bad("messages is missing or empty; expected a list of messages", "messages")
     messages: list[dict[str, Any]] = []

@@ -4,8 +4,10 @@ A request that is alone is bounded by what others took that were alone. One that
 have yet to compute, and bounded by what others took that had some beside them. Clocks and engines are the host's.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from paceline.control.choosing import Choice, choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
@@ -35,6 +37,7 @@ from paceline.wire.report import Promise, ServerTiming
 
 CHAT_PATH = "/v1/chat/completions"
 LARGEST_BODY_BYTES = 100 * 1024 * 1024
+MOST_RECENT = 100  # reports that are kept for whoever watches
 WARM_UP_REQUESTS = 3  # a process's first are slow, and say nothing of those to come
 SMALLEST_LEFT_MS = 1e-3  # of a budget that waiting has used up: the fastest is taken, marked
 TEXT_TOKENS = 64  # of a question
@@ -84,6 +87,23 @@ class Ticket:
     undisturbed: bool = True
     timing: ServerTiming = field(default_factory=ServerTiming)
 
+    def document(self) -> dict[str, Any]:
+        """Return the report of a finished request, with its number, its text tokens and its stages in milliseconds."""
+        answered = self.total_ms is not None
+        report = self.promise.document(ttft_ms=self.ttft_ms, total_ms=self.total_ms or 0.0)
+        stages = self.timing.stages
+        if self.total_ms is not None and self.ttft_ms is not None:
+            stages["decode"] = max(0.0, self.total_ms - self.ttft_ms)
+        return {
+            **report,
+            "total_ms": report["total_ms"] if answered else None,
+            "within_budget": report["within_budget"] if answered or self.promise.asked.kind == "ttft" else None,
+            "number": self.entry.number,
+            "answered": answered,
+            "text_tokens": self.promise.text_tokens,
+            "stages": {name: round(ms, 3) for name, ms in stages.items()},
+        }
+
 
 class Desk:
     """Decides requests with a budget by a controller, and learns from what they took; for one event loop.
@@ -111,6 +131,7 @@ class Desk:
         self.line = ServerLoad(plain) if line is None else line
         self.ledger = Ledger()
         self.metrics = PromiseMetrics(alpha=alpha)
+        self.recent: deque[Ticket] = deque(maxlen=MOST_RECENT)
         self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
         self._tiers = {kind: {each.tier for each in configurations(one)} for kind, one in controllers.items()}
         self._native: PrefillWork | None = None  # of a request that nobody decides on
@@ -199,6 +220,8 @@ class Desk:
     def finish(self, ticket: Ticket, now_seconds: float) -> None:
         """Take a request out of the ledger and the line, however it ended, and learn from what was measured of it."""
         self.ledger.finish(ticket.entry)
+        ticket.body = b""  # pictures: what is kept of a request is its report
+        self.recent.append(ticket)
         asked, promise = ticket.promise.asked, ticket.promise
         measured_ms = ticket.ttft_ms if asked.kind == "ttft" else ticket.total_ms
         if promise.degraded:
@@ -230,6 +253,10 @@ class Desk:
         """Take a request without a budget out of the ledger and the line, however it ended."""
         self.ledger.finish(entry)
         self.line.ended(entry.number, now_seconds=now_seconds)
+
+    def recent_document(self) -> list[dict[str, Any]]:
+        """Return the reports of the last hundred requests with a budget, the latest last, without a word of theirs."""
+        return [ticket.document() for ticket in self.recent]
 
     def metrics_text(self) -> str:
         """Return the metrics of this process as Prometheus reads them."""

@@ -4,6 +4,7 @@ A request is read once its last byte is there, decided, and handed on with its c
 the report beside it. A request without a budget passes through as it came.
 """
 
+import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
@@ -19,7 +20,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-METRICS_PATH = "/metrics"
+METRICS_PATH, RECENT_PATH = "/metrics", "/paceline/recent"
+# what this middleware and an application around or behind it tell each other, in a request's scope
+RECEIVED, TICKET, TIMES = "paceline.received", "paceline.ticket", "paceline.times"
 # answers of these keep an engine busy, with or without a budget
 ENGINE_PATHS = (
     CHAT_PATH,
@@ -57,6 +60,8 @@ class BudgetMiddleware:
             await self.app(scope, receive, send)
         elif scope["path"] == METRICS_PATH and scope["method"] == "GET":
             await self._metrics(scope, receive, send)
+        elif scope["path"] == RECENT_PATH and scope["method"] == "GET" and self.admits(scope):
+            await _json(send, self.desk.recent_document())
         elif scope["method"] == "POST" and _may_be_json(scope) and self.admits(scope):
             await self._post(scope, receive, send)
         else:
@@ -75,7 +80,7 @@ class BudgetMiddleware:
         parts = await received_parts(receive)
         if parts is None:  # the client left before its last byte
             return
-        received, wall = self.clock(), self.wall()
+        received, wall = scope.get(RECEIVED) or self.clock(), self.wall()
         body = b"".join(parts)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
@@ -89,6 +94,7 @@ class BudgetMiddleware:
             return
         try:
             self.desk.metrics.decision_seconds.observe(self.clock() - received)
+            scope[TICKET] = ticket
             times = EngineTimes(on_first_token=lambda: self.desk.prefilled(ticket.entry, self.clock()))
             answer = BudgetedAnswer(send, self.desk, ticket, times, clock=self.clock, received_wall=wall)
             await self._told(times, _with_length(scope, ticket.body), replay(_body(ticket.body), receive), answer)
@@ -112,7 +118,7 @@ class BudgetMiddleware:
 
     async def _told(self, times: EngineTimes, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose engine notes in `times` what it tells of it."""
-        token = CURRENT.set(times)
+        scope[TIMES], token = times, CURRENT.set(times)
         try:
             await self.app(scope, receive, send)
         finally:
@@ -150,6 +156,13 @@ def replay(message: Message, receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return receiving
+
+
+async def _json(send: Send, document: object) -> None:
+    body = json.dumps(document).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _body(body: bytes) -> Message:

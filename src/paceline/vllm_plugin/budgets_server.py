@@ -6,16 +6,13 @@ sentence.
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paceline.control.choosing import configurations
 from paceline.control.controller import Controller
-from paceline.control.estimated import DEFAULT_ALPHA, BoundController
-from paceline.control.learned.controller import LearnedController
-from paceline.control.loading import load_controller
+from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.work_price import PriceSettings
 from paceline.errors import EngineError, InvalidValueError, PacelineError
 from paceline.estimate.bounds import require_alpha
@@ -26,6 +23,7 @@ from paceline.schedule.load_control import LoadController, LoadSettings
 from paceline.schedule.policies import PolicyWeights
 from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
+from paceline.serving.controllers import served_controllers
 from paceline.serving.desk import Desk, KnobNames, largest_ms
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
 from paceline.vllm_plugin.relied_on_server import (
@@ -97,7 +95,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     settings = read_budget_settings(cells)
     model = state.vllm_config.model_config
     plans = load_request_plans(model.model, revision=model.revision)
-    controllers = load_controllers(settings)
+    controllers = served_controllers(settings.controller, alpha=settings.alpha)
     first = next(iter(controllers.values()))
     configs = configurations(first)
     _require_blocks(first, configs, cells.get("block_ranking"), model)
@@ -180,29 +178,6 @@ def load_controller_of(
         ceiling=max(CEILING_T0 / t0_seconds, settings.price_floor),
     )
     return LoadController(LoadSettings(alpha=settings.alpha, price=price), planner, step_time or MILLISECONDS)
-
-
-def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
-    """Return the controllers by kind of budget: for times to first token, and for totals where the artifact bounds them.
-
-    An artifact of totals alone serves budgets of totals alone; one of prefills those of first tokens, for this server's own
-    answers say how much longer they take.
-
-    A learned controller looks at pixels, which nobody decodes before a decision: the bounds that it carries choose in its place.
-    """
-    found = load_controller(settings.controller, alpha=settings.alpha)
-    if isinstance(found, LearnedController):
-        logger.warning(
-            "budgets: %s looks at pixels and prompts, which are not read before a decision; its bounds choose instead",
-            settings.controller,
-        )
-        found = found.bound
-    elif isinstance(found, BoundController):
-        controllers: dict[str, Controller] = {"ttft": found}
-        with suppress(PacelineError):  # its profile bounds no totals
-            controllers["total"] = load_controller(settings.controller, alpha=settings.alpha, latency_kind="total")
-        return controllers
-    return {"total" if found.latency_kind == "total" else "ttft": found}
 
 
 def _require_blocks(controller: Controller, configs: tuple[KnobConfig, ...], given: Any, model: Any) -> None:

@@ -26,6 +26,7 @@ from paceline.vllm_plugin.encoder_times import encoder_ms
 SUPPORTED_SERIES = "0.32."
 STATE = ("args", "vllm_config", "engine_client", "log_stats")
 MODULE = "paceline.vllm_plugin"
+OWN_PREFIX = "/paceline/"  # what tells of requests is for those who may ask
 # model types whose tiers, as vLLM's own processors take them, were compared with transformers (tests/vllm)
 COMPARED_TIERS = ("idefics3", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm")
 
@@ -88,7 +89,7 @@ def admission(args: Any) -> Callable[[MutableMapping[str, Any]], bool]:
 
     def admits(scope: MutableMapping[str, Any]) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return not path.startswith(GUARDED_PREFIX) or check.verify_token(Headers(scope=scope))
+        return not path.startswith((GUARDED_PREFIX, OWN_PREFIX)) or check.verify_token(Headers(scope=scope))
 
     return admits
 

@@ -22,10 +22,15 @@ class ServerTiming:
     vision: float | None = None
     prefill: float | None = None
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """The measured stages by name, in their order."""
+        named = {"preprocess": self.preprocess, "queue": self.queue, "vision": self.vision, "prefill": self.prefill}
+        return {name: ms for name, ms in named.items() if ms is not None}
+
     def header(self) -> str:
         """Return the value of the header `Server-Timing` (W3C), empty where no stage was measured."""
-        stages = {"preprocess": self.preprocess, "queue": self.queue, "vision": self.vision, "prefill": self.prefill}
-        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in stages.items() if ms is not None)
+        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in self.stages.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
