@@ -51,6 +51,10 @@ COMMANDS = {  # name: (module, first line of its help)
         "Serve a trace, or a synthetic load, in virtual time: no engine runs and no clock is read.",
     ),
     "vllm": ("vllm", "Serve with vLLM under latency budgets: print the command, and run it."),
+    "serve": (
+        "serve",
+        "Serve a model over HTTP under latency budgets: OpenAI's chat completions, one request at a time.",
+    ),
     "plan": (
         "plan",
         "Find the fewest engines that keep a promise at an accuracy, by controller and router, in virtual time.",

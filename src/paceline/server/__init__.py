@@ -1,0 +1,9 @@
+"""One Hugging Face model in this process behind OpenAI's chat completions, with budgets; needs the extra `server`."""
+
+from importlib.util import find_spec
+
+from paceline.errors import MissingExtraError
+
+for _package in ("fastapi", "uvicorn"):
+    if find_spec(_package) is None:
+        raise MissingExtraError(_package, "server")

@@ -1,0 +1,194 @@
+"""A server over one model and its controller, from its parts to the last answer."""
+
+import asyncio
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from paceline.control.controller import Controller
+from paceline.control.estimated import DEFAULT_ALPHA
+from paceline.errors import InvalidValueError
+from paceline.estimate.bounds import require_alpha
+from paceline.models.loading import VisionLanguageModel, load_model
+from paceline.models.request_plans import plans_of_model
+from paceline.runtime import AdaptiveModel, require_same_model
+from paceline.server.app import build_app
+from paceline.server.chat_answer import Host
+from paceline.server.counts import Counts
+from paceline.server.engine import Engine
+from paceline.server.fetched_pictures import FetchedPictures
+from paceline.server.fetching import Fetcher, allowed_prefix
+from paceline.server.gate import Gate, digest_of
+from paceline.server.limits import Limits
+from paceline.server.local_model import LocalModel
+from paceline.server.protocol import uvicorn_settings
+from paceline.server.request_log import RequestLog
+from paceline.server.waiting import expected_turn_ms
+from paceline.serving.controllers import served_controllers
+from paceline.serving.desk import Desk, KnobNames
+from paceline.serving.middleware import BudgetMiddleware
+
+NAMES = KnobNames(
+    top_k="paceline_top_k", active_blocks="paceline_active_blocks", ttft_budget_ms="paceline_ttft_budget_ms"
+)
+SHORTEST_KEY = 16  # letters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What a server is told beside its model and controllers; `name` is what clients call the model, pictures are fetched from
+    `allowed_urls` and what begins with them alone."""
+
+    name: str
+    alpha: float = DEFAULT_ALPHA
+    policy: str = "edf"
+    keys: tuple[str, ...] = ()
+    allowed_urls: tuple[str, ...] = ()
+    log_prompts: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatServer:
+    """A server's parts: `app` is what answers, `engine` what is told to stop."""
+
+    app: Gate
+    engine: Engine
+    desk: Desk
+    host: Host
+    limits: Limits
+
+
+def load_served(
+    name: str,
+    controller: Path,
+    *,
+    alpha: float = DEFAULT_ALPHA,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: str | None = None,
+    template_arguments: Mapping[str, object] | None = None,
+) -> tuple[VisionLanguageModel, dict[str, Controller]]:
+    """Load a model with the controllers of its budgets; raises what `load_model` and `load_controller` raise, and TableError
+    for a controller of another model."""
+    require_alpha(alpha)
+    controllers = served_controllers(controller, alpha=alpha)
+    require_same_model(name, controllers["ttft"])
+    model = load_model(
+        name,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        template_arguments=template_arguments,
+    )
+    return model, controllers
+
+
+def build_server(
+    model: VisionLanguageModel,
+    controllers: Mapping[str, Controller],
+    settings: ServerSettings,
+    *,
+    log: Callable[[str], object] = sys.stdout.write,
+) -> ChatServer:
+    """Put a server together; `log` takes one line a request. Warns of a controller that was measured elsewhere."""
+    limits = settings.limits
+    ranking = AdaptiveModel(model=model, controller=controllers["ttft"]).block_ranking
+    engine = Engine(policy=settings.policy, most_waiting=limits.waiting)
+    host = Host(name=settings.name, model=LocalModel(model, ranking), engine=engine, counts=Counts(), limits=limits)
+    desk = Desk(
+        controllers=controllers,
+        sizes=plans_of_model(model),
+        alpha=settings.alpha,
+        names=NAMES,
+        wait=expected_turn_ms(host.counts),
+    )
+    budgeted = BudgetMiddleware(build_app(host), desk, clock=host.clock)
+    prefixes = [allowed_prefix(each) for each in settings.allowed_urls]
+    gate = Gate(
+        FetchedPictures(budgeted, Fetcher(prefixes, most_bytes=limits.body_bytes), limits) if prefixes else budgeted,
+        engine,
+        limits=limits,
+        keys=map(digest_of, settings.keys),
+        finished=RequestLog(log, prompts=settings.log_prompts),
+        clock=host.clock,
+    )
+    return ChatServer(app=gate, engine=engine, desk=desk, host=host, limits=limits)
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Return the keys in a file, one a line; raises InvalidValueError for a file without any and for one that is guessed."""
+    keys = tuple(line.strip() for line in path.read_text().splitlines() if line.strip() and line[0] != "#")
+    if not keys:
+        raise InvalidValueError("--api-key-file", str(path), "a file with a key on each line")
+    if any(len(key) < SHORTEST_KEY for key in keys):
+        raise InvalidValueError("--api-key-file", str(path), f"keys of at least {SHORTEST_KEY} letters")
+    return keys
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which hands back what waits as soon as it is told to stop, and ends with the answer that runs."""
+
+    def __init__(self, served: ChatServer, *, host: str, port: int) -> None:
+        settings = uvicorn_settings(served.limits)
+        super().__init__(uvicorn.Config(served.app, host=host, port=port, lifespan="off", backlog=2048, **settings))
+        self.served = served
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """Stop: what waits is handed back at once, what runs has the grace of the limits; from the server's own loop."""
+        if self.should_exit:
+            self.served.engine.stop()  # told twice
+        self.should_exit = True
+        self.served.engine.drain()
+        if self._loop is not None:
+            self._loop.call_later(self.served.limits.grace_seconds, self.served.engine.stop)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Stop on SIGTERM and SIGINT, where this is the main thread."""
+        self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for each in signals:
+            self._loop.add_signal_handler(each, self.stop)
+        try:
+            yield
+        finally:
+            for each in signals:
+                self._loop.remove_signal_handler(each)
+
+
+def serve(served: ChatServer, *, host: str, port: int, on_listening: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `on_listening` is told the port once requests are taken."""
+    _raise_file_limit(2 * served.limits.connections)
+    server = Server(served, host=host, port=port)
+    asyncio.run(_serving(server, on_listening))
+    served.engine.close()
+
+
+async def _serving(server: Server, on_listening: Callable[[int], None]) -> None:
+    config = server.config
+    config.load()
+    listening = await asyncio.get_running_loop().run_in_executor(None, config.bind_socket)
+    on_listening(listening.getsockname()[1])
+    await server.serve(sockets=[listening])
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Let this process hold so many connections, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
