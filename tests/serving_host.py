@@ -39,8 +39,8 @@ class ToldModel:
     def whole(self, *, low=False):
         return KnobConfig(tier="low", top_k=None, num_active_blocks=None) if low else WHOLE
 
-    def answer(self, question, config, cap_tokens, hand_on, unwanted):
-        self.asked.append((question, config, cap_tokens))
+    def answer(self, question, config, caps, hand_on, unwanted):
+        self.asked.append((question, config, caps))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:

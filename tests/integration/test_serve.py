@@ -83,6 +83,12 @@ def test_without_a_budget_all_of_the_model_answers(port, digits, questions):
 def test_several_pictures_and_none(port, questions):
     one, two = questions[0].picture, questions[1].picture
     several = ask(port, body_of(questions[0], one, two)).document["usage"]["prompt_tokens"]
+    report = ask(port, body_of(questions[0], one, two, budget=1e5))
+    document = report.document["paceline"]
+    assert document["image_tokens"] == sum(
+        ask(port, body_of(questions[0], each, budget=1e5)).document["paceline"]["image_tokens"] for each in (one, two)
+    )
+    assert not document["promised"] and report.document["usage"]["prompt_tokens"] == several
     single, none = (ask(port, body_of(questions[0], *each)).document["usage"]["prompt_tokens"] for each in ((one,), ()))
     assert none < single < several
 

@@ -30,7 +30,6 @@ from paceline.models.knobs import applied
 from paceline.models.loading import load_model, load_request_plans
 from paceline.records import KnobConfig
 from paceline.serving.answer import EngineTimes
-from paceline.vllm_plugin import budgets_server
 from paceline.vllm_plugin.budgets_server import BudgetSettings, load_controllers, open_budgets, read_budget_settings
 from paceline.vllm_plugin.encoder_times import EncoderClock, with_encoder_ms
 from paceline.vllm_plugin.relied_on_server import (
@@ -401,7 +400,7 @@ def test_milliseconds_of_totals_serve_no_budget_of_first_tokens(tmp_path, latenc
 
 def test_a_learned_controller_is_served_by_its_bounds_and_that_is_said(tmp_path, monkeypatch, caplog):
     learned = synthetic_learned()
-    monkeypatch.setattr(budgets_server, "load_controller", lambda path, alpha: learned)
+    monkeypatch.setattr("paceline.serving.controllers.load_controller", lambda path, alpha: learned)
     with caplog.at_level("WARNING", "vllm.paceline"):
         controllers = load_controllers(BudgetSettings(controller=tmp_path))
     assert controllers == {"ttft": learned.bound}

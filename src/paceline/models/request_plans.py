@@ -6,6 +6,7 @@ The same rules as `VisionLanguageModel`'s, over a tokenizer and an image process
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from paceline.errors import PictureError
@@ -37,11 +38,13 @@ class PictureModel:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPlans:
     """Tells a chat's tokens ahead; `pictures` is None for a model that only reads text. `template_arguments` go to the chat
-    template of every chat, behind a request's own."""
+    template of every chat, behind a request's own. `alike` says that the engine encodes all pictures of a request with the same
+    arguments, and none that is scaled before."""
 
     tokenizer: Any
     pictures: PictureModel | None
     template_arguments: Mapping[str, object] = field(default_factory=dict[str, object])
+    alike: bool = True
 
     @property
     def tiers(self) -> tuple[str | None, ...]:
@@ -121,6 +124,8 @@ class RequestPlans:
         return _within(plan.arguments, limits)
 
     def _plan(self, model: PictureModel, pictures: Sequence[tuple[int, int, int]]) -> TierPlan:
+        if not self.alike:
+            return TierPlan(tokens=_own_tokens(model, pictures), arguments={})
         plans = model.family.plans_alike(model.vision, pictures, model.prompts.cost)
         for plan, (width, height, _) in zip(plans, pictures, strict=True):
             if plan.scaled_to is not None:
@@ -140,6 +145,16 @@ class RequestPlans:
         looked_at = text[:MOST_LETTERS]
         tokens = len(self.tokenizer(looked_at, add_special_tokens=False).input_ids)
         return tokens if len(text) == len(looked_at) else round(tokens * len(text) / len(looked_at))
+
+
+def _own_tokens(model: PictureModel, pictures: Sequence[tuple[int, int, int]]) -> int:
+    """Return the tokens of pictures (width, height, cap) of which each has a plan of its own."""
+    tokens = 0
+    for number, (width, height, cap) in enumerate(pictures):
+        cost = partial(model.prompts.cost, number=number)
+        plan = model.family.plan(model.vision, width, height, cap, cost, alone=len(pictures) == 1)
+        tokens += model.prompts.cost(plan, number)
+    return tokens
 
 
 def _within(values: Mapping[str, Any], limits: Mapping[str, object]) -> bool:
@@ -168,7 +183,7 @@ def _limits(arguments: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def plans_of_model(model: VisionLanguageModel) -> RequestPlans:
-    """Return what tells a loaded model's tokens ahead, with a tokenizer of its own: two threads cannot share one."""
+    """Return what tells the tokens of a loaded model's chats ahead, with a tokenizer of its own: two threads cannot share one."""
     tokenizer = deepcopy(model.tokenizer)
     config = model.parts.model.config
     prompts = Prompts(tokenizer=tokenizer, family=model.parts.family, config=config, name=model.name)
@@ -179,4 +194,5 @@ def plans_of_model(model: VisionLanguageModel) -> RequestPlans:
             family=model.parts.family, vision=vision, prompts=prompts, tier_token_caps=model.tier_token_caps
         ),
         template_arguments=model.prompts.template_arguments,
+        alike=False,
     )

@@ -141,20 +141,20 @@ class VisionLanguageModel:
         tier: str | None,
         *,
         template_arguments: Mapping[str, object] | None = None,
-        cap_tokens: int | None = None,
+        caps: Sequence[int | None] | None = None,
     ) -> PreparedRequest:
         """Encode a chat into model inputs of batch 1: messages of roles and contents, as transformers' chat templates take
         them, with any number of pictures (each a `PIL.Image` or the path of one, in a part of type `image`).
 
         Every picture is encoded at `tier`, its cap is each picture's own. Without a picture the tier moves nothing and no
         image encoder runs. `template_arguments` go to the chat template, before the model's own, for example
-        `enable_thinking`. With `cap_tokens` no picture has more image tokens than that, where the model has tiers. Raises as
-        `prepare` does, and InvalidValueError for what is no chat.
+        `enable_thinking`. `caps` are the most image tokens of each picture, where the model has tiers. Raises as `prepare` does,
+        and InvalidValueError for what is no chat.
         """
         chat = opened(messages)
         pictures = pictures_of(chat)
         write = partial(self._chat, chat, len(pictures), template_arguments)
-        return self._prepared(pictures, write, tier, cap_tokens)
+        return self._prepared(pictures, write, tier, caps)
 
     def features(self, picture: Image.Image, prompt: str) -> RequestFeatures:
         """Return all that a controller may know of a request before the vision encoder runs: its token counts, a glance at
@@ -223,12 +223,10 @@ class VisionLanguageModel:
         pictures: Sequence[Image.Image],
         write: Callable[[], str],
         tier: str | None,
-        cap_tokens: int | None = None,
+        caps: Sequence[int | None] | None = None,
     ) -> PreparedRequest:
         cap = self._cap(tier) if pictures else None
-        if cap is not None and cap_tokens is not None:
-            cap = min(cap, cap_tokens)
-        plans = self._plans([picture.size for picture in pictures], cap)
+        plans = self._plans([picture.size for picture in pictures], cap, caps)
         tensors = encoded_request(self._vision, pictures, plans, self.parts.family.several)
         with self.tokenizer_lock:
             written = write()
@@ -274,14 +272,17 @@ class VisionLanguageModel:
             raise UnknownChoiceError("tier", tier, TIERS)
         return self.tier_token_caps[tier]
 
-    def _plans(self, sizes: Sequence[tuple[int, int]], cap: int | None) -> list[ImagePlan]:
-        """Return the plan of every picture of a request, by their (width, height) in pixels."""
+    def _plans(
+        self, sizes: Sequence[tuple[int, int]], cap: int | None, own: Sequence[int | None] | None = None
+    ) -> list[ImagePlan]:
+        """Return the plan of every picture of a request, by their (width, height) in pixels, each within its own cap too."""
         family, vision, alone = self.parts.family, self._vision, len(sizes) == 1
         plans: list[ImagePlan] = []
         for number, (width, height) in enumerate(sizes):
             check_smallest(width, height, family.rule(alone=alone).smallest_side(vision))
             cost = partial(self.prompts.cost, number=number)
-            plans.append(family.plan(vision, width, height, UNBOUNDED if cap is None else cap, cost, alone=alone))
+            caps = [each for each in (cap, own[number] if own else None) if each is not None]
+            plans.append(family.plan(vision, width, height, min(caps, default=UNBOUNDED), cost, alone=alone))
         return plans
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from paceline.schedule.requests import PrefillRequest
 from paceline.server.counts import Counts
 from paceline.server.engine import Engine, Run, ended
 from paceline.server.limits import Limits
-from paceline.server.question import OUTCOME, Answered, AnswersQuestions, FirstToken, Outcome, Question
+from paceline.server.question import OUTCOME, Answered, AnswersQuestions, Caps, FirstToken, Outcome, Question
 from paceline.serving.answer import refusal
 from paceline.serving.desk import Ticket
 from paceline.serving.middleware import RECEIVED, TICKET, TIMES
@@ -47,7 +47,7 @@ class Asked:
 
     question: Question
     config: KnobConfig
-    cap_tokens: int | None
+    caps: Caps
     order: PrefillRequest
     stream: bool
     include_usage: bool
@@ -112,7 +112,7 @@ class ChatAnswer(Response):
         asked, engine = self.asked, self.host.engine
         async with engine.turn(asked.order):
             outcome.times.queue_ms = 1e3 * (self.host.clock() - asked.order.arrival_seconds)
-            work = partial(self.host.model.answer, asked.question, asked.config, asked.cap_tokens)
+            work = partial(self.host.model.answer, asked.question, asked.config, asked.caps)
             async with engine.run(work) as run:
                 yield run
 
@@ -206,7 +206,7 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
     return Asked(
         question=question,
         config=whole if promise is None else promise.config,
-        cap_tokens=None if promise is None else promise.cap_tokens,
+        caps=None if ticket is None else ticket.caps or None,
         order=order,
         stream=stream,
         include_usage=usage or (promise is not None and stream),

@@ -11,6 +11,7 @@ from paceline.records import LARGEST_SEED, Sampling
 from paceline.server.limits import Limits
 from paceline.server.question import Question
 from paceline.serving.chat import TEMPLATE_FIELDS, messages_and_pictures
+from paceline.wire.cut_body import CutBody
 
 SMALLEST_TEMPERATURE = 1e-3  # below, the most probable token is taken
 MOST_STOPS, LONGEST_STOP = 16, 200
@@ -87,7 +88,7 @@ def question_of_request(request: ChatRequest, limits: Limits) -> tuple[Question,
 
     Raises RequestRefusedError (400, 413 or 415) for what is no chat and for pictures beyond the limits.
     """
-    messages, pictures = messages_and_pictures(request.messages)
+    messages, pictures = messages_and_pictures(request.messages, CutBody(text=b""))  # as they came
     if not all(isinstance(message.get("role"), str) for message in messages):
         raise RequestRefusedError("a message has no role; expected system, user or assistant", param="messages")
     _check_pictures([url for url, _ in pictures], limits)

@@ -87,9 +87,9 @@ class Engine:
         def hand_on(piece: Any) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
+        self._unwanted.add(unwanted)  # before the thread begins: told to stop in between, it would go on
         run = Run(loop.run_in_executor(self._thread, work, hand_on, unwanted.is_set), pieces)
         run.ended.add_done_callback(lambda _: pieces.put_nowait(run))
-        self._unwanted.add(unwanted)
         try:
             yield run
         finally:

@@ -11,7 +11,7 @@ from paceline.server.gate import App, Message, Receive, Scope, Send
 from paceline.server.limits import Limits
 from paceline.serving.answer import refusal
 from paceline.serving.desk import CHAT_PATH
-from paceline.serving.middleware import replay, whole_body
+from paceline.serving.middleware import received_parts, replay
 
 
 class FetchedPictures:
@@ -25,11 +25,11 @@ class FetchedPictures:
         if scope["type"] != "http" or scope["path"] != CHAT_PATH or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body = await whole_body(receive)
-        if body is None:
+        parts = await received_parts(receive)
+        if parts is None:
             return
         try:
-            body = await self._filled(body)
+            body = await self._filled(b"".join(parts))
         except RequestRefusedError as refused:
             await refusal(send, refused)
             return

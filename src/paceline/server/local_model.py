@@ -18,7 +18,7 @@ from paceline.models.picture_header import BY_PILLOW
 from paceline.models.pictures import open_picture
 from paceline.records import KnobConfig
 from paceline.server.engine import HandOn, Unwanted
-from paceline.server.question import Answered, FirstToken, Question
+from paceline.server.question import Answered, Caps, FirstToken, Question
 from paceline.server.texts import AnswerText
 
 FORMATS = (*BY_PILLOW, "WEBP")
@@ -49,7 +49,7 @@ class LocalModel:
         return KnobConfig(tier=tiers[0] if low else tiers[-1], top_k=None, num_active_blocks=None)
 
     def answer(
-        self, question: Question, config: KnobConfig, cap_tokens: int | None, hand_on: HandOn, unwanted: Unwanted
+        self, question: Question, config: KnobConfig, caps: Caps, hand_on: HandOn, unwanted: Unwanted
     ) -> Answered:
         """Answer a question; hands on a FirstToken before the first of its texts, one text a token.
 
@@ -59,7 +59,7 @@ class LocalModel:
         check_config(self.model.parts, config)
         text = AnswerText(self._decoded, question.stops)
         following = _Following(text, hand_on, unwanted, self._clock)
-        prepared = self._timed(question, cap_tokens, following)
+        prepared = self._timed(question, caps, following)
         measured = request_measured(
             self.model,
             prepared,
@@ -84,19 +84,19 @@ class LocalModel:
         return MOST_TOKENS if self.context is None else max(1, min(MOST_TOKENS, self.context // 2))
 
     def _timed(
-        self, question: Question, cap_tokens: int | None, following: "_Following"
+        self, question: Question, caps: Caps, following: "_Following"
     ) -> Callable[[str | None], PreparedRequest]:
         def prepare(tier: str | None) -> PreparedRequest:
             started = self._clock()
-            request = self._prepared(question, tier, cap_tokens)
+            request = self._prepared(question, tier, caps)
             following.preprocess_ms = 1e3 * (self._clock() - started)
             return request
 
         return prepare
 
-    def _prepared(self, question: Question, tier: str | None, cap_tokens: int | None) -> PreparedRequest:
+    def _prepared(self, question: Question, tier: str | None, caps: Caps) -> PreparedRequest:
         messages = _shown(question.messages, map(_picture, question.pictures))
-        request = self._encoded(messages, tier, cap_tokens, question.template_arguments)
+        request = self._encoded(messages, tier, caps, question.template_arguments)
         prompt, answer = request.vision_tokens + request.text_tokens, self._most(question)
         if self.context is not None and prompt + answer > self.context:
             raise RequestRefusedError(
@@ -108,10 +108,10 @@ class LocalModel:
         return request
 
     def _encoded(
-        self, messages: Sequence[Message], tier: str | None, cap_tokens: int | None, arguments: Mapping[str, object]
+        self, messages: Sequence[Message], tier: str | None, caps: Caps, arguments: Mapping[str, object]
     ) -> PreparedRequest:
         if self.model.parts.family.prompt is None:
-            return self.model.prepare_chat(messages, tier, template_arguments=arguments, cap_tokens=cap_tokens)
+            return self.model.prepare_chat(messages, tier, template_arguments=arguments, caps=caps)
         chat = opened(messages)
         pictures = pictures_of(chat)
         if len(pictures) != 1 or len(chat) != 1:

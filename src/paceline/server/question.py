@@ -1,6 +1,6 @@
 """What is asked of a model and what comes of it, whichever model it is; and what became of a request, for its line in the log."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ from paceline.records import KnobConfig, Sampling
 from paceline.server.engine import HandOn, Unwanted
 from paceline.serving.answer import EngineTimes
 
+Caps = Sequence[int | None] | None  # the most tokens of each picture
 OUTCOME = "paceline.outcome"  # in a request's scope
 
 
@@ -67,7 +68,7 @@ class AnswersQuestions(Protocol):
         ...
 
     def answer(
-        self, question: Question, config: KnobConfig, cap_tokens: int | None, hand_on: HandOn, unwanted: Unwanted
+        self, question: Question, config: KnobConfig, caps: Caps, hand_on: HandOn, unwanted: Unwanted
     ) -> Answered:
         """Answer a question; hands on a FirstToken before the first of its texts, one text a token."""
         ...

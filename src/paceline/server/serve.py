@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import uvicorn
 
 from paceline.control.controller import Controller
 from paceline.control.estimated import DEFAULT_ALPHA
-from paceline.errors import InvalidValueError
+from paceline.errors import InvalidValueError, PacelineWarning
 from paceline.estimate.bounds import require_alpha
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.models.request_plans import plans_of_model
@@ -80,8 +81,8 @@ def load_served(
     """Load a model with the controllers of its budgets; raises what `load_model` and `load_controller` raise, and TableError
     for a controller of another model."""
     require_alpha(alpha)
-    controllers = served_controllers(controller, alpha=alpha)
-    require_same_model(name, controllers["ttft"])
+    controllers = served_controllers(controller, alpha=alpha, tell=_warn)
+    require_same_model(name, next(iter(controllers.values())))
     model = load_model(
         name,
         device=device,
@@ -102,7 +103,7 @@ def build_server(
 ) -> ChatServer:
     """Put a server together; `log` takes one line a request. Warns of a controller that was measured elsewhere."""
     limits = settings.limits
-    ranking = AdaptiveModel(model=model, controller=controllers["ttft"]).block_ranking
+    ranking = AdaptiveModel(model=model, controller=next(iter(controllers.values()))).block_ranking
     engine = Engine(policy=settings.policy, most_waiting=limits.waiting)
     host = Host(name=settings.name, model=LocalModel(model, ranking), engine=engine, counts=Counts(), limits=limits)
     desk = Desk(
@@ -184,6 +185,10 @@ async def _serving(server: Server, on_listening: Callable[[int], None]) -> None:
     listening = await asyncio.get_running_loop().run_in_executor(None, config.bind_socket)
     on_listening(listening.getsockname()[1])
     await server.serve(sockets=[listening])
+
+
+def _warn(said: str) -> None:
+    warnings.warn(said, PacelineWarning, stacklevel=2)
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -132,7 +132,8 @@ class BudgetedAnswer:
         await self._send({**start, "headers": [*kept, *length, *ours, *stripped_header(self._ticket.stripped)]})
 
     def _timing(self) -> ServerTiming:
-        times, preprocess_ms = self._times, None
+        times = self._times
+        preprocess_ms = times.preprocess_ms
         if times.handed_over_wall is not None:
             preprocess_ms = max(0.0, 1e3 * (times.handed_over_wall - self._received_wall))
         return ServerTiming(

@@ -50,7 +50,7 @@ class Chat:
     """A chat's tokens: of its text, and of its pictures by tier, with the image processor's arguments; None without a picture.
 
     `tiers` are those that the caller's caps allow, smallest first; `cap_tokens` the most image tokens they allow, None for as
-    many as there are. `pictures` is how many there are.
+    many as there are, `caps` the most of each picture. `pictures` is how many there are.
     """
 
     text_tokens: int
@@ -58,6 +58,7 @@ class Chat:
     plans: Mapping[str | None, TierPlan] | None
     tiers: tuple[str | None, ...]
     cap_tokens: int | None = None
+    caps: tuple[int | None, ...] = ()
 
     def image_tokens(self, tier: str | None) -> int:
         """Return the image tokens under a tier."""
@@ -107,7 +108,9 @@ def _capped(
         if not number or capped[tier] != capped[below] or plans[tier] == plans[below]
     )
     most = max(capped[tier].tokens for tier in tiers)
-    return Chat(text_tokens=text_tokens, pictures=len(pictures), plans=capped, tiers=tiers, cap_tokens=most)
+    return Chat(
+        text_tokens=text_tokens, pictures=len(pictures), plans=capped, tiers=tiers, cap_tokens=most, caps=tuple(caps)
+    )
 
 
 def _cap(sizes: Sizes, shape: tuple[int, int], detail: str | None, caller: Mapping[str, object]) -> int | None:

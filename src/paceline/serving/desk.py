@@ -5,7 +5,7 @@ have yet to compute, and bounded by what others took that had some beside them. 
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,7 +71,9 @@ class Reading:
 class Ticket:
     """One accepted request: what was decided, its body for the engine, and what was measured of it so far.
 
-    `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on.
+    `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on. `caps`
+    are the most tokens of each picture that its caller allows, empty where none was named. `queued_with_seconds` is the budget
+    that it stands in the engine's order with, None where it has none or was relegated.
     """
 
     promise: Promise
@@ -82,6 +84,8 @@ class Ticket:
     alone: bool
     teaches: bool
     stripped: tuple[str, ...]
+    caps: tuple[int | None, ...] = ()
+    queued_with_seconds: float | None = None
     ttft_ms: float | None = None
     total_ms: float | None = None
     undisturbed: bool = True
@@ -110,7 +114,8 @@ class Desk:
 
     `controllers` has one for each kind of budget that can be promised; the page of metrics tells the calibration of the first.
     `line` knows in which order the engine serves, and what its steps take; without one, requests are taken to be computed one
-    after the other as they came, each for as long as the controller says. `most_pictures` are what the engine takes in one
+    after the other as they came, each for as long as the controller says. `after_seconds()` is how long an answer keeps others
+    waiting beyond its first token, where they are served one at a time. `most_pictures` are what the engine takes in one
     request, None for any number.
     """
 
@@ -124,9 +129,10 @@ class Desk:
         client_knobs: bool = False,
         most_pictures: int | None = None,
         line: ServerLoad | None = None,
+        after_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.controllers, self.sizes, self.alpha, self.names = dict(controllers), sizes, alpha, names
-        self.client_knobs, self.most_pictures = client_knobs, most_pictures
+        self.client_knobs, self.most_pictures, self.after_seconds = client_knobs, most_pictures, after_seconds
         plain = LoadController(LoadSettings(alpha=alpha), PlannerSettings(chunk_size=1), MILLISECONDS)
         self.line = ServerLoad(plain) if line is None else line
         self.ledger = Ledger()
@@ -181,7 +187,7 @@ class Desk:
         entry = self.ledger.accept(
             received_seconds, text_tokens=chat.text_tokens, image_tokens=promise.image_tokens, config=promise.config
         )
-        self.line.admit(entry.number, verdict.load, verdict.work, now_seconds=now_seconds)
+        self._admit(entry, verdict.load, verdict.work, now_seconds)
         self.metrics.decisions[promise.config, promise.degraded] += 1
         return Ticket(
             promise=promise,
@@ -192,6 +198,8 @@ class Desk:
             alone=alone,
             teaches=not self._unlike(chat),
             stripped=stripped,
+            caps=chat.caps,
+            queued_with_seconds=verdict.load.ttft_budget_seconds,
         )
 
     def accept_native(self, now_seconds: float) -> AcceptedRequest:
@@ -203,8 +211,12 @@ class Desk:
         if self._native is not None:
             candidates = [LoadCandidate(accuracy=1.0, work=self._native)]
             decision = self.line.decide(candidates, now_seconds=now_seconds, ttft_budget_seconds=None)
-            self.line.admit(entry.number, decision, self._native, now_seconds=now_seconds)
+            self._admit(entry, decision, self._native, now_seconds)
         return entry
+
+    def started(self, entry: AcceptedRequest, now_seconds: float) -> None:
+        """Note that a request has the engine now, where they are served one at a time."""
+        self.line.started(entry.number, now_seconds=now_seconds)
 
     def prefilled(self, entry: AcceptedRequest, now_seconds: float) -> None:
         """Note that a request's first token is there: it decodes from now on, and others come before it no more."""
@@ -248,6 +260,10 @@ class Desk:
         if bound_ms is not None:
             covered = self.metrics.covered if ticket.alone else self.metrics.covered_beside
             covered.append(measured_ms <= bound_ms)
+
+    def _admit(self, entry: AcceptedRequest, load: LoadDecision, work: PrefillWork, now_seconds: float) -> None:
+        after = self.after_seconds()
+        self.line.admit(entry.number, load, work, now_seconds=now_seconds, after_seconds=after)
 
     def finish_native(self, entry: AcceptedRequest, now_seconds: float) -> None:
         """Take a request without a budget out of the ledger and the line, however it ended."""

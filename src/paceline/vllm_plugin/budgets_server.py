@@ -7,6 +7,7 @@ sentence.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     settings = read_budget_settings(cells)
     model = state.vllm_config.model_config
     plans = load_request_plans(model.model, revision=model.revision)
-    controllers = served_controllers(settings.controller, alpha=settings.alpha)
+    controllers = load_controllers(settings)
     first = next(iter(controllers.values()))
     configs = configurations(first)
     _require_blocks(first, configs, cells.get("block_ranking"), model)
@@ -178,6 +179,11 @@ def load_controller_of(
         ceiling=max(CEILING_T0 / t0_seconds, settings.price_floor),
     )
     return LoadController(LoadSettings(alpha=settings.alpha, price=price), planner, step_time or MILLISECONDS)
+
+
+def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
+    """Return the controllers by kind of budget, as `served_controllers` does."""
+    return served_controllers(settings.controller, alpha=settings.alpha, tell=partial(logger.warning, "budgets: %s"))
 
 
 def _require_blocks(controller: Controller, configs: tuple[KnobConfig, ...], given: Any, model: Any) -> None:

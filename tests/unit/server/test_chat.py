@@ -26,8 +26,8 @@ def test_without_a_budget_all_of_the_model_answers(told):
     assert reply.status == 200 and reply.text == "4 2" and "paceline" not in reply.document
     assert reply.document["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     assert reply.document["choices"][0]["finish_reason"] == "stop" and reply.document["object"] == "chat.completion"
-    question, config, cap = served.host.model.asked[-1]
-    assert config == served.host.model.whole() and cap is None
+    question, config, caps = served.host.model.asked[-1]
+    assert config == served.host.model.whole() and caps is None
     assert (question.max_tokens, question.stops, question.sampling.seed) == (9, ("x",), 3)
     assert reply.headers["x-request-id"] == reply.document["id"]
 
@@ -45,7 +45,7 @@ def test_a_budget_becomes_a_configuration_a_report_and_stages(told):
     }
     assert 0 < report["ttft_ms"] <= report["total_ms"] and report["image_tokens"] > 0
     names = [each.split(";")[0] for each in reply.headers["server-timing"].split(", ")]
-    assert names == ["queue", "preprocess", "vision", "prefill"] and len(question.pictures) == 1
+    assert names == ["preprocess", "queue", "vision", "prefill"] and len(question.pictures) == 1
 
 
 def test_a_stream_says_what_the_whole_answer_says(told):
