@@ -19,8 +19,7 @@ from paceline.server.gate import Gate, digest_of
 from paceline.server.limits import Limits
 from paceline.server.question import Answered, FirstToken
 from paceline.server.request_log import RequestLog
-from paceline.server.serve import ChatServer, Server
-from paceline.server.waiting import expected_turn_ms
+from paceline.server.serve import ChatServer, Server, one_at_a_time
 from paceline.serving.desk import Desk
 from paceline.serving.middleware import BudgetMiddleware
 
@@ -73,7 +72,8 @@ def told_server(model=None, *, limits=None, keys=(), log=lambda line: None, poli
             "sizes": FakeSizes(),
             "alpha": 0.05,
             "names": NAMES,
-            "wait": expected_turn_ms(host.counts),
+            "line": one_at_a_time(policy, alpha=0.05, t0_seconds=0.04),
+            "after_seconds": lambda: host.counts.mean_decode_ms / 1e3,
             **desk,
         }
     )

@@ -111,7 +111,7 @@ class ChatAnswer(Response):
     async def _run(self, outcome: Outcome) -> AsyncGenerator[Run[Answered]]:
         asked, engine = self.asked, self.host.engine
         async with engine.turn(asked.order):
-            outcome.times.queue_ms = 1e3 * (self.host.clock() - asked.order.arrival_seconds)
+            outcome.times.started(1e3 * (self.host.clock() - asked.order.arrival_seconds))
             work = partial(self.host.model.answer, asked.question, asked.config, asked.caps)
             async with engine.run(work) as run:
                 yield run
@@ -121,12 +121,9 @@ class ChatAnswer(Response):
         async for piece in run.pieces():
             if isinstance(piece, FirstToken):
                 times = outcome.times
-                times.first_token_seconds = piece.seconds
-                times.preprocess_ms, times.vision_ms, times.prefill_ms = (
-                    piece.preprocess_ms,
-                    piece.vision_ms,
-                    piece.prefill_ms,
-                )
+                times.preprocess_ms, times.vision_ms = piece.preprocess_ms, piece.vision_ms
+                times.prefill_ms = piece.prefill_ms
+                times.prefilled_at(piece.seconds)
             else:
                 yield piece
         answered = run.ended.result()
@@ -200,7 +197,7 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
         arrival_seconds=scope.get(RECEIVED) or host.clock(),
         prompt_tokens=tokens,
         remaining_tokens=tokens,
-        ttft_budget_seconds=None if promise is None else promise.asked.ms / 1e3,
+        ttft_budget_seconds=None if ticket is None else ticket.queued_with_seconds,
     )
     whole = host.model.whole(low=low)
     return Asked(

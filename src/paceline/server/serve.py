@@ -20,6 +20,9 @@ from paceline.estimate.bounds import require_alpha
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.models.request_plans import plans_of_model
 from paceline.runtime import AdaptiveModel, require_same_model
+from paceline.schedule.load_control import LoadController, LoadSettings
+from paceline.schedule.server_load import MILLISECONDS, ServerLoad
+from paceline.schedule.settings import PlannerSettings
 from paceline.server.app import build_app
 from paceline.server.chat_answer import Host
 from paceline.server.counts import Counts
@@ -31,10 +34,10 @@ from paceline.server.limits import Limits
 from paceline.server.local_model import LocalModel
 from paceline.server.protocol import uvicorn_settings
 from paceline.server.request_log import RequestLog
-from paceline.server.waiting import expected_turn_ms
 from paceline.serving.controllers import served_controllers
-from paceline.serving.desk import Desk, KnobNames
+from paceline.serving.desk import Desk, KnobNames, largest_ms
 from paceline.serving.middleware import BudgetMiddleware
+from paceline.serving.pricing import price_settings
 
 NAMES = KnobNames(
     top_k="paceline_top_k", active_blocks="paceline_active_blocks", ttft_budget_ms="paceline_ttft_budget_ms"
@@ -103,15 +106,18 @@ def build_server(
 ) -> ChatServer:
     """Put a server together; `log` takes one line a request. Warns of a controller that was measured elsewhere."""
     limits = settings.limits
-    ranking = AdaptiveModel(model=model, controller=next(iter(controllers.values()))).block_ranking
+    first = next(iter(controllers.values()))
+    ranking = AdaptiveModel(model=model, controller=first).block_ranking
     engine = Engine(policy=settings.policy, most_waiting=limits.waiting)
     host = Host(name=settings.name, model=LocalModel(model, ranking), engine=engine, counts=Counts(), limits=limits)
+    sizes = plans_of_model(model)
     desk = Desk(
         controllers=controllers,
-        sizes=plans_of_model(model),
+        sizes=sizes,
         alpha=settings.alpha,
         names=NAMES,
-        wait=expected_turn_ms(host.counts),
+        line=one_at_a_time(settings.policy, alpha=settings.alpha, t0_seconds=largest_ms(first, sizes) / 1e3),
+        after_seconds=lambda: host.counts.mean_decode_ms / 1e3,
     )
     budgeted = BudgetMiddleware(build_app(host), desk, clock=host.clock)
     prefixes = [allowed_prefix(each) for each in settings.allowed_urls]
@@ -124,6 +130,15 @@ def build_server(
         clock=host.clock,
     )
     return ChatServer(app=gate, engine=engine, desk=desk, host=host, limits=limits)
+
+
+def one_at_a_time(policy: str, *, alpha: float, t0_seconds: float) -> ServerLoad:
+    """Return the line of a server that answers one request after the other in the order of a policy.
+
+    `t0_seconds` is what its largest configuration takes alone.
+    """
+    settings = LoadSettings(alpha=alpha, price=price_settings(t0_seconds))
+    return ServerLoad(LoadController(settings, PlannerSettings(chunk_size=1, policy=policy), MILLISECONDS))
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

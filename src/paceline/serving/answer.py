@@ -21,7 +21,8 @@ class EngineTimes:
     what it does not tell.
 
     Moments are by the wall clock, or, from an engine in the server's own process, by the clock that receipts are stamped with.
-    `on_first_token` is called once it is there: an answer that does not stream reaches nobody before its end.
+    `on_first_token` is called once it is there: an answer that does not stream reaches nobody before its end. `on_started` is
+    called by an engine that serves one request at a time, once it is this one's turn.
     """
 
     handed_over_wall: float | None = None
@@ -32,6 +33,19 @@ class EngineTimes:
     vision_ms: float | None = None
     prefill_ms: float | None = None
     on_first_token: Callable[[], None] | None = None
+    on_started: Callable[[], None] | None = None
+
+    def started(self, queue_ms: float) -> None:
+        """Note that it is this request's turn, after so long a wait."""
+        self.queue_ms = queue_ms
+        if self.on_started is not None:
+            self.on_started()
+
+    def prefilled_at(self, seconds: float) -> None:
+        """Note when the first token was there, by the clock of receipts."""
+        self.first_token_seconds = seconds
+        if self.on_first_token is not None:
+            self.on_first_token()
 
     def first_token_at(self, wall_seconds: float) -> None:
         """Note when the first token was there, by the wall clock."""

@@ -71,9 +71,9 @@ class Reading:
 class Ticket:
     """One accepted request: what was decided, its body for the engine, and what was measured of it so far.
 
-    `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on. `caps`
-    are the most tokens of each picture that its caller allows, empty where none was named. `queued_with_seconds` is the budget
-    that it stands in the engine's order with, None where it has none or was relegated.
+    `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on.
+    `caps` are the most tokens of each picture that its caller allows, empty where none was named. `queued_with_seconds` is the
+    budget that it stands in the engine's order with, None where it has none or was relegated.
     """
 
     promise: Promise

@@ -13,6 +13,7 @@ from typing import Any
 from paceline.errors import RequestRefusedError
 from paceline.serving.answer import BudgetedAnswer, EngineTimes, refusal, stripped_header, with_headers
 from paceline.serving.desk import CHAT_PATH, Desk, Reading
+from paceline.serving.ledger import AcceptedRequest
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -95,7 +96,7 @@ class BudgetMiddleware:
         try:
             self.desk.metrics.decision_seconds.observe(self.clock() - received)
             scope[TICKET] = ticket
-            times = EngineTimes(on_first_token=lambda: self.desk.prefilled(ticket.entry, self.clock()))
+            times = self._times(ticket.entry)
             answer = BudgetedAnswer(send, self.desk, ticket, times, clock=self.clock, received_wall=wall)
             await self._told(times, _with_length(scope, ticket.body), replay(_body(ticket.body), receive), answer)
         finally:
@@ -110,11 +111,17 @@ class BudgetMiddleware:
             await self.app(scope, receive, send)
             return
         entry = self.desk.accept_native(self.clock())
-        times = EngineTimes(on_first_token=lambda: self.desk.prefilled(entry, self.clock()))
+        times = self._times(entry)
         try:
             await self._told(times, scope, receive, send)
         finally:
             self.desk.finish_native(entry, self.clock())
+
+    def _times(self, entry: AcceptedRequest) -> EngineTimes:
+        return EngineTimes(
+            on_first_token=lambda: self.desk.prefilled(entry, self.clock()),
+            on_started=lambda: self.desk.started(entry, self.clock()),
+        )
 
     async def _told(self, times: EngineTimes, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose engine notes in `times` what it tells of it."""

@@ -27,6 +27,7 @@ from paceline.schedule.settings import PlannerSettings
 from paceline.serving.controllers import served_controllers
 from paceline.serving.desk import Desk, KnobNames, largest_ms
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
+from paceline.serving.pricing import SHARE, price_settings
 from paceline.vllm_plugin.relied_on_server import (
     admission,
     most_pictures,
@@ -40,9 +41,6 @@ from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET
 from paceline.vllm_plugin.settings import WEIGHT_KEYS, read_step_time, section
 
 PRICE_KEYS = ("price_floor", "price_step", "price_share")
-# of the price's step and ceiling: accuracy, where time is counted in T0, the time of the largest configuration alone
-# (benchmarks/under_load.py: 0.3 a second² at a T0 of 0.28 s)
-STEP_T0, CEILING_T0 = 0.0235, 5.0
 MODULE_SCHEDULER = "paceline.vllm_plugin.scheduler"
 logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
 
@@ -60,7 +58,7 @@ class BudgetSettings:
     client_knobs: bool = False
     price_floor: float = 0.0
     price_step: float | None = None
-    price_share: float = 0.5
+    price_share: float = SHARE
 
 
 class Budgets:
@@ -170,13 +168,11 @@ def load_controller_of(
         policy=cells.get("policy") or "fcfs" if is_planned else "fcfs",
         weights=PolicyWeights(**{key: cells[key] for key in WEIGHT_KEYS if cells.get(key) is not None}),
     )
-    t0_seconds = largest_ms(controller, sizes) / 1e3
-    step = STEP_T0 / t0_seconds**2 if settings.price_step is None else settings.price_step
-    price = PriceSettings(
+    price = price_settings(
+        largest_ms(controller, sizes) / 1e3,
         floor=settings.price_floor,
-        step=step,
+        step=settings.price_step,
         share=settings.price_share,
-        ceiling=max(CEILING_T0 / t0_seconds, settings.price_floor),
     )
     return LoadController(LoadSettings(alpha=settings.alpha, price=price), planner, step_time or MILLISECONDS)
 

@@ -1,0 +1,20 @@
+"""The price of an engine's time where nobody tuned one: by the model's own times."""
+
+from paceline.control.work_price import PriceSettings
+
+# of the price's step and ceiling: accuracy, where time is counted in T0, the time of the largest configuration alone
+# (benchmarks/under_load.py: 0.3 a second² at a T0 of 0.28 s)
+STEP_T0, CEILING_T0 = 0.0235, 5.0
+SHARE = 0.5
+
+
+def price_settings(
+    t0_seconds: float, *, floor: float = 0.0, step: float | None = None, share: float = SHARE
+) -> PriceSettings:
+    """Return the price of a server whose largest configuration takes `t0_seconds` alone; `step` None is one by that time."""
+    return PriceSettings(
+        floor=floor,
+        step=STEP_T0 / t0_seconds**2 if step is None else step,
+        share=share,
+        ceiling=max(CEILING_T0 / t0_seconds, floor),
+    )
