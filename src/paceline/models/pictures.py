@@ -2,7 +2,6 @@
 
 import struct
 import warnings
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +16,7 @@ QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 BACKGROUND = (255, 255, 255)  # under transparent pixels, as a page shows them
 
 
-def open_picture(source: Path | str | bytes, *, formats: Sequence[str] | None = None) -> Image.Image:
+def open_picture(source: Path | str | bytes, *, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Return the picture in a file, or in the bytes of one, as `upright_rgb` makes it.
 
     `formats` are Pillow's names of those that are taken, None for all. Raises PictureError when it is missing, no picture, or
