@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.errors import InvalidValueError
-from paceline.estimate.recent import RecentScores
+from paceline.estimate.recent import ClassedScores, RecentScores
 from paceline.slo import tolerance_rank
 
 latencies = st.floats(0, 1e6, allow_nan=False)
@@ -49,3 +49,31 @@ def test_what_is_no_latency_is_refused_and_so_is_a_window_that_promises_nothing(
             RecentScores(0.05).observe(measured, predicted)
     with pytest.raises(InvalidValueError, match="at least 45 requests"):
         RecentScores(0.05, window=44)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rare_short_requests_are_covered_where_a_machine_adds_milliseconds(seed):
+    random = np.random.default_rng(seed)
+    scores, kept = ClassedScores(0.05), {10.0: [], 40.0: []}
+    for _ in range(6000):
+        predicted = 10.0 if random.random() < 0.1 else 40.0
+        measured = predicted + random.exponential(15.0)
+        own = scores.of("medium", predicted)
+        if own.upper is not None:
+            kept[predicted].append(measured <= own.upper * predicted)
+        scores.observe("medium", measured, predicted)
+    # the first short ones are bounded by what long ones took
+    assert np.mean(kept[40.0]) > 0.95 and np.mean(kept[10.0][60:]) > 0.93  # of some 540
+
+
+def test_too_few_of_a_size_are_bounded_by_their_class_and_that_by_all():
+    scores = ClassedScores(0.05)
+    for _ in range(45):
+        scores.observe("low", 20.0, 10.0)
+    assert scores.of("low", 10.0).upper == pytest.approx(2.0)
+    assert scores.of("low", 80.0).upper == scores.of("high", 10.0).upper == pytest.approx(2.0)
+    for _ in range(44):
+        scores.observe("low", 80.0, 80.0)
+    assert scores.of("low", 80.0) is not scores.of("low", 10.0) and len(scores.of("low", 80.0)) == 89
+    scores.observe("low", 80.0, 80.0)
+    assert scores.of("low", 80.0).upper == pytest.approx(1.0) and len(scores.of("high", 80.0)) == 90

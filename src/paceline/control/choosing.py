@@ -4,7 +4,7 @@ A host that serves many callers is not warned of a budget that nothing keeps, it
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from paceline.control.table_entry import TableEntry
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.records import Decision, KnobConfig, RequestFeatures
 
-Factors = Mapping[str | None, float]
+# by tier that is allowed: what a controller's milliseconds come to here
+Scales = Mapping[str | None, Callable[[float], float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +48,18 @@ def needed_ms(decision: Decision) -> float:
     return decision.latency_ms if decision.bound_ms is None else decision.bound_ms
 
 
-def choose(controller: Controller, budget_ms: float, features: RequestFeatures, factors: Factors) -> Choice:
+def choose(controller: Controller, budget_ms: float, features: RequestFeatures, scales: Scales) -> Choice:
     """Return the most accurate configuration that fits the budget, or else the one that needs least, marked.
 
-    `factors` names the tiers that are allowed and what their milliseconds are multiplied by here. A table takes what fits the
-    budget itself, without its tolerance; bounds are tested in their fixed sequence within each tier. Raises InvalidValueError
-    for a budget that is not above 0, and for tiers without a configuration.
+    `scales` names the tiers that are allowed, and says what a number of their milliseconds comes to here. A table takes what
+    fits the budget itself, without its tolerance; bounds are tested in their fixed sequence within each tier. Raises
+    InvalidValueError for a budget that is not above 0, and for tiers without a configuration.
     """
     require_budget(budget_ms)
     if isinstance(controller, LookupTable):
-        return _of_table(controller, budget_ms, factors)
+        return _of_table(controller, budget_ms, scales)
     if isinstance(controller, BoundController):
-        return _of_bounds(controller, budget_ms, features, factors)
+        return _of_bounds(controller, budget_ms, features, scales)
     raise _unknown(controller)
 
 
@@ -80,13 +81,13 @@ def options(controller: Controller, features: RequestFeatures, tiers: Collection
     return found
 
 
-def _of_table(table: LookupTable, budget_ms: float, factors: Factors) -> Choice:
-    allowed = [entry for entry in table.entries if entry.config.tier in factors]
+def _of_table(table: LookupTable, budget_ms: float, scales: Scales) -> Choice:
+    allowed = [entry for entry in table.entries if entry.config.tier in scales]
     if not allowed:
-        raise _no_configuration(factors)
+        raise _no_configuration(scales)
 
     def needs_ms(entry: TableEntry) -> float:
-        return entry.latency_ms * factors[entry.config.tier]
+        return scales[entry.config.tier](entry.latency_ms)
 
     fitting = [entry for entry in allowed if needs_ms(entry) <= budget_ms]
     least = _decided(min(allowed, key=needs_ms), within_budget=bool(fitting))
@@ -95,22 +96,27 @@ def _of_table(table: LookupTable, budget_ms: float, factors: Factors) -> Choice:
     return Choice(fitting=tuple(_decided(each, within_budget=True) for each in fitting), least=least, largest=largest)
 
 
-def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, factors: Factors) -> Choice:
+def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, scales: Scales) -> Choice:
     times, ranked = controller.times(features), controller.ranked
     tiers = [config.tier for config in ranked.configs]
-    needs_C = times.limits() * np.array([factors.get(tier, math.inf) for tier in tiers])
+    needs_C = np.array(
+        [
+            scales[tier](needed) if tier in scales else math.inf
+            for tier, needed in zip(tiers, times.limits().tolist(), strict=True)
+        ]
+    )
     fits_C = needs_C <= budget_ms
     first: list[int] = []
-    for tier in factors:
-        # the tiers and factors are not the artifact's calibration: within each, its bounds are tested in the same order
+    for tier in scales:
+        # the tiers and scales are not the artifact's calibration: within each, its bounds are tested in the same order
         sequence_C = times.sequence_C[[tiers[place] == tier for place in times.sequence_C.tolist()]]
         fits_C[sequence_C] = np.logical_and.accumulate(fits_C[sequence_C])
         first += sequence_C[:1].tolist()
     if not first:
-        raise _no_configuration(factors)
+        raise _no_configuration(scales)
     fitting = ranked.in_order(fits_C.nonzero()[0], times.latencies_C).tolist()
     least = ranked.decision(min(first, key=needs_C.__getitem__), times, within_budget=bool(fitting))
-    allowed = [place for place, tier in enumerate(tiers) if tier in factors]
+    allowed = [place for place, tier in enumerate(tiers) if tier in scales]
     largest = ranked.decision(max(allowed, key=lambda place: ranked.configs[place].size), times)
     return Choice(fitting=tuple(ranked.decision(place, times) for place in fitting), least=least, largest=largest)
 

@@ -67,10 +67,12 @@ class RecentScores:
 
 
 class ClassedScores:
-    """Scores by class of request, and of all together, which stand in for a class that has too few of its own.
+    """Scores by class of request, and within it by what was predicted; those of the class, or of all, stand in for too few.
 
-    A class is what a prediction may err by in its own way: measured in another host, a short request lacks what every request
-    costs there, and a long one hardly does. Mondrian conformal prediction (Vovk, Gammerman and Shafer, 2005, section 4.5).
+    A class is what a prediction may err by in its own way, and so is its size: measured in another host, a short request lacks
+    what every request costs there, and disturbances add milliseconds; a long one hardly notices either. Then one factor is
+    too small for what is short, which is what tight budgets lead to. Sizes are half octaves of the prediction. Mondrian
+    conformal prediction (Vovk, Gammerman and Shafer, 2005, section 4.5).
     """
 
     def __init__(self, alpha: float) -> None:
@@ -79,13 +81,21 @@ class ClassedScores:
 
     def observe(self, name: Hashable, measured_ms: float, predicted_ms: float) -> None:
         """Take note of what a request of a class took, beside what was predicted of it."""
-        for scores in (self.pooled, self._classes.setdefault(name, RecentScores(self.alpha))):
-            scores.observe(measured_ms, predicted_ms)
+        self.pooled.observe(measured_ms, predicted_ms)
+        for own in (name, (name, _size(predicted_ms))):
+            self._classes.setdefault(own, RecentScores(self.alpha)).observe(measured_ms, predicted_ms)
 
-    def of(self, name: Hashable) -> RecentScores:
-        """Return a class's own scores where they bound, those of all where they do not yet."""
-        own = self._classes.get(name)
-        return self.pooled if own is None or own.upper is None else own
+    def of(self, name: Hashable, predicted_ms: float) -> RecentScores:
+        """Return the scores of predictions of this size in a class where they bound, else its own, else those of all."""
+        for own in ((name, _size(predicted_ms)), name):
+            found = self._classes.get(own)
+            if found is not None and found.upper is not None:
+                return found
+        return self.pooled
+
+
+def _size(predicted_ms: float) -> int:
+    return round(2 * math.log2(max(predicted_ms, SMALLEST_MS)))
 
 
 @lru_cache(maxsize=4096)

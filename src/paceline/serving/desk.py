@@ -7,13 +7,14 @@ have yet to compute, and bounded by what others took that had some beside them. 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from paceline.control.choosing import Choice, choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
 from paceline.control.work_price import worthiest
 from paceline.errors import RequestRefusedError
-from paceline.estimate.recent import ClassedScores
+from paceline.estimate.recent import ClassedScores, RecentScores
 from paceline.records import Decision, RequestFeatures
 from paceline.schedule.load_control import (
     NONE_FIT,
@@ -302,8 +303,8 @@ class Desk:
         """Decide by the bounds of requests that were alone; what a total with others beside it waits for is taken off."""
         wait_ms = 1e3 * self.line.wait_seconds(now_seconds=now_seconds)
         tiers, controller = self._tiers_of(asked, chat), self.controllers[asked.kind]
-        factors = {tier: self.calibrations[asked.kind].of(tier).upper or 1.0 for tier in tiers}
-        choice = choose(controller, max(asked.ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), factors)
+        scales = {tier: partial(self._bounded_ms, asked, tier) for tier in tiers}
+        choice = choose(controller, max(asked.ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
         self._native = self._work(asked, chat, choice.largest)
         if asked.on_infeasible == "refuse":
             self._refuse_infeasible(asked, choice, wait_ms)
@@ -313,7 +314,7 @@ class Desk:
             [each.accuracy for each in choice.fitting], own_seconds, [True] * len(own_seconds), price_per_second=price
         )
         taken = choice.least if best is None else choice.fitting[best]
-        scores, own_ms = self.calibrations[asked.kind].of(taken.config.tier), self._own_ms(asked, taken)
+        scores, own_ms = self._scores(asked, taken), self._own_ms(asked, taken)
         bound_ms = None if scores.upper is None else wait_ms + scores.upper * needed_ms(taken)
         why_not = self._why_not_alone(scores.upper is None, asked, chat, taken)
         load = LoadDecision(
@@ -358,9 +359,16 @@ class Desk:
             calibration_n=seen,
         )
 
+    def _scores(self, asked: AskedBudget, decision: Decision) -> RecentScores:
+        return self.calibrations[asked.kind].of(decision.config.tier, needed_ms(decision))
+
+    def _bounded_ms(self, asked: AskedBudget, tier: str | None, ms: float) -> float:
+        """Return the bound here of what a controller says of a tier, or that itself while nothing bounds."""
+        return ms * (self.calibrations[asked.kind].of(tier, ms).upper or 1.0)
+
     def _own_ms(self, asked: AskedBudget, decision: Decision) -> float:
         """Return what a configuration takes alone, by the controller and by what such requests took here."""
-        return self.calibrations[asked.kind].of(decision.config.tier).median * needed_ms(decision)
+        return self._scores(asked, decision).median * needed_ms(decision)
 
     def _work(self, asked: AskedBudget, chat: Chat, decision: Decision) -> PrefillWork:
         tokens = chat.text_tokens + chat.image_tokens(decision.config.tier)
@@ -412,7 +420,7 @@ class Desk:
     def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, wait_ms: float) -> None:
         """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests."""
         least = choice.least
-        scores = self.calibrations[asked.kind].of(least.config.tier)
+        scores = self._scores(asked, least)
         if scores.lower is None:
             return
         surely_ms, upper_ms = scores.lower * needed_ms(least), (scores.upper or 1.0) * needed_ms(least)
@@ -434,7 +442,7 @@ class Desk:
         scores, kind = self.line.controller.scores, self.line.controller.kind(asked.ms / 1e3)
         seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=asked.ms / 1e3)
         fastest = min(range(len(found)), key=seconds.__getitem__)
-        own = self.calibrations[asked.kind].of(found[fastest].config.tier)
+        own = self._scores(asked, found[fastest])
         own_ms, wait_ms = needed_ms(found[fastest]), 1e3 * seconds[fastest] - self._own_ms(asked, found[fastest])
         if own.lower is not None and own.lower * own_ms > asked.ms:
             self.metrics.promises["refused"] += 1

@@ -12,7 +12,13 @@ from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.records import TIERS, RequestFeatures
 
 FEATURES = RequestFeatures(text_tokens=10, vision_tokens={"low": 10, "medium": 40, "high": 90})
-ALL = dict.fromkeys(TIERS, 1.0)
+
+
+def times(factor):
+    return lambda ms: factor * ms
+
+
+ALL = dict.fromkeys(TIERS, times(1.0))
 BUDGETS = (0.01, 1, 10, 11.9, 12, 13, 20, 25, 35, 38, 60, 100, 200, 500, 1000, 5000)
 
 
@@ -26,7 +32,7 @@ def no_warning():
 @pytest.mark.parametrize("tiers", [TIERS, ("low",), ("low", "medium")])
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_table_takes_the_most_accurate_that_fits_of_the_tiers(budget, tiers):
-    found = choose(table(), budget, FEATURES, dict.fromkeys(tiers, 1.0))
+    found = choose(table(), budget, FEATURES, dict.fromkeys(tiers, times(1.0)))
     allowed = {config: cells for config, cells in CONFIGS.items() if config.tier in tiers}
     fitting = [config for config, (ms, _) in allowed.items() if ms <= budget]
     best = max(fitting, key=lambda config: CONFIGS[config][1]) if fitting else min(allowed, key=lambda c: CONFIGS[c][0])
@@ -45,13 +51,13 @@ def test_over_all_tiers_a_controller_takes_what_it_always_takes(budget):
         expected = controller.predict(budget, features=request)
     assert found.taken.config == expected.config or not expected.within_budget
     assert found.taken.within_budget == expected.within_budget
-    low = choose(controller, budget, request, {"low": 1.0})
+    low = choose(controller, budget, request, {"low": times(1.0)})
     assert low.taken.config.tier == "low" == low.least.config.tier
     # what needs the least is what the first budget that anything fits leads to
-    exact = choose(controller, needed_ms(low.least), request, {"low": 1.0})
+    exact = choose(controller, needed_ms(low.least), request, {"low": times(1.0)})
     assert exact.taken.within_budget and exact.taken.config == low.least.config
     below = math.nextafter(needed_ms(low.least), 0)
-    assert not choose(controller, below, request, {"low": 1.0}).taken.within_budget
+    assert not choose(controller, below, request, {"low": times(1.0)}).taken.within_budget
 
 
 def test_what_nothing_can_be_chosen_from_is_refused():
@@ -67,13 +73,13 @@ def test_what_nothing_can_be_chosen_from_is_refused():
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_factors_are_of_the_milliseconds_of_a_tier(budget):
+def test_scales_are_of_the_milliseconds_of_a_tier(budget):
     controller, request = BoundController(model=token_linear_of(), bounds=synthetic_bounds()), seen_request()
     for asked in (table(), controller):
-        same = choose(asked, budget, request, dict.fromkeys(TIERS, 2.5))
+        same = choose(asked, budget, request, dict.fromkeys(TIERS, times(2.5)))
         alone = choose(asked, budget / 2.5, request, ALL)
         assert same.taken.config == alone.taken.config and same.taken.within_budget == alone.taken.within_budget
         # a tier that takes far longer holds back no other
-        slow = choose(asked, budget, request, {"low": 1e6, "medium": 1.0})
-        medium = choose(asked, budget, request, {"medium": 1.0})
+        slow = choose(asked, budget, request, {"low": times(1e6), "medium": times(1.0)})
+        medium = choose(asked, budget, request, {"medium": times(1.0)})
         assert slow == medium
