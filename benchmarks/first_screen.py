@@ -22,9 +22,9 @@ import numpy as np
 
 from paceline.analyze import default_budgets, latency_of
 from paceline.checkout import own_commit
-from paceline.cli.evaluate.judging import judged_with
 from paceline.evaluate.choices import choices_of, outcomes_of
 from paceline.fit.candidates import estimator_candidates, table_candidates
+from paceline.fit.held_out import judged_with
 from paceline.profiles import read_profile
 from paceline.profiles.requests import measured_requests
 from paceline.records import LatencyKind

@@ -15,9 +15,10 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "website"), str(ROOT / "src")]
+sys.path[:0] = [str(ROOT / each) for each in ("website", "src", "benchmarks")]
 import commands  # noqa: E402
 import recipe_commands  # noqa: E402
+import trend  # noqa: E402
 
 ELSEWHERE = {  # page: the file it is made from
     "benchmarks.md": "benchmarks/README.md",
@@ -50,6 +51,7 @@ def on_files(files: Any, config: Any) -> Any:
     made = {page: (ROOT / source).read_text() for page, source in ELSEWHERE.items()}
     made["reference/commands.md"] = commands.page()
     made["reference/python.md"] = python_page()
+    made["trend.md"] = trend.page(trend.histories())
     made["llms.txt"] = listing(config["nav"], config["site_description"])
     made["recipes.json"] = json.dumps(recipe_commands.exported(), indent=1)
     for path, text in made.items():

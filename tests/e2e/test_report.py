@@ -31,6 +31,7 @@ from paceline.profiles import SCHEMA, Profile, Split, read_profile, split_sample
 from paceline.profiles.request_features import request_vectors
 from paceline.report import write_report
 from paceline.report.comparison import write_comparison
+from paceline.report.decisions import decided_document
 from paceline.report.evaluation import FIRST_SHOWN, write_evaluation
 from paceline.report.lines import LINES, lines_of, words_of
 from paceline.report.page import report_page
@@ -576,3 +577,38 @@ def test_the_command_names_what_became_slower(two_profiles: tuple[Path, Path], t
     document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert document["pairs"] == 144 and document["left_out"] == 0
     assert all(each["ratio_interval"]["low"] <= each["ratio"] for each in document["changes"])
+
+
+def test_the_slider_shows_what_the_bound_and_learned_controllers_take(
+    browser: Browser, learned_evaluation: Evaluation, profile_file: Path, tmp_path: Path
+) -> None:
+    decided = decided_document(learned_evaluation)
+    path = tmp_path / "decided.html"
+    path.write_text(report_page(read_profile(profile_file), decided=decided))
+    visit = Visit(browser, path)
+    budgets = json.loads(visit.page.inner_text("#figures", timeout=1000) or visit.page.text_content("#figures"))[
+        "budgets"
+    ]
+    names = [each["words"] for each in decided["controllers"]]
+    for index in (0, len(budgets) // 2, len(budgets) - 1):
+        visit.page.locator("#budget").fill(str(index))
+        place = max([at for at, budget in enumerate(decided["budgets"]) if budget <= budgets[index]], default=0)
+        assert visit.page.locator("#decided dt").all_inner_texts() == names
+        for each, said in zip(decided["controllers"], visit.page.locator("#decided dd").all_inner_texts(), strict=True):
+            row = each["rows"][place]
+            assert said.startswith(row["taken"]) and f"at {decided['budgets'][place]:g} ms" in said
+            assert f"accuracy {row['accuracy']:.3f}" in said
+            if row["kept"] is not None:
+                assert f"promised to {row['promised']} of {decided['requests']}" in said
+    assert visit.complaints == [] and visit.requests == [path.as_uri()]
+
+
+def test_what_is_decided_is_what_was_judged(learned_evaluation: Evaluation) -> None:
+    decided = decided_document(learned_evaluation)
+    bound = decided["controllers"][0]
+    assert bound["words"] == "estimator with bound" and decided["requests"] == learned_evaluation.num_requests
+    for row, figures in zip(bound["rows"], learned_evaluation.controllers["bound"], strict=True):
+        assert row["taken"] in figures.configs and row["accuracy"] == pytest.approx(figures.accuracy.mean, abs=1e-3)
+        if figures.promised is not None:
+            assert row["promised"] == figures.promised.count
+            assert row["kept"][1] <= row["kept"][0] <= row["kept"][2]

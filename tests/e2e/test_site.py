@@ -14,7 +14,14 @@ import commands  # noqa: E402
 import recorded  # noqa: E402
 
 NAV = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))["nav"]
-FROM_ELSEWHERE = {"benchmarks.md", "changelog.md", "contributing.md", "reference/commands.md", "reference/python.md"}
+FROM_ELSEWHERE = {
+    "benchmarks.md",
+    "changelog.md",
+    "contributing.md",
+    "trend.md",
+    "reference/commands.md",
+    "reference/python.md",
+}
 PAGES = {
     str(path.relative_to(ROOT / "docs")): path
     for path in (ROOT / "docs").rglob("*.md")

@@ -11,10 +11,10 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from paceline.cli.estimator import commands as estimator
-from paceline.cli.evaluate.judging import judged_with
 from paceline.errors import EstimatorError, InvalidValueError, OutputPathError, PacelineWarning, UnknownChoiceError
 from paceline.estimate import NetworkEstimator
 from paceline.estimate.bounds_file import load_bounds
+from paceline.fit.held_out import judged_with
 from paceline.profiles import read_profile
 from paceline.profiles.description import StoreDescription
 from paceline.profiles.store import write_store

@@ -11,6 +11,7 @@ from paceline.profiles.atomic import require_file_path
 from paceline.records import LatencyKind
 from paceline.report import write_report
 from paceline.report.comparison import write_comparison
+from paceline.report.decisions import DecidedWith
 from paceline.report.timeline import write_timeline
 from paceline.schedule.step_log import read_step_log
 from paceline.tune.run_files import STEPS, is_run, read_document, read_requests
@@ -26,6 +27,18 @@ CompareOption = Annotated[
     Path | None,
     typer.Option("--compare", help="An earlier profile: write what became slower or less accurate since, instead."),
 ]
+EstimatorOption = Annotated[
+    Path | None,
+    typer.Option("--estimator", help="An estimator's directory: the slider shows what its bound takes too."),
+]
+ControllerOption = Annotated[
+    list[Path] | None,
+    typer.Option("--controller", help="A learned controller's directory, likewise; may be given again."),
+]
+UnderLoadOption = Annotated[
+    Path | None,
+    typer.Option("--under-load", help="The document of `paceline verify --under-load`: what knobs save under load."),
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The page to write; it opens without a network.")]
 LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
 
@@ -39,6 +52,9 @@ def report(
     profile: SourceArgument,
     output: OutputOption = Path("report.html"),
     latency: LatencyOption = "prefill",
+    estimator: EstimatorOption = None,
+    controller: ControllerOption = None,
+    under_load: UnderLoadOption = None,
     compare: CompareOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +76,8 @@ def report(
         )
     else:
         kind = cast(LatencyKind, latency)  # checked where tables are built
-        size_bytes = write_report(profile, output, latency_kind=kind)
+        decided_with = DecidedWith(estimator=estimator, learned=tuple(controller or ()))
+        size_bytes = write_report(profile, output, latency_kind=kind, decided_with=decided_with, under_load=under_load)
     if as_json:
         print_json({"output": str(output), "size_bytes": size_bytes})
     else:

@@ -15,6 +15,8 @@ from paceline.records import LatencyKind
 from paceline.report import figures
 from paceline.report.certified import certificate_section
 from paceline.report.charts import TIER_COLOURS, chart_specifications
+from paceline.report.decisions import DecidedWith, judged_on_slider
+from paceline.report.load_effects import load_section
 from paceline.report.parts import (
     ASSETS,
     embedded_json,
@@ -36,23 +38,49 @@ READ_COLUMNS = (
     "T_ttft",
 )
 KIND_WORDS = {"ttft": "Time to first token", "prefill": "Prefill latency", "total": "Total latency"}
+TABLES_ALONE = DecidedWith()
+DECIDED = '<dl class="taken" id="decided" aria-live="polite"></dl>'
 FIRST_SHOWN_SHARE = 0.5  # where the slider stands when the page opens
 
 
-def write_report(profile_path: Path | str, out: Path | str, *, latency_kind: LatencyKind = "prefill") -> int:
-    """Write the page of a profile and return its size in bytes; raises OutputPathError when `out` cannot be written."""
+def write_report(
+    profile_path: Path | str,
+    out: Path | str,
+    *,
+    latency_kind: LatencyKind = "prefill",
+    decided_with: DecidedWith = TABLES_ALONE,
+    under_load: Path | None = None,
+) -> int:
+    """Write the page of a profile and return its size in bytes; raises OutputPathError when `out` cannot be written.
+
+    With `decided_with` the slider tells what the bound and learned controllers take too. `under_load` is the document of
+    `paceline verify --under-load`.
+    """
     profile = read_profile(Path(profile_path), columns=READ_COLUMNS)
     if any(run.sources for run in profile.provenance):  # public sets ask several questions about one picture
         profile = read_profile(Path(profile_path), columns=(*READ_COLUMNS, "metadata"))
-    return write_page(Path(out), report_page(profile, latency_kind=latency_kind))
+    loads = load_section(under_load)
+    budgets_ms = figures.slider_budgets_ms(analyze_budgets(profile.samples, latency_kind=latency_kind))
+    decided = judged_on_slider(Path(profile_path), budgets_ms, decided_with, latency_kind=latency_kind)
+    return write_page(Path(out), report_page(profile, latency_kind=latency_kind, decided=decided, loads=loads))
 
 
-def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> str:
-    """Return the page's HTML; nothing in it is loaded from elsewhere."""
+def report_page(
+    profile: Profile,
+    *,
+    latency_kind: LatencyKind = "prefill",
+    decided: Mapping[str, Any] | None = None,
+    loads: str = "",
+) -> str:
+    """Return the page's HTML; nothing in it is loaded from elsewhere.
+
+    `decided` is what `judged_on_slider` returns, `loads` the section that `load_section` does.
+    """
     samples = profile.samples
     analysis = analyze_budgets(samples, latency_kind=latency_kind)
     tables = build_dataset_tables(profile, latency_kind=latency_kind)
     document = _figures(profile, analysis, build_lookup_table(profile, latency_kind=latency_kind), tables)
+    document["decided"] = decided
     datasets = tuple(analysis.datasets)
     shares = figures.dataset_percentiles(samples, latency_kind, datasets)
     cells = {
@@ -72,6 +100,8 @@ def report_page(profile: Profile, *, latency_kind: LatencyKind = "prefill") -> s
         "histogram_note": _histogram_note(analysis.percentiles, latency_kind),
         "percentile_numbers": _percentile_numbers({**shares, "all": analysis.percentiles}),
         "knobs": "\n".join(_knob_panel(knob) for knob in document["knobs"]),
+        "loads": loads,
+        "decided": "" if decided is None else DECIDED,
         "certificate": certificate_section(profile.source),
         "provenance": provenance_list(profile),
     }

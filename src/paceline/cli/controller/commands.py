@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paceline.cli.controller.printing import print_training, training_document
-from paceline.cli.evaluate.judging import chosen_budgets, judge, judged_with, write_page
+from paceline.cli.evaluate.judging import chosen_budgets, judge, write_page
 from paceline.cli.evaluate.printing import print_grids, print_head, print_learned
 from paceline.cli.flags.lists import ListFlagCommand, split_numbers
 from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_listing_left_out
@@ -19,6 +19,7 @@ from paceline.evaluate import evaluation_document
 from paceline.evaluate.learned_candidates import load_learned_candidates
 from paceline.evaluate.names import BOUND, TABLE
 from paceline.fit.candidates import estimator_candidates, table_candidates
+from paceline.fit.held_out import judged_with
 from paceline.fit.learned.artifact import CHOOSER_COLUMNS, ControllerSettings, train_controller
 from paceline.fit.learned.settings import DEFAULT_SEED
 from paceline.profiles.atomic import require_file_path

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli.evaluate.judging import Judged, Progress, chosen_budgets, judge, judged_with, write_page
+from paceline.cli.evaluate.judging import Progress, chosen_budgets, judge, write_page
 from paceline.cli.evaluate.printing import print_evaluation
 from paceline.cli.flags.lists import ListFlagCommand, split_list, split_numbers
 from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBadFlag, read_with_pictures
@@ -19,6 +19,7 @@ from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.conformal import calibrate_bounds, parts_of_profile, usual_split
 from paceline.fit.estimator.rows import ESTIMATOR_COLUMNS
 from paceline.fit.estimator.training import train_estimator
+from paceline.fit.held_out import Judged, judged_with
 from paceline.fit.learned.artifact import CHOOSER_COLUMNS
 from paceline.profiles import Profile
 from paceline.profiles.atomic import require_file_path

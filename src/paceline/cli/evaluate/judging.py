@@ -1,43 +1,19 @@
-"""What the commands that judge controllers build alike: estimator and held-out part, budgets, evaluation and page."""
+"""What the commands that judge controllers build alike: budgets, evaluation and page."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from paceline.analyze import ChosenBudgets, default_budgets
 from paceline.cli.printing import note_written
 from paceline.control.controller import Controller
-from paceline.estimate.bounds import LatencyBounds
-from paceline.estimate.bounds_file import load_bounds
-from paceline.estimate.latency_model import LatencyModel
-from paceline.estimate.network import NetworkEstimator
 from paceline.evaluate import Evaluation, evaluate
 from paceline.evaluate.learned_candidates import LearnedCandidates
-from paceline.fit.conformal import parts_of_profile, split_of
-from paceline.fit.estimator.evaluation import require_comparable
 from paceline.profiles import Profile, SampleParts
 from paceline.profiles.request_features import request_vectors
 from paceline.records import LatencyKind
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What the controllers are built from, and the samples that judge them."""
-
-    model: LatencyModel
-    bounds: LatencyBounds
-    parts: SampleParts
-
-
-def judged_with(profile: Profile, estimator: Path) -> Judged:
-    """Part a profile as the training of an estimator did; raises EstimatorError for one of another model."""
-    model, bounds = NetworkEstimator.load(estimator), load_bounds(estimator)
-    require_comparable(model, profile, estimator)
-    # a sample's part follows from its name and the split alone: nothing that trained or calibrated it can judge it
-    return Judged(model=model, bounds=bounds, parts=parts_of_profile(profile, split_of(model.description)))
 
 
 def chosen_budgets(asked_ms: list[float] | None, parts: SampleParts, kind: LatencyKind) -> ChosenBudgets:

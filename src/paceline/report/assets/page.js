@@ -32,6 +32,27 @@ function sentence(dataset, controller, index) {
   ];
 }
 
+function showDecided(budget) {
+  const decided = report.decided;
+  if (decided === null) return;
+  const place = Math.max(0, decided.budgets.findLastIndex((each) => each <= budget));
+  const cells = decided.controllers.flatMap(({ words, rows }) => {
+    const row = rows[place];
+    const ends = row.accuracy_ends === null ? "" : ` (${row.accuracy_ends.map((end) => end.toFixed(3)).join("–")})`;
+    const kept =
+      row.kept === null
+        ? "nothing promised"
+        : `promised to ${row.promised} of ${decided.requests} held-out requests, kept for ${percent(row.kept[0])} % ` +
+          `(${percent(row.kept[1])}–${percent(row.kept[2])} %) where ${percent(decided.asked)} % are asked`;
+    const name = Object.assign(document.createElement("dt"), { textContent: words });
+    const said = document.createElement("dd");
+    const taken = Object.assign(document.createElement("b"), { textContent: row.taken });
+    said.append(taken, ` for ${percent(row.taken_share)} %; at ${decided.budgets[place]} ms ${kept}; accuracy ${row.accuracy.toFixed(3)}${ends}`);
+    return [name, said];
+  });
+  document.getElementById("decided").replaceChildren(...cells);
+}
+
 function show(index) {
   const budget = report.budgets[index];
   const words = `${budget} ms`;
@@ -43,6 +64,7 @@ function show(index) {
     : `No configuration fits: the global table takes the nearest, ${key}, and marks it.`;
   document.getElementById("taken").textContent = said;
   slider.setAttribute("aria-valuetext", `${words}. ${said}`);
+  showDecided(budget);
   for (const dataset of Object.keys(report.taken)) {
     for (const controller of ["global", "own"]) {
       const cell = document.querySelector(`[data-taken="${controller}"][data-dataset="${CSS.escape(dataset)}"]`);
