@@ -117,10 +117,10 @@ test-python: .venv-python/.installed
 
 # How the figures of benchmarks/results moved over the commits that changed them.
 trend: setup
-	$(BIN)/python benchmarks/trend.py
+	$(BIN)/python website/trend.py
 
 trend-check: setup
-	$(BIN)/python benchmarks/trend.py --check
+	$(BIN)/python website/trend.py --check
 
 check: setup
 	$(BIN)/ruff check

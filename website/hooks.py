@@ -15,7 +15,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / each) for each in ("website", "src", "benchmarks")]
+sys.path[:0] = [str(ROOT / each) for each in ("website", "src")]
 import commands  # noqa: E402
 import recipe_commands  # noqa: E402
 import trend  # noqa: E402

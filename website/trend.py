@@ -1,6 +1,6 @@
 """How the figures of benchmarks/results moved over the commits that changed them.
 
-    python benchmarks/trend.py [--check]
+    python website/trend.py [--check]
 
 Reads every version that git has of the results named in WATCHED and prints a page with a line a version: the figure,
 and its ratio to the version before. `--check` fails, with a sentence a figure, where the newest version is worse than
@@ -120,7 +120,7 @@ def page(found: Sequence[tuple[Watched, Sequence[Version]]]) -> str:
     """Return the page as Markdown."""
     parts = [
         "# Trend",
-        "How watched figures moved over the commits that changed them, by `python benchmarks/trend.py`. "
+        "How watched figures moved over the commits that changed them, by `python website/trend.py`. "
         "`make trend-check` fails where the newest is worse than is let pass.",
     ]
     for watched, versions in found:
