@@ -212,7 +212,7 @@ FLAGS = {
     "models": "--markdown --json",
     "serve": (
         "--controller --host --port --alpha --policy --served-model-name --api-key-file --allow-urls --grace-seconds "
-        "--log-prompts --device --dtype --revision --template-argument --trust-remote-code"
+        "--log-prompts --otlp-traces-endpoint --device --dtype --revision --template-argument --trust-remote-code"
     ),
     "verify": (
         "--tiers --top-k --blocks --pairs --out -o --under-load --device --dtype --revision --device-map --offload-folder "

@@ -19,7 +19,7 @@ from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.schedule.policies import POLICIES
 from paceline.server.first_controller import first_controller
 from paceline.server.limits import Limits
-from paceline.server.serve import ServerSettings, build_server, load_served, read_keys
+from paceline.server.serve import ServerSettings, build_server, load_served, read_keys, spans_to
 from paceline.server.serve import serve as run_server
 
 
@@ -52,6 +52,9 @@ def serve(
         float, typer.Option(help="On SIGTERM, how long the answer that runs may take yet.", min=0, max=3600)
     ] = 30.0,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log the texts of chats too.")] = False,
+    otlp_traces_endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send OpenTelemetry's spans there: OTLP over HTTP, /v1/traces.")
+    ] = None,
     device: DeviceFlag = "auto",
     dtype: DtypeFlag = "auto",
     revision: RevisionFlag = None,
@@ -80,8 +83,13 @@ def serve(
         trust_remote_code=trust_remote_code,
         template_arguments=template_arguments(template_argument),
     )
-    served = build_server(loaded, controllers, settings, log=_line)
-    run_server(served, host=host, port=port, on_listening=lambda at: note(f"{settings.name} at http://{host}:{at}"))
+    spans = None if otlp_traces_endpoint is None else spans_to(otlp_traces_endpoint, model=settings.name)
+    served = build_server(loaded, controllers, settings, log=_line, spans=spans)
+    try:
+        run_server(served, host=host, port=port, on_listening=lambda at: note(f"{settings.name} at http://{host}:{at}"))
+    finally:
+        if spans is not None:
+            spans.close()
     note("stopped")
 
 

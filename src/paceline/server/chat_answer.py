@@ -43,7 +43,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A question with how it is to be answered: under which configuration, from when on, and how it is written."""
+    """A question with how it is to be answered: under which configuration, from when on, and how it is written.
+
+    `patient_until` is when it would rather be refused than wait on, by the clock of receipts.
+    """
 
     question: Question
     config: KnobConfig
@@ -51,6 +54,7 @@ class Asked:
     order: PrefillRequest
     stream: bool
     include_usage: bool
+    patient_until: float | None = None
 
 
 class ChatAnswer(Response):
@@ -110,7 +114,10 @@ class ChatAnswer(Response):
     @asynccontextmanager
     async def _run(self, outcome: Outcome) -> AsyncGenerator[Run[Answered]]:
         asked, engine = self.asked, self.host.engine
-        async with engine.turn(asked.order):
+        patience = None
+        if asked.patient_until is not None:
+            patience = max(0.0, asked.patient_until - self.host.clock())
+        async with engine.turn(asked.order, patience_seconds=patience):
             outcome.times.started(1e3 * (self.host.clock() - asked.order.arrival_seconds))
             work = partial(self.host.model.answer, asked.question, asked.config, asked.caps)
             async with engine.run(work) as run:
@@ -200,6 +207,9 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
         ttft_budget_seconds=None if ticket is None else ticket.queued_with_seconds,
     )
     whole = host.model.whole(low=low)
+    until = None
+    if promise is not None and promise.asked.on_infeasible == "refuse":
+        until = order.arrival_seconds + promise.asked.ms / 1e3
     return Asked(
         question=question,
         config=whole if promise is None else promise.config,
@@ -207,6 +217,7 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
         order=order,
         stream=stream,
         include_usage=usage or (promise is not None and stream),
+        patient_until=until,
     )
 
 

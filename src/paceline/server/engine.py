@@ -16,6 +16,7 @@ from paceline.errors import RequestRefusedError
 from paceline.schedule.policies import PolicyWeights, SortKey, request_order
 from paceline.schedule.queue import PolicyQueue
 from paceline.schedule.requests import PrefillRequest
+from paceline.wire.budget import BUDGET_FIELD
 
 Result = TypeVar("Result")
 HandOn = Callable[[Any], None]
@@ -67,12 +68,13 @@ class Engine:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def turn(self, order: PrefillRequest) -> AsyncGenerator[None]:
+    async def turn(self, order: PrefillRequest, *, patience_seconds: float | None = None) -> AsyncGenerator[None]:
         """Hold the model for the length of the block, once it is this request's turn.
 
-        Raises RequestRefusedError (503) where too many wait, and when the server stops first.
+        Raises RequestRefusedError: 503 where too many wait and when the server stops first, 429 where the turn has not come after
+        `patience_seconds`.
         """
-        await self._wait(order)
+        await self._wait(order, patience_seconds)
         try:
             yield
         finally:
@@ -114,7 +116,7 @@ class Engine:
         """End the model's thread, once it is idle."""
         self._thread.shutdown()
 
-    async def _wait(self, order: PrefillRequest) -> None:
+    async def _wait(self, order: PrefillRequest, patience_seconds: float | None) -> None:
         if self.draining:
             raise stopping()
         if not self._busy:
@@ -130,12 +132,15 @@ class Engine:
         waiting = _Waiting(order, asyncio.get_running_loop().create_future())
         self._waiting.push(waiting)
         try:
-            await waiting.granted
-        except asyncio.CancelledError:
+            async with asyncio.timeout(patience_seconds):
+                await waiting.granted
+        except (asyncio.CancelledError, TimeoutError) as error:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
             elif not waiting.granted.cancelled() and waiting.granted.exception() is None:
                 self._release()  # it was granted in the moment in which its client left
+            if isinstance(error, TimeoutError):
+                raise out_of_patience(len(self._waiting)) from None
             raise
 
     def _release(self) -> None:
@@ -153,6 +158,17 @@ def stopping() -> RequestRefusedError:
         "this server is stopping and has not begun to answer; ask another, or this one again once it is back",
         status=503,
         code="server_stopping",
+        headers={"retry-after": "1"},
+    )
+
+
+def out_of_patience(waiting: int) -> RequestRefusedError:
+    """Return what a request is told whose budget passed while it waited, and that would rather be refused."""
+    return RequestRefusedError(
+        f"the budget passed while the request waited, beside {waiting} others; ask again later, or say on_infeasible degrade",
+        status=429,
+        code="budget_contended",
+        param=BUDGET_FIELD,
         headers={"retry-after": "1"},
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -29,7 +30,7 @@ from paceline.server.counts import Counts
 from paceline.server.engine import Engine
 from paceline.server.fetched_pictures import FetchedPictures
 from paceline.server.fetching import Fetcher, allowed_prefix
-from paceline.server.gate import Gate, digest_of
+from paceline.server.gate import Finished, Gate, Scope, Visit, digest_of
 from paceline.server.limits import Limits
 from paceline.server.local_model import LocalModel
 from paceline.server.protocol import uvicorn_settings
@@ -38,6 +39,9 @@ from paceline.serving.controllers import served_controllers
 from paceline.serving.desk import Desk, KnobNames, largest_ms
 from paceline.serving.middleware import BudgetMiddleware
 from paceline.serving.pricing import price_settings
+
+if TYPE_CHECKING:
+    from paceline.server.spans import ChatSpans
 
 NAMES = KnobNames(
     top_k="paceline_top_k", active_blocks="paceline_active_blocks", ttft_budget_ms="paceline_ttft_budget_ms"
@@ -103,8 +107,12 @@ def build_server(
     settings: ServerSettings,
     *,
     log: Callable[[str], object] = sys.stdout.write,
+    spans: Finished | None = None,
 ) -> ChatServer:
-    """Put a server together; `log` takes one line a request. Warns of a controller that was measured elsewhere."""
+    """Put a server together; `log` takes one line a request, `spans` each request that has ended.
+
+    Warns of a controller that was measured elsewhere.
+    """
     limits = settings.limits
     first = next(iter(controllers.values()))
     ranking = AdaptiveModel(model=model, controller=first).block_ranking
@@ -126,10 +134,25 @@ def build_server(
         engine,
         limits=limits,
         keys=map(digest_of, settings.keys),
-        finished=RequestLog(log, prompts=settings.log_prompts),
+        finished=_all(RequestLog(log, prompts=settings.log_prompts), *([] if spans is None else [spans])),
         clock=host.clock,
     )
     return ChatServer(app=gate, engine=engine, desk=desk, host=host, limits=limits)
+
+
+def spans_to(endpoint: str, *, model: str) -> "ChatSpans":
+    """Return what sends each chat's spans to a collector; raises MissingExtraError without the extra `otel`."""
+    from paceline.server.spans import ChatSpans, exporter_to  # an extra of its own, which most servers do without
+
+    return ChatSpans(exporter_to(endpoint), model=model)
+
+
+def _all(*each: Finished) -> Finished:
+    def finished(scope: Scope, visit: Visit) -> None:
+        for tell in each:
+            tell(scope, visit)
+
+    return finished
 
 
 def one_at_a_time(policy: str, *, alpha: float, t0_seconds: float) -> ServerLoad:

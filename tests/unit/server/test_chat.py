@@ -215,6 +215,20 @@ def test_a_waiting_client_that_leaves_is_forgotten():
         assert len(served.desk.ledger) == 0 and len(model.asked) == 1
 
 
+def test_a_budget_that_passes_while_its_request_waits_is_429_for_who_would_rather_be_refused():
+    model, begun, go_on = held_model(3)
+    with listening(told_server(model)) as port:
+        first = threading.Thread(target=ask, args=(port, chat(None)))
+        first.start()
+        assert begun.wait(30)
+        reply = ask(port, chat(20, on_infeasible="refuse"))
+        assert (reply.status, reply.document["error"]["code"]) == (429, "budget_contended")
+        go_on.set()
+        first.join()
+        late = ask(port, chat(0.001)).document["paceline"]
+    assert late["within_budget"] is False and len(model.asked) == 2
+
+
 def test_told_to_stop_it_hands_back_what_waits_and_finishes_what_runs():
     model, begun, go_on = held_model(3)
     served, replies = told_server(model), {}

@@ -61,7 +61,7 @@ def test_an_unknown_policy_is_refused():
 requests = st.lists(
     st.tuples(
         st.integers(0, 12),  # turns of the loop before it asks
-        st.sampled_from(["answers", "raises", "is cancelled"]),
+        st.sampled_from(["answers", "raises", "is cancelled", "is impatient"]),
         st.integers(0, 12),  # turns after which it is cancelled
         st.integers(0, 5),  # turns that it has the model
     ),
@@ -80,7 +80,8 @@ async def serve(load):
 
     async def ask(number, delay, end, _, held):
         await turns(delay)
-        async with engine.turn(order(number)):
+        patience = 0.0 if end == "is impatient" else None
+        async with engine.turn(order(number), patience_seconds=patience):
             assert not holders
             holders.append(number)
             try:
@@ -101,7 +102,7 @@ async def serve(load):
     async with asyncio.timeout(60):
         await asyncio.gather(*(client(number, request) for number, request in enumerate(load)))
     assert (engine.running, engine.waiting) == (0, 0)
-    staying = [number for number, request in enumerate(load) if request[1] != "is cancelled"]
+    staying = [number for number, request in enumerate(load) if request[1] in ("answers", "raises")]
     assert set(staying) <= set(served) and len(served) == len(set(served))
 
 
@@ -154,6 +155,28 @@ def test_too_many_waiting_and_a_stopping_server_are_503_with_a_time_to_come_back
             await hold(3)
         release.set()
         assert await running == 0  # what runs goes on
+
+    asyncio.run(served())
+
+
+def test_whoever_is_out_of_patience_is_429_and_its_place_is_taken():
+    async def served():
+        engine, release = Engine(), asyncio.Event()
+
+        async def hold(number, patience=None):
+            async with engine.turn(order(number), patience_seconds=patience):
+                await release.wait()
+                return number
+
+        running = asyncio.ensure_future(hold(0))
+        await turns()
+        impatient, patient = asyncio.ensure_future(hold(1, 0.0)), asyncio.ensure_future(hold(2, 60))
+        with pytest.raises(RequestRefusedError, match="budget passed") as refused:
+            await impatient
+        assert (refused.value.status, refused.value.code) == (429, "budget_contended")
+        release.set()
+        assert await running == 0 and await patient == 2
+        assert (engine.running, engine.waiting) == (0, 0)
 
     asyncio.run(served())
 
