@@ -23,6 +23,7 @@ EXTRAS = {  # what is missing without it
     "report": "the pages of `paceline report` and `paceline evaluate --report`",
     "simulate": "the fast engine of `paceline simulate` and `paceline plan`",
     "server": "`paceline serve`, a model behind HTTP",
+    "otel": "OpenTelemetry's spans of `paceline serve --otlp-traces-endpoint`",
     "vllm": "serving and profiling in vLLM",
 }
 FOR_DEVELOPERS = ("dev", "docs")

@@ -65,12 +65,18 @@ DEVICES = (
     "from paceline.models import placement\nfrom paceline.errors import PacelineError\nplacement.find_spec = lambda name: None\n"
     "try: placement.require_accelerate('digits')\nexcept PacelineError as error: sys.exit(str(error))\n"
 )
+SPANS = (
+    "from paceline.server.serve import spans_to\nfrom paceline.errors import PacelineError\n"
+    "try: spans_to('http://127.0.0.1:1', model='m')\nexcept PacelineError as error: sys.exit(str(error))\n"
+)
 MISSING = {  # extra: its packages, and a program that needs them
     "data": (("pyarrow", "datasets", "fsspec"), COMMAND.format(["datasets", "show", "text_vqa", "--from", "hub@main"])),
     "report": (("altair", "vl_convert"), COMMAND.format(["report", "profile"])),
     "simulate": (("numba",), SIMULATED),
     "vllm": (("vllm",), COMMAND.format(["vllm", "serve", "digits", "--controller", "none"])),
     "hf": (("accelerate", "torchvision"), DEVICES),
+    "server": (("fastapi", "uvicorn"), COMMAND.format(["serve", "digits"])),
+    "otel": (("opentelemetry", "opentelemetry.exporter"), SPANS),
 }
 
 
@@ -98,7 +104,7 @@ def test_everything_else_loads_without_any_extra():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["report"]
+    assert done.stdout.split() == ["report", "serve"]
 
 
 @pytest.fixture(scope="module")
