@@ -159,6 +159,14 @@ class RequestRefusedError(PacelineError, ValueError):
         super().__init__(message)
 
 
+class RemoteServerError(PacelineError):
+    """A server elsewhere that does not answer, or not as servers with OpenAI's interface do."""
+
+    def __init__(self, server: str, problem: str, *, mend: str) -> None:
+        self.server, self.problem = server, problem
+        super().__init__(f"{server} {problem}; {mend}")
+
+
 class StepTimeError(PacelineError, ValueError):
     """A step-time model that cannot be read, or a step log that none can be fitted on."""
 

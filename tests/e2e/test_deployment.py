@@ -11,23 +11,32 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paceline.monitoring.files import RULES, monitoring_files
 from paceline.wire.budget import BUDGET_FIELD
 from paceline.wire.metrics import PromiseMetrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-ALERTS = [rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+RULES_OF = [rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+ALERTS = [rule for rule in RULES_OF if "alert" in rule]
+RECORDED = {rule["record"] for rule in RULES_OF if "record" in rule}
 KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "paceline.yaml").read_text()))
 
 
 def names_on_the_page():
-    page = PromiseMetrics(alpha=0.05).text(calibration_requests=0, drift_factor=None, unfinished=0)
+    metrics = PromiseMetrics(alpha=0.05)
+    page = metrics.text(calibration_requests=0, calibration_needed=45, drift_factor=None, unfinished=0)
     return set(re.findall(r"^(paceline:\w+)", page, re.MULTILINE)) | {"paceline:decisions_total"}
+
+
+def test_the_alerts_are_those_of_the_package():
+    assert (DEPLOY / "alerts.yaml").read_bytes() == monitoring_files()[RULES]
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_an_alert_asks_for_metrics_that_exist_and_has_its_section(rule):
     assert set(re.findall(r"paceline:\w+", rule["expr"])) <= names_on_the_page()
+    assert set(re.findall(r"instance:[\w:]+", rule["expr"])) <= RECORDED
     assert f"## {rule['alert']}\n" in (ROOT / "docs" / "deployment" / "alerts.md").read_text()
     assert rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["summary"]
 

@@ -2,19 +2,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import polars as pl
 import pytest
 import typer
 from evaluated_controllers import RuledBySight, synthetic_samples_with_vectors
+from headless import PATIENCE_MS, launched
 from latency_models import synthetic_samples as evaluated_samples
 from latency_models import token_linear
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from paceline.cli import report as report_command
@@ -40,9 +39,6 @@ from paceline.report.timeline import timeline_rows, write_timeline
 from paceline.schedule import read_step_log
 from paceline.tune.run_files import read_requests
 
-CHROMIUM = which("chromium") or which("google-chrome")
-LAUNCH = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE_MS = 240_000
 HOSTILE = "<img src=x onerror=alert(1)>"
 HOSTILE_RUN = f"{HOSTILE} run"
 TIERS = {"low": 20.0, "medium": 40.0, "high": 60.0}
@@ -104,14 +100,7 @@ def page_file(profile_file: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
-        yield browser
-        browser.close()
+browser = pytest.fixture(scope="module")(launched)
 
 
 def command_line() -> typer.Typer:

@@ -38,6 +38,15 @@ COMMANDS = {  # name: (module, first line of its help)
         "report",
         "Write fronts, decisions, stages, distributions and knob effects of a profile as one HTML page.",
     ),
+    "dashboard": (
+        "dashboard",
+        "Open the report of a profile or a controller, or the live page before a server, until Ctrl-C.",
+    ),
+    "alerts": ("alerts", "Write Prometheus's alert rules and a Grafana dashboard for servers with budgets."),
+    "quick": (
+        "quick",
+        "Judge any server with OpenAI's interface: which share of requests keeps a budget, at which picture sizes.",
+    ),
     "table": ("table", "Build and show lookup tables."),
     "estimator": ("estimator.commands", "Train, judge and ask latency estimators."),
     "controller": ("controller.commands", "Train and judge learned controllers."),

@@ -56,13 +56,19 @@ def write_report(
     With `decided_with` the slider tells what the bound and learned controllers take too. `under_load` is the document of
     `paceline verify --under-load`.
     """
-    profile = read_profile(Path(profile_path), columns=READ_COLUMNS)
-    if any(run.sources for run in profile.provenance):  # public sets ask several questions about one picture
-        profile = read_profile(Path(profile_path), columns=(*READ_COLUMNS, "metadata"))
+    profile = read_for_report(Path(profile_path))
     loads = load_section(under_load)
     budgets_ms = figures.slider_budgets_ms(analyze_budgets(profile.samples, latency_kind=latency_kind))
     decided = judged_on_slider(Path(profile_path), budgets_ms, decided_with, latency_kind=latency_kind)
     return write_page(Path(out), report_page(profile, latency_kind=latency_kind, decided=decided, loads=loads))
+
+
+def read_for_report(path: Path) -> Profile:
+    """Return a profile with the columns that its page shows."""
+    profile = read_profile(path, columns=READ_COLUMNS)
+    if any(run.sources for run in profile.provenance):  # public sets ask several questions about one picture
+        return read_profile(path, columns=(*READ_COLUMNS, "metadata"))
+    return profile
 
 
 def report_page(

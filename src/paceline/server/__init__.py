@@ -1,4 +1,8 @@
-"""One Hugging Face model in this process behind OpenAI's chat completions, with budgets; needs the extra `server`."""
+"""One Hugging Face model in this process behind OpenAI's chat completions, with budgets; needs the extra `server`.
+
+Not here: decisions and what budgets are called in HTTP (`paceline.serving`, `paceline.wire`), and how a model is run
+(`paceline.runtime`, `paceline.measure`).
+"""
 
 from importlib.util import find_spec
 

@@ -1,20 +1,18 @@
-"""The routes: chat completions, models, health, metrics, and the page where there is one."""
+"""The routes: chat completions, models, health, metrics, and the page."""
 
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
 
 from paceline.errors import RequestRefusedError
+from paceline.page.files import PageFile, page_files
 from paceline.server.chat_answer import ChatAnswer, Host, asked_of
 from paceline.server.chat_request import ChatRequest, question_of_request, read_request
 from paceline.wire.report import error_body
 
-PAGE = Path(str(files("paceline.serving"))) / "page"
 ERROR = {"description": "OpenAI's error object.", "content": {"application/json": {"schema": {"type": "object"}}}}
 CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
     400: ERROR,
@@ -30,8 +28,8 @@ CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(host: Host, *, page: Path = PAGE) -> FastAPI:
-    """Return the application that answers for a host; its page is at `/` where the folder `page` is."""
+def build_app(host: Host) -> FastAPI:
+    """Return the application that answers for a host; its page is at `/`."""
     app = FastAPI(title="Paceline", docs_url=None, redoc_url=None, summary="Chat completions under latency budgets.")
     app.add_exception_handler(RequestRefusedError, _refused)
     app.add_exception_handler(HTTPException, _unknown)
@@ -71,9 +69,16 @@ def build_app(host: Host, *, page: Path = PAGE) -> FastAPI:
     app.get("/v1/models/{name:path}", responses={401: ERROR, 404: ERROR})(one_model)
     app.get("/health", responses={503: ERROR})(health)
     app.get("/metrics")(metrics)
-    if page.is_dir():
-        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+    for path, file in page_files().items():
+        app.get(path, include_in_schema=False)(_showing(file))
     return app
+
+
+def _showing(file: PageFile) -> Callable[[], Awaitable[Response]]:
+    async def show() -> Response:
+        return Response(file.content, headers=file.headers)
+
+    return show
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

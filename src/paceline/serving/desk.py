@@ -280,6 +280,7 @@ class Desk:
         pooled = next(iter(self.calibrations.values())).pooled
         return self.metrics.text(
             calibration_requests=len(pooled),
+            calibration_needed=pooled.needed,
             drift_factor=pooled.upper,
             unfinished=len(self.ledger),
             price_per_second=self.line.controller.price.per_second,

@@ -26,16 +26,19 @@ class EventSplitter:
 
 def holds_token(event: bytes) -> bool:
     """Tell whether an event hands on a token: a choice with more than the role that opens the answer."""
-    chunk = _chunk(event)
-    choices: list[Any] = chunk.get("choices") or []
-    return any(_more_than_role(choice.get("delta") or {}) for choice in choices if isinstance(choice, dict))
+    chunk = chunk_of(event)
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return False
+    deltas = [choice.get("delta") or {} for choice in cast("list[Any]", choices) if isinstance(choice, dict)]
+    return any(_more_than_role(cast("dict[str, Any]", delta)) for delta in deltas if isinstance(delta, dict))
 
 
 def with_report(event: bytes, report: dict[str, Any]) -> bytes | None:
     """Return the chunk that carries the usage with the report beside it; None for any other event."""
     if b'"usage"' not in event:
         return None
-    chunk = _chunk(event)
+    chunk = chunk_of(event)
     if chunk.get("choices") != [] or not chunk.get("usage"):
         return None
     return DATA + json.dumps({**chunk, "paceline": report}).encode() + END
@@ -45,7 +48,8 @@ def _more_than_role(delta: dict[str, Any]) -> bool:
     return "role" not in delta or any(value for name, value in delta.items() if name != "role")
 
 
-def _chunk(event: bytes) -> dict[str, Any]:
+def chunk_of(event: bytes) -> dict[str, Any]:
+    """Return the chunk that an event carries; empty for one that carries none."""
     if not event.startswith(DATA + b"{"):
         return {}
     try:

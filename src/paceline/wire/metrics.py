@@ -58,6 +58,7 @@ class PromiseMetrics:
         self,
         *,
         calibration_requests: int,
+        calibration_needed: int,
         drift_factor: float | None,
         unfinished: int,
         price_per_second: float = 0.0,
@@ -73,6 +74,11 @@ class PromiseMetrics:
                 *self._promise_lines(),
                 *_gauge(
                     "paceline:calibration_requests", "Requests that the bounds are calibrated on.", calibration_requests
+                ),
+                *_gauge(
+                    "paceline:calibration_needed",
+                    "Requests that a bound needs: with fewer nothing is promised.",
+                    calibration_needed,
                 ),
                 *_gauge("paceline:drift_factor", "Bounds are the controller's milliseconds times this.", drift_factor),
                 *_gauge("paceline:work_price", "Accuracy that a second of prefill must bring now.", price_per_second),
@@ -98,6 +104,7 @@ class PromiseMetrics:
             yield f'paceline:promises_total{{alpha="{self.alpha:g}",outcome="{outcome}"}} {self.promises[outcome]}'
         said = f"Share of the last {COVERAGE_WINDOW} requests alone in the engine that stayed within their bound."
         yield from _gauge("paceline:coverage_ratio", said, _share(self.covered))
+        yield from _gauge("paceline:coverage_requests", "Requests that the coverage ratio is of.", len(self.covered))
         said = f"Share of the last {COVERAGE_WINDOW} requests with others beside them that stayed within their bound."
         yield from _gauge("paceline:coverage_beside_ratio", said, _share(self.covered_beside))
         yield from _gauge("paceline:coverage_target", "The share that bounds are made for: 1 - alpha.", 1 - self.alpha)

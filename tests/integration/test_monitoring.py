@@ -1,0 +1,264 @@
+"""Alert rules and dashboard before the real Prometheus: promtool's checks, and alerts of a server under load that come and go."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from page_server import SyntheticServer, ask_over_http, served
+
+from paceline.cli.main import run
+from paceline.monitoring.files import DASHBOARD, RULES, monitoring_files
+from paceline.records import KnobConfig
+from paceline.wire.metrics import PromiseMetrics
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="no Prometheus on this machine; Debian: apt-get install --no-install-recommends prometheus",
+)
+SERVER = 'instance="a:8000", job="paceline"'
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+def rules(tmp_path):
+    path = tmp_path / RULES
+    path.write_bytes(monitoring_files()[RULES])
+    return path
+
+
+@needs_prometheus
+def test_promtool_takes_the_rules(rules):
+    done = subprocess.run(["promtool", "check", "rules", "--lint-fatal", rules], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def series(name, values, labels=""):
+    return {"series": f"{name}{{{SERVER}{labels}}}", "values": values}
+
+
+def promises(outcome, values):
+    return series("paceline:promises_total", values, f', alpha="0.05", outcome="{outcome}"')
+
+
+def decisions(degraded, values):
+    return series(
+        "paceline:decisions_total", values, f', tier="low", top_k="2", blocks="8", degraded="{str(degraded).lower()}"'
+    )
+
+
+TARGET = series("paceline:coverage_target", "0.95x120")
+COVERED = "paceline:coverage_ratio"
+# name: (series, the alerts that fire after an hour)
+SCENES = {
+    "on target": ([TARGET, promises("kept", "0+19x120"), promises("missed", "0+1x120")], []),
+    "an eighth missed": (
+        [TARGET, promises("kept", "0+7x120"), promises("missed", "0+1x120")],
+        ["PacelinePromisesBroken"],
+    ),
+    "all missed": ([TARGET, promises("kept", "0x120"), promises("missed", "0+1x120")], ["PacelinePromisesBroken"]),
+    "one missed of two": ([TARGET, promises("kept", "0x40 1x80"), promises("missed", "0x40 1x80")], []),
+    "none missed": ([TARGET, promises("kept", "0+9x120"), promises("missed", "0x120")], []),
+    "bounds cover": ([TARGET, series(COVERED, "0.94x120"), series("paceline:coverage_requests", "1000x120")], []),
+    "bounds fail": (
+        [TARGET, series(COVERED, "0.90x120"), series("paceline:coverage_requests", "1000x120")],
+        ["PacelineBoundsTooLow"],
+    ),
+    "bounds fail of few": ([TARGET, series(COVERED, "0.90x120"), series("paceline:coverage_requests", "20x120")], []),
+    "none covered": (
+        [TARGET, series(COVERED, "0x120"), series("paceline:coverage_requests", "60x120")],
+        ["PacelineBoundsTooLow"],
+    ),
+    "not yet covered": ([TARGET, series("paceline:coverage_requests", "0x120")], []),
+    "drifted": ([series("paceline:drift_factor", "1.2x50 2.0x70")], ["PacelineMachineSlower"]),
+    "drift not known before": ([series("paceline:drift_factor", "_x50 2.0x70")], []),
+    "degraded": ([decisions(True, "0+1x120"), decisions(False, "0+2x120")], ["PacelineNothingFits"]),
+    "seldom degraded": ([decisions(True, "0+1x120"), decisions(False, "0+9x120")], []),
+    "few degraded": ([decisions(True, "0 1x119"), decisions(False, "0x120")], []),
+    "calibrates": (
+        [
+            series("paceline:calibration_requests", "12x120"),
+            series("paceline:calibration_needed", "45x120"),
+            decisions(False, "0+1x120"),
+        ],
+        ["PacelineNotCalibrated"],
+    ),
+    "queue": ([series("paceline:requests_unfinished", "65x120")], ["PacelineQueueGrows"]),
+    "no queue": ([series("paceline:requests_unfinished", "64x120")], []),
+    "idle": (
+        [
+            series("paceline:calibration_requests", "0x120"),
+            series("paceline:calibration_needed", "45x120"),
+            decisions(False, "0x120"),
+        ],
+        [],
+    ),
+}
+
+
+@needs_prometheus
+def test_each_alert_fires_where_it_should_and_nowhere_else(rules):
+    names = re.findall(r"alert: (\w+)", rules.read_text())
+    assert set(names) == {name for _, fired in SCENES.values() for name in fired}
+    tests = [
+        {
+            "name": scene,
+            "interval": "1m",
+            "input_series": given,
+            "promql_expr_test": [
+                {
+                    "expr": "count by (alertname) (ALERTS{alertstate='firing'})",
+                    "eval_time": "1h",
+                    "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in fired],
+                }
+            ],
+        }
+        for scene, (given, fired) in SCENES.items()
+    ]
+    document = {"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}
+    path = rules.with_name("tests.yml")
+    path.write_text(json.dumps(document))  # YAML too
+    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_chernoffs_bound_is_no_less_than_the_probability():
+    """What the rule takes for evidence is never more than what the binomial distribution gives."""
+    for count, alpha in ((3, 0.05), (20, 0.05), (100, 0.1), (500, 0.05)):
+        for missed in range(1, count + 1):
+            share = missed / count
+            if share <= alpha:
+                continue
+            rest = max(1 - share, 1e-9)
+            evidence = count * (share * math.log(share / alpha) + rest * math.log(rest / (1 - alpha)))
+            exact = sum(math.comb(count, k) * alpha**k * (1 - alpha) ** (count - k) for k in range(missed, count + 1))
+            assert exact <= math.exp(-evidence) * (1 + 1e-6)
+
+
+def test_every_panel_asks_for_metrics_that_there_are():
+    document = json.loads(monitoring_files()[DASHBOARD])
+    metrics = PromiseMetrics(alpha=0.05)
+    metrics.decisions[KnobConfig(tier="low", top_k=2, num_active_blocks=8), False] += 1
+    page = metrics.text(calibration_requests=1, calibration_needed=45, drift_factor=1.0, unfinished=0)
+    there = set(re.findall(r"^([\w:]+)[{ ]", page, flags=re.MULTILINE)) - {"#"}
+    there |= set(re.findall(r"record: (\S+)", monitoring_files()[RULES].decode()))
+    asked = {name for expr in expressions(document) for name in re.findall(r"(?:paceline|instance):[\w:]+", expr)}
+    assert asked and asked <= there
+    assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
+
+
+def expressions(document):
+    return [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+
+
+@contextmanager
+def prometheus(folder, targets):
+    config = {
+        "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"},
+        "rule_files": [str(folder / RULES)],
+        "scrape_configs": [{"job_name": "paceline", "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    command = [
+        *("prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
+        *("--web.listen-address=127.0.0.1:0", "--log.level=info"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        address = None
+        for line in process.stderr:
+            if found := re.search(r'msg="Listening on" address=(\S+)', line):
+                address = found[1]
+            if "Server is ready" in line:
+                break
+        assert address is not None
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.stderr.read()
+        process.stderr.close()
+        process.wait(30)
+
+
+def asked(address, path, **query):
+    with urllib.request.urlopen(f"{address}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
+        return json.load(answer)["data"]
+
+
+def firing(address):
+    return {
+        (alert["labels"]["alertname"], alert["labels"]["instance"])
+        for alert in asked(address, "alerts")["alerts"]
+        if alert["state"] == "firing"
+    }
+
+
+def wait_for(holds, meanwhile=lambda: time.sleep(0.1)):
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < end
+        meanwhile()
+
+
+def seldom(address):
+    time.sleep(0.2)
+    ask_over_http(address, 500, stream=True)
+
+
+@needs_prometheus
+def test_alerts_of_a_server_under_load_fire_and_fall_silent(tmp_path):
+    assert run(["alerts", "--out", str(tmp_path), "--window", "2s", "--for", "250ms", "--baseline", "12s"]) == 0
+    quick = {
+        KnobConfig(tier=tier, top_k=2, num_active_blocks=8): (ms, accuracy)
+        for tier, ms, accuracy in (("low", 40.0, 0.5), ("medium", 60.0, 0.6), ("high", 80.0, 0.7))
+    }
+    old, new = SyntheticServer(configs=quick, calibration=480), SyntheticServer(configs=quick, calibration=0)
+    old.slowed = new.slowed = 0.02
+    with served(old) as old_address, served(new) as new_address:
+        old_target, new_target = (address.removeprefix("http://") for address in (old_address, new_address))
+        with prometheus(tmp_path, [old_target, new_target]) as address:
+            # a new server promises nothing until it has answered 45 requests
+            uncalibrated = ("PacelineNotCalibrated", new_target)
+            ask_over_http(new_address, 500, stream=True)
+            wait_for(lambda: uncalibrated in firing(address), lambda: seldom(new_address))
+            assert firing(address) == {uncalibrated}
+            for _ in range(45):
+                ask_over_http(new_address, 500, stream=True)
+            wait_for(lambda: uncalibrated not in firing(address))
+            # promises that were fair until now are missed once the engine takes three times as long
+            for _ in range(3):
+                ask_over_http(old_address, 60, stream=True)
+            old.slowed = 3.0
+            missed = ("PacelinePromisesBroken", old_target)
+            wait_for(lambda: missed in firing(address), lambda: ask_over_http(old_address, 60, stream=True))
+            # bounds follow: nothing fits now, so nothing is promised, and the factor is above what it was
+            told = {("PacelineNothingFits", old_target), ("PacelineMachineSlower", old_target)}
+            wait_for(lambda: told <= firing(address), lambda: ask_over_http(old_address, 60, stream=True))
+            for expr in expressions(json.loads((tmp_path / DASHBOARD).read_bytes())):
+                filled = expr.replace("$job", ".*").replace("$instance", ".*")
+                filled = re.sub(r"\$__(rate_interval|range)", "3s", filled)
+                assert asked(address, "query", query=filled)["result"], filled
+            old.slowed = 0.02
+            wait_for(lambda: not firing(address), lambda: ask_over_http(old_address, 500, stream=True))
+
+
+def test_files_are_written_once_and_edits_are_kept(tmp_path, capsys):
+    out = tmp_path / "watched"
+    assert run(["alerts", "--out", str(out), "--json"]) == 0
+    assert [name.rsplit("/", 1)[1] for name in json.loads(capsys.readouterr().out)["files"]] == [RULES, DASHBOARD]
+    assert "[30m]" in (out / RULES).read_text() and "@" not in (out / RULES).read_text().replace("{{@", "")
+    assert run(["alerts", "--out", str(out)]) == 0
+    with (out / RULES).open("a") as edited:
+        edited.write("# mine\n")
+    assert run(["alerts", "--out", str(out)]) == 2
+    assert "perhaps edited" in " ".join(capsys.readouterr().err.split())
+    assert (out / RULES).read_text().endswith("# mine\n")
+    assert run(["alerts", "--out", str(tmp_path / "other"), "--window", "soon"]) == 2
+    assert "window is 'soon'; expected a duration" in " ".join(capsys.readouterr().err.split())
