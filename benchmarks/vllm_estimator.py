@@ -13,7 +13,6 @@ vLLM's Qwen-VL code needs torchvision; the tests' stand-in serves here too.
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ prepare_process()
 
 import polars as pl  # noqa: E402
 from PIL import Image  # noqa: E402
+from vllm_estimator_noise import by_processor, noise_floor  # noqa: E402
 from wide_vlm import write_wide_vlm  # noqa: E402
 
 from paceline.datasets import VisualQuestion  # noqa: E402
@@ -128,17 +128,6 @@ def measure(store: Path, *, questions: int, new_tokens: int, repeats: int) -> li
     return [*loads, os.getloadavg()[0]]
 
 
-def by_processor(samples: pl.DataFrame) -> pl.DataFrame:
-    """Return the samples with the processor's milliseconds in place of the wall's."""
-    told = [json.loads(text)["processor_ms"] for text in samples["metadata"]]
-    steps = pl.when(pl.col("output_tokens") > 1).then(pl.col("T_LLM_decode") / (pl.col("output_tokens") - 1))
-    return samples.with_columns(
-        T_vision_total=pl.Series([each[0] for each in told], dtype=pl.Float64),
-        T_LLM_prefill=pl.Series([each[1] for each in told], dtype=pl.Float64),
-        T_LLM_decode=pl.Series([each[2] for each in told], dtype=pl.Float64),
-    ).with_columns(T_decode_per_token=steps)
-
-
 def judged(samples: pl.DataFrame, seed: int) -> dict[str, Any]:
     """Train on one split and return the evaluation on its test part."""
     split = Split(seed=seed)
@@ -189,32 +178,6 @@ def repeats(store: Path, samples: pl.DataFrame) -> dict[str, Any]:
             "p10": sorted(shares)[len(shares) // 10],
             "p90": sorted(shares)[-1 - len(shares) // 10],
         },
-    }
-
-
-def noise_floor(samples: pl.DataFrame) -> dict[str, Any] | None:
-    """Return by head how far the two halves of a request's repeats are apart, as a share of one; None without two repeats.
-
-    Of each half stands the repeat that took the processor least, as among all of them.
-    """
-    apart: dict[str, list[float]] = {head: [] for head in ASKED}
-    for text, tokens in zip(samples["metadata"], samples["output_tokens"], strict=True):
-        numbers: list[float] = json.loads(text).get("processor_ms_of_all", [])
-        every = [numbers[first : first + 3] for first in range(0, len(numbers), 3)]  # vision, prefill, decode
-        if len(every) < 2:
-            return None
-        one, other = (min(every[start::2], key=sum) for start in (0, 1))
-        apart["prefill"].append(abs(one[1] - other[1]) / other[1])
-        if tokens > 1:
-            apart["decode"].append(abs(one[2] - other[2]) / other[2])
-    return {
-        head: {
-            "apart": statistics.fmean(shares),
-            "median_apart": statistics.median(shares),
-            "knowing_the_mean": statistics.fmean(shares) / math.sqrt(2),
-            "requests": len(shares),
-        }
-        for head, shares in apart.items()
     }
 
 
