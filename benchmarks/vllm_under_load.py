@@ -205,20 +205,30 @@ class Model:
 
 
 @contextmanager
-def served(words: Sequence[str], log: Path) -> Generator[int]:
-    """Run a server until the block ends; yields its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with log.open("w") as output:
-        command = [*words, "--host", "127.0.0.1", "--port", str(port)]
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            asyncio.run(_healthy(server, port, log))
-            yield port
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(60)
+def served(commands: Mapping[str, Sequence[str]], logs: Path) -> Generator[dict[str, int]]:
+    """Run servers until the block ends, started at once; yields their ports by name."""
+    ports: dict[str, int] = {}
+    with ExitStack() as stack:
+        servers: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+        for name, words in commands.items():
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                ports[name] = free.getsockname()[1]
+            log = logs / f"{name}.txt"
+            output = stack.enter_context(log.open("w"))
+            command = [*words, "--host", "127.0.0.1", "--port", str(ports[name])]
+            server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            stack.callback(_end, server)
+            servers[name] = (server, log)
+        for name, (server, log) in servers.items():
+            asyncio.run(_healthy(server, ports[name], log))
+        yield ports
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGTERM)
+    server.wait(60)
 
 
 async def _healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -297,12 +307,10 @@ def prepared(model: Model) -> tuple[Path, Row | None]:
         made_up = model.folder / f"made_up-{model.name}.json"
         made_up.write_text(json.dumps(model.table(dict.fromkeys(model.configs, 100.0)).document()))
         step_log = model.folder / f"steps-{model.name}.jsonl"
-        with served(
-            model.ours(made_up, {"client_knobs": True, "step_log": str(step_log), "policy": "fcfs"}),
-            model.folder / "prepare.txt",
-        ) as port:
-            times = asyncio.run(_alone(model, port))
-            asyncio.run(closed_loop(port, [model.body(number) for number in range(48)], 6))
+        words = model.ours(made_up, {"client_knobs": True, "step_log": str(step_log), "policy": "fcfs"})
+        with served({"prepare": words}, model.folder) as ports:
+            times = asyncio.run(_alone(model, ports["prepare"]))
+            asyncio.run(closed_loop(ports["prepare"], [model.body(number) for number in range(48)], 6))
         table.write_text(json.dumps(model.table(times).document()))
         try:
             document = fit_step_time(read_step_log(step_log)).document()
@@ -430,16 +438,12 @@ def measure(model: Model, document: Row, arguments: argparse.Namespace) -> None:
     section: Row = {"client_knobs": True, "policy": "edf"} | ({"step_time": step_time} if step_time else {})
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
     section["price_floor"] = FLOOR_T0 / (largest_ms / 1e3)
-    with ExitStack() as stack:
-        start = {
-            "paceline": model.ours(table, section),
-            "whole": model.stock(table),
-            "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
-        }
-        ports = {
-            name: stack.enter_context(served(words, model.folder / f"{model.name}-{name}.txt"))
-            for name, words in start.items()
-        }
+    commands = {
+        "paceline": model.ours(table, section),
+        "whole": model.stock(table),
+        "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
+    }
+    with served(commands, model.folder) as ports:
         ports["low"] = ports["paceline"]
         if "t0_ms" not in own:
             alone = [asyncio.run(ask(ports["whole"], model.body(each))).ttft_ms or 0.0 for each in range(25)][5:]
