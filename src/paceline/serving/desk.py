@@ -12,7 +12,7 @@ from typing import Any
 
 from paceline.control.choosing import Choice, choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
-from paceline.control.work_price import worthiest
+from paceline.control.work_price import PriceSettings, worthiest
 from paceline.errors import RequestRefusedError
 from paceline.estimate.recent import ClassedScores, RecentScores
 from paceline.records import Decision, RequestFeatures
@@ -116,8 +116,10 @@ class Desk:
     `controllers` has one for each kind of budget that can be promised; the page of metrics tells the calibration of the first.
     `line` knows in which order the engine serves, and what its steps take; without one, requests are taken to be computed one
     after the other as they came, each for as long as the controller says. `after_seconds()` is how long an answer keeps others
-    waiting beyond its first token, where they are served one at a time. `most_pictures` are what the engine takes in one
-    request, None for any number.
+    waiting beyond its first token, where they are served one at a time. `price_at` says how an engine's time is priced where T0,
+    what the largest configuration takes for a picture of a megapixel alone, is so many seconds: a price by the second means
+    something else on a slower machine, and T0 is learned here. `most_pictures` are what the engine takes in one request, None
+    for any number.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Desk:
         most_pictures: int | None = None,
         line: ServerLoad | None = None,
         after_seconds: Callable[[], float] = lambda: 0.0,
+        price_at: Callable[[float], PriceSettings] | None = None,
     ) -> None:
         self.controllers, self.sizes, self.alpha, self.names = dict(controllers), sizes, alpha, names
         self.client_knobs, self.most_pictures, self.after_seconds = client_knobs, most_pictures, after_seconds
@@ -142,6 +145,8 @@ class Desk:
         self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
         self._tiers = {kind: {each.tier for each in configurations(one)} for kind, one in controllers.items()}
         self._native: PrefillWork | None = None  # of a request that nobody decides on
+        self._price_at = price_at
+        self._set_price()
 
     def read(self, path: str, headers: Headers, body: bytes) -> Reading:
         """Return what a request holds; one without a budget or knobs keeps its body byte for byte.
@@ -256,6 +261,7 @@ class Desk:
             if not ticket.undisturbed or ticket.entry.number <= WARM_UP_REQUESTS:
                 return
             self.calibrations[kind].observe(ticket.decision.config.tier, measured_ms, needed_ms(ticket.decision))
+            self._set_price()
         elif kind == "ttft":
             self.line.measured(ticket.entry.number, measured_ms / 1e3)
         if bound_ms is not None:
@@ -265,6 +271,13 @@ class Desk:
     def _admit(self, entry: AcceptedRequest, load: LoadDecision, work: PrefillWork, now_seconds: float) -> None:
         after = self.after_seconds()
         self.line.admit(entry.number, load, work, now_seconds=now_seconds, after_seconds=after)
+
+    def _set_price(self) -> None:
+        """Price the engine's time by what the largest configuration takes here, as far as that is known."""
+        if self._price_at is not None:
+            kind, controller = next(iter(self.controllers.items()))
+            t0_ms = self.calibrations[kind].pooled.median * largest_ms(controller, self.sizes)
+            self.line.controller.price.settings = self._price_at(max(t0_ms, SMALLEST_LEFT_MS) / 1e3)
 
     def finish_native(self, entry: AcceptedRequest, now_seconds: float) -> None:
         """Take a request without a budget out of the ledger and the line, however it ended."""

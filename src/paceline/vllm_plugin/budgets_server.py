@@ -25,7 +25,7 @@ from paceline.schedule.policies import PolicyWeights
 from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
 from paceline.serving.controllers import served_controllers
-from paceline.serving.desk import Desk, KnobNames, largest_ms
+from paceline.serving.desk import Desk, KnobNames
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
 from paceline.serving.pricing import SHARE, price_settings
 from paceline.vllm_plugin.relied_on_server import (
@@ -101,7 +101,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     _require_tiers(configs, plans)
     if len(plans.tiers) > 1:
         require_trusted_tiers(state, model.hf_config.model_type)
-    line = ServerLoad(load_controller_of(settings, cells, state.vllm_config, next(iter(controllers.values())), plans))
+    line = ServerLoad(load_controller_of(settings, cells, state.vllm_config))
     desk = Desk(
         controllers=controllers,
         sizes=plans,
@@ -110,6 +110,9 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         client_knobs=settings.client_knobs,
         most_pictures=most_pictures(model),
         line=line,
+        price_at=partial(
+            price_settings, floor=settings.price_floor, step=settings.price_step, share=settings.price_share
+        ),
     )
     middleware = BudgetMiddleware(app, desk, admits=admission(state.args))
     tell_steps(state.engine_client, middleware.stepped)
@@ -153,9 +156,7 @@ def _price(cells: Mapping[str, Any]) -> dict[str, float]:
     return given
 
 
-def load_controller_of(
-    settings: BudgetSettings, cells: Mapping[str, Any], vllm_config: Any, controller: Controller, sizes: RequestPlans
-) -> LoadController:
+def load_controller_of(settings: BudgetSettings, cells: Mapping[str, Any], vllm_config: Any) -> LoadController:
     """Return who decides beside other requests: in the engine's own order, by its step times where a model of them is given.
 
     Without `step_time` a prompt is taken to be computed for as long as the controller says, one after the other.
@@ -168,13 +169,7 @@ def load_controller_of(
         policy=cells.get("policy") or "fcfs" if is_planned else "fcfs",
         weights=PolicyWeights(**{key: cells[key] for key in WEIGHT_KEYS if cells.get(key) is not None}),
     )
-    price = price_settings(
-        largest_ms(controller, sizes) / 1e3,
-        floor=settings.price_floor,
-        step=settings.price_step,
-        share=settings.price_share,
-    )
-    return LoadController(LoadSettings(alpha=settings.alpha, price=price), planner, step_time or MILLISECONDS)
+    return LoadController(LoadSettings(alpha=settings.alpha), planner, step_time or MILLISECONDS)
 
 
 def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:

@@ -263,6 +263,20 @@ def test_the_price_makes_those_cheaper_that_come_later():
     assert "paceline:work_price 20.0" in page and "paceline:coverage_beside_ratio NaN" in page
 
 
+def test_time_is_priced_by_what_the_largest_configuration_takes_here():
+    desk = new_desk(price_at=lambda t0_seconds: PriceSettings(floor=0.07 / t0_seconds))
+    assert desk.line.controller.price.per_second == pytest.approx(0.07 / 0.038)  # by the table
+    middleware = BudgetMiddleware(FakeServer(), desk, clock=Ticks(0.03))
+
+    async def alone():
+        for _ in range(8):
+            await Client(chat(500, stream=True)).ask(middleware)
+
+    asyncio.run(alone())
+    slower = desk.calibrations["ttft"].pooled.median
+    assert slower > 1.2 and desk.line.controller.price.per_second == pytest.approx(0.07 / 0.038 / slower)
+
+
 def test_nothing_is_promised_before_calibration():
     early = ask(chat(500), desk=new_desk())[0].document["paceline"]
     assert not early["promised"] and early["bound_ms"] is None and early["calibration_n"] == 0
