@@ -49,13 +49,14 @@ STEPS_DRAWN = 200_000
 class Answers:
     """Whether each judged question is answered right under each configuration, and what tables say of questions like it.
 
-    `right` and `believed` have a row a question and a column a configuration; `believed` are means by question set over
-    other questions.
+    `right`, `believed` and `expected` have a row a question and a column a configuration; `believed` are means by question set
+    over other questions, `expected` over the judged ones.
     """
 
     configs: tuple[KnobConfig, ...]
     right: Floats
     believed: Floats
+    expected: Floats
 
     @property
     def factors(self) -> Floats:
@@ -77,15 +78,18 @@ def read_answers(path: Path = ANSWERS, tables: Path = TABLES) -> Answers:
     columns = [note["configurations"].index(key) for key in keys]
     right: list[Floats] = []
     believed: list[Floats] = []
+    expected: list[Floats] = []
     for name, by_config in sets.items():
         judged = np.array([[int(mark) for mark in by_config[key]] for key in keys], dtype=np.float64).T
         table = others["accuracy"][others["dataset"] == note["datasets"].index(name)][:, columns]
         right.append(judged)
         believed.append(np.tile(table.mean(axis=0), (len(judged), 1)))
+        expected.append(np.tile(judged.mean(axis=0), (len(judged), 1)))
     return Answers(
         configs=tuple(KnobConfig.from_key(key) for key in keys),
         right=np.concatenate(right),
         believed=np.concatenate(believed),
+        expected=np.concatenate(expected),
     )
 
 

@@ -72,6 +72,7 @@ def lines(document: Row) -> dict[str, Callable[[Row], str]]:
         "best of 27 fixed, `edf`": lambda row: f"{row['best_fixed'][4:]}: {triple(row['figures'][row['best_fixed']])}",
         "ours less the best fixed, value": lambda row: with_half(row["gain_over_best_fixed"], "+"),
         "value ÷ relaxation's": lambda row: with_half(row["of_relaxation"]),
+        "value ÷ that of one that knows the answers": lambda row: with_half(row["of_clairvoyant"]),
         "value ÷ search in hindsight": lambda row: with_half(row.get("of_hindsight")),
         "attainment at equal accuracy": lambda row: pair(row, "attainment_at_equal_accuracy"),
         "accuracy at equal attainment": lambda row: pair(row, "accuracy_at_equal_attainment"),

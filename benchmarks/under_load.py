@@ -165,8 +165,9 @@ def served(job: Job) -> Row:
 
 
 def limits(world: World, scene: Scene, chosen: Integers, job: Job) -> Row:
-    """Return the relaxation, and the search in hindsight where it is made."""
-    found: Row = {"relaxation": relaxation(world, scene, clairvoyant(world.answers, scene), chunk_size=job.chunk_size)}
+    """Return both relaxations, and the search in hindsight where it is made."""
+    values = {"relaxation": world.answers.expected[scene.questions], "clairvoyant": clairvoyant(world.answers, scene)}
+    found: Row = {name: relaxation(world, scene, each, chunk_size=job.chunk_size) for name, each in values.items()}
     if job.seed < SEARCH_SEEDS and job.share in SEARCHED:
         engine = world.engine("edf", chunk_size=job.chunk_size, t0=job.t0)
         before, after = hindsight(
@@ -208,11 +209,12 @@ def pooled(results: Sequence[Row]) -> Row:
             name: counted([each["rows"][name]["promises"] for each in results]) for name in names if name in CONTROLLERS
         },
     }
-    for key in ("busy", "prefilling", "price", "relaxation"):
+    for key in ("busy", "prefilling", "price", "relaxation", "clairvoyant"):
         if key in results[0]:
             found[key] = t_interval([each[key] for each in results])
-    if "relaxation" in results[0]:
-        found["of_relaxation"] = t_interval([each["rows"][OURS]["value"] / each["relaxation"] for each in results])
+    for key in ("relaxation", "clairvoyant"):
+        if key in results[0]:
+            found[f"of_{key}"] = t_interval([each["rows"][OURS]["value"] / each[key] for each in results])
     searched = [each["hindsight"] for each in results if "hindsight" in each]
     if searched:
         found["of_hindsight"] = t_interval([each["start"] / each["found"] for each in searched])
@@ -396,7 +398,7 @@ def show(row: Row, t0: float) -> None:
         if not name.startswith(("edf ", "fcfs ")) and name != OURS:
             each = row["figures"][name]
             print(f"    {name}: {each['attainment']['mean']:.3f}, value {each['value']['mean']:.3f}")
-    for name in ("of_relaxation", "of_hindsight", "hindsight_gain"):
+    for name in ("of_relaxation", "of_clairvoyant", "of_hindsight", "hindsight_gain"):
         if name in row:
             print(f"    {name}: {row[name]['mean']:.3f} ± {row[name]['half']:.3f}")
     for name, each in row["pairs"].items():

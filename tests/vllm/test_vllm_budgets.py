@@ -461,6 +461,21 @@ def test_a_steps_encoder_counts_for_the_budgeted_requests_whose_pictures_it_enco
     assert others == [None, None] and not vars(clock.tell(SimpleNamespace()))
 
 
+def test_who_decides_beside_others_knows_the_engines_order_and_steps():
+    settings = read_budget_settings({"controller": "c", "price_floor": 0.5})
+    config = state().vllm_config
+    config.scheduler_config.max_num_batched_tokens = 2048
+    cells = {"policy": "edf", "no_budget_seconds": 3.0}
+    plain = budgets_server.load_controller_of(settings, cells, config)
+    assert (plain.planner.policy, plain.planner.chunk_size, plain.model.per_prefill_token_ms) == ("edf", 1, 1.0)
+    assert plain.planner.weights.no_budget_seconds == 3.0
+    fitted = budgets_server.load_controller_of(settings, {**cells, "step_time": STEP_TIME}, config)
+    assert (fitted.planner.chunk_size, fitted.model.document()) == (2048, STEP_TIME)
+    config.scheduler_config.scheduler_cls = "paceline.vllm_plugin.stock"
+    assert budgets_server.load_controller_of(settings, cells, config).planner.policy == "fcfs"
+    assert (settings.price_floor, settings.price_step, settings.price_share) == (0.5, None, 0.5)
+
+
 def test_whom_the_api_key_does_not_admit_is_not_read():
     def scope(path, key):
         return {"type": "http", "path": path, "headers": [(b"authorization", f"Bearer {key}".encode())]}
