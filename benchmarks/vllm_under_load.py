@@ -310,7 +310,15 @@ def prepared(model: Model) -> tuple[Path, Row | None]:
         words = model.ours(made_up, {"client_knobs": True, "step_log": str(step_log), "policy": "fcfs"})
         with served({"prepare": words}, model.folder) as ports:
             times = asyncio.run(_alone(model, ports["prepare"]))
-            asyncio.run(closed_loop(ports["prepare"], [model.body(number) for number in range(48)], 6))
+            for clients in (
+                1,
+                2,
+                4,
+                8,
+                12,
+            ):  # steps of as many decodes as they come, so that their costs can be told apart
+                bodies = [model.body(number) for number in range(4 * clients)]
+                asyncio.run(closed_loop(ports["prepare"], bodies, clients))
         table.write_text(json.dumps(model.table(times).document()))
         try:
             document = fit_step_time(read_step_log(step_log)).document()
