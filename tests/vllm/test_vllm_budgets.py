@@ -30,7 +30,13 @@ from paceline.models.knobs import applied
 from paceline.models.loading import load_model, load_request_plans
 from paceline.records import KnobConfig
 from paceline.serving.answer import EngineTimes
-from paceline.vllm_plugin.budgets_server import BudgetSettings, load_controllers, open_budgets, read_budget_settings
+from paceline.vllm_plugin.budgets_server import (
+    BudgetSettings,
+    load_controller_of,
+    load_controllers,
+    open_budgets,
+    read_budget_settings,
+)
 from paceline.vllm_plugin.encoder_times import EncoderClock, with_encoder_ms
 from paceline.vllm_plugin.relied_on_server import (
     admission,
@@ -466,13 +472,13 @@ def test_who_decides_beside_others_knows_the_engines_order_and_steps():
     config = state().vllm_config
     config.scheduler_config.max_num_batched_tokens = 2048
     cells = {"policy": "edf", "no_budget_seconds": 3.0}
-    plain = budgets_server.load_controller_of(settings, cells, config)
+    plain = load_controller_of(settings, cells, config)
     assert (plain.planner.policy, plain.planner.chunk_size, plain.model.per_prefill_token_ms) == ("edf", 1, 1.0)
     assert plain.planner.weights.no_budget_seconds == 3.0
-    fitted = budgets_server.load_controller_of(settings, {**cells, "step_time": STEP_TIME}, config)
+    fitted = load_controller_of(settings, {**cells, "step_time": STEP_TIME}, config)
     assert (fitted.planner.chunk_size, fitted.model.document()) == (2048, STEP_TIME)
     config.scheduler_config.scheduler_cls = "paceline.vllm_plugin.stock"
-    assert budgets_server.load_controller_of(settings, cells, config).planner.policy == "fcfs"
+    assert load_controller_of(settings, cells, config).planner.policy == "fcfs"
     assert (settings.price_floor, settings.price_step, settings.price_share) == (0.5, None, 0.5)
 
 
