@@ -12,7 +12,9 @@ from paceline.schedule.step_time import LinearStepTime
 from paceline.simulate.choosing import EngineState
 from paceline.simulate.engine_settings import PACELINE, RULES, SimulatedEngine
 from paceline.simulate.fast import state as at
+from paceline.simulate.fast.blocks import block_shift
 from paceline.simulate.fast.loop import run_until
+from paceline.simulate.fast.receiving import receive, receive_one, with_room
 from paceline.simulate.fast.rows import column
 from paceline.simulate.fast.view import state_at
 from paceline.simulate.load import Floats, Integers, RequestColumns
@@ -51,14 +53,15 @@ def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost,
         with_steps=with_steps,
         has_factors=load.prefill_factor is not None,
     )
-    at.receive(simulation.state, load)
-    return simulation.finish()
+    receive(simulation.state, load)
+    return simulation.served(load)
 
 
 class FastSimulation:
     """A run that can be paused, as `Simulation` of the reference engine is.
 
-    It begins with room for `size` requests, of which `most` run at once; None stands for as many as the engine runs.
+    It begins with room for `size` requests. Who gives it a whole load says that at `most` so many of it run at once;
+    None is for requests that come one by one.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class FastSimulation:
             size,
             usable_blocks=engine.usable_blocks,
             most=engine.max_num_seqs if most is None else most,
+            is_filled=most is not None,
             block_size=engine.block_size,
         )
         entries = LONGEST_RECORD + 2 * len(self.state.partials)
@@ -97,8 +101,8 @@ class FastSimulation:
         ttft_budget_seconds: float = math.inf,
     ) -> None:
         """Take note of a request that arrives then."""
-        self.state = at.with_room(self.state)
-        at.receive_one(self.state, arrival_seconds, prompt_tokens, output_tokens, prefill_factor, ttft_budget_seconds)
+        self.state = with_room(self.state)
+        receive_one(self.state, arrival_seconds, prompt_tokens, output_tokens, prefill_factor, ttft_budget_seconds)
 
     def advance_before(self, seconds: float) -> None:
         """Form and execute every step that starts before this time."""
@@ -112,10 +116,14 @@ class FastSimulation:
 
     def finish(self) -> SimulatedRun:
         """Serve all that was received and return the run."""
+        return self.served(None)
+
+    def served(self, load: RequestColumns | None) -> SimulatedRun:
+        """Serve all that was received and return the run; None where nobody has the load in columns."""
         fault = self._run_until(math.inf)
         if fault != at.FINISHED:
             raise error_of(fault, self.state, self._engine, self._cost)
-        return _run(self.state, self._records, self._engine)
+        return _run(self.state, self._records, self._engine, load)
 
     def _run_until(self, seconds: float) -> int:
         fault = run_until(self.state, self._rules, self._numbers, self._records, seconds)
@@ -135,6 +143,7 @@ def numbers_of(engine: SimulatedEngine) -> at.Rules:
         chunk_size=planner.chunk_size,
         max_num_seqs=engine.max_num_seqs,
         block_size=engine.block_size,
+        block_shift=block_shift(engine.block_size),
         watermark=engine.watermark_blocks,
         policy=tuple(POLICIES).index(planner.policy),
         threshold=planner.min_chunk_threshold,
@@ -216,7 +225,7 @@ def error_of(fault: int, state: at.State, engine: SimulatedEngine, cost: StepCos
     return StepTimeError(log_too_short(row))
 
 
-def _run(state: at.State, records: at.Records, engine: SimulatedEngine) -> SimulatedRun:
+def _run(state: at.State, records: at.Records, engine: SimulatedEngine, load: RequestColumns | None) -> SimulatedRun:
     received = _count(state, "received")
 
     def floats(name: str) -> Floats:
@@ -225,15 +234,17 @@ def _run(state: at.State, records: at.Records, engine: SimulatedEngine) -> Simul
     def integers(name: str) -> Integers:
         return column(state.requests, name, received).astype(np.int64, copy=False)
 
-    prompts = integers("prompt")
-    return SimulatedRun(
-        load=RequestColumns(
+    if load is None:
+        prompts = integers("prompt")
+        load = RequestColumns(
             arrival_seconds=floats("arrival"),
             prompt_tokens=prompts,
             output_tokens=integers("total") - prompts,
             prefill_factor=RequestColumns.without_ones(floats("factor")),
             ttft_budget_seconds=floats("budget"),
-        ),
+        )
+    return SimulatedRun(
+        load=load,
         first_scheduled_seconds=floats("first_scheduled"),
         first_token_seconds=floats("first_token"),
         completion_seconds=floats("completion"),

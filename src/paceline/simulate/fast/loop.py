@@ -1,5 +1,6 @@
 """The loop of a run: arrivals, then a run of decodes where nothing else can happen, else a step in full."""
 
+from paceline.simulate.fast.blocks import place_in_block
 from paceline.simulate.fast.compiling import compiled, compiled_once
 from paceline.simulate.fast.memory import decodes_fit
 from paceline.simulate.fast.queues import push, set_key
@@ -64,7 +65,7 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records, until: flo
         fault, seconds = decode_step(s, cost)
         if fault != FINISHED:
             return fault, is_served
-        now.free -= s.phase[(1 - now.tick) % rules.block_size]
+        now.free -= s.phase[place_in_block(rules, 1 - now.tick)]
         if records.wanted:
             record_step(s, seconds, records)
         unfinished = now.unfinished
@@ -86,7 +87,7 @@ def _plain_ticks(s: State, rules: Rules, cost: Cost, records: Records, until: fl
         most = min(most, len(log) - now.step - 1)
     spare = 1 if rules.rules == VIDUR else 0
     decodes, context, free, clock, busy = now.decodes, now.context, now.free, now.clock, now.busy
-    at = (1 - now.tick) % rules.block_size
+    at = place_in_block(rules, 1 - now.tick)
     ticks = 0
     while ticks < most and phase[at] + spare <= free and clock < arrival:
         seconds = decode_seconds(cost, decodes, context)

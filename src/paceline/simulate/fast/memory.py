@@ -1,5 +1,6 @@
 """Blocks that running requests take in a step, and who gives way when there are too few: the last that runs."""
 
+from paceline.simulate.fast.blocks import blocks_of, place_in_block
 from paceline.simulate.fast.compiling import compiled
 from paceline.simulate.fast.queues import is_live, queue_first
 from paceline.simulate.fast.state import (
@@ -14,7 +15,7 @@ from paceline.simulate.fast.state import (
 @compiled
 def decodes_fit(s: State, rules: Rules) -> bool:
     """Whether all decodes of this step get their blocks, and under Vidur's rules find one free whether they need it or not."""
-    needed = s.phase[(1 - s.now[0].tick) % rules.block_size]
+    needed = s.phase[place_in_block(rules, 1 - s.now[0].tick)]
     spare = 1 if rules.rules == VIDUR and s.now[0].decodes else 0
     return needed + spare <= s.now[0].free
 
@@ -23,13 +24,13 @@ def decodes_fit(s: State, rules: Rules) -> bool:
 def serve_decodes(s: State, rules: Rules, records: Records) -> None:
     """Take the decodes' blocks; where they do not all fit, one decode after another in the order in which they run."""
     if decodes_fit(s, rules):
-        s.now[0].free -= s.phase[(1 - s.now[0].tick) % rules.block_size]
+        s.now[0].free -= s.phase[place_in_block(rules, 1 - s.now[0].tick)]
         return
     place = 0
     while place < s.now[0].ordered:
         if is_live(s, place):
             request = s.order[place]
-            grows = (s.requests[request].base + s.now[0].tick) % rules.block_size == 1 % rules.block_size
+            grows = place_in_block(rules, s.requests[request].base + s.now[0].tick - 1) == 0
             wants = rules.rules == VIDUR or grows
             while wants and s.now[0].free < 1:
                 if _preempt_last(s, rules, records) == request:
@@ -41,9 +42,8 @@ def serve_decodes(s: State, rules: Rules, records: Records) -> None:
 @compiled
 def room_for_chunk(s: State, rules: Rules, records: Records, request: int, tokens: int) -> bool:
     """Take the blocks of a partial prefill's chunk; False when it had to give way itself."""
-    size = rules.block_size
     while True:
-        needed = (s.requests[request].computed + tokens + size - 1) // size - s.requests[request].blocks
+        needed = blocks_of(rules, s.requests[request].computed + tokens) - s.requests[request].blocks
         if needed <= s.now[0].free:
             s.requests[request].blocks += needed
             s.now[0].free -= needed
@@ -58,8 +58,8 @@ def leave_decoding(s: State, rules: Rules, request: int, step: int, records: Rec
     tokens = s.requests[request].base + s.now[0].tick
     s.now[0].decodes -= 1
     s.now[0].context -= tokens - 1
-    s.now[0].free += (tokens + rules.block_size - 2) // rules.block_size
-    s.phase[s.requests[request].base % rules.block_size] -= 1
+    s.now[0].free += blocks_of(rules, tokens - 1)
+    s.phase[place_in_block(rules, s.requests[request].base)] -= 1
     s.requests[request].execution += s.now[0].busy - s.requests[request].busy_before
     if records.wanted:
         records.spans[s.requests[request].span].end = step

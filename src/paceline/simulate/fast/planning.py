@@ -3,6 +3,7 @@
 A load is its decodes, their context, prefill tokens and prefill attention, as in `StepLoad`.
 """
 
+from paceline.simulate.fast.blocks import blocks_of, place_in_block
 from paceline.simulate.fast.compiling import compiled
 from paceline.simulate.fast.queues import comes_first, pop, push, sort_partials
 from paceline.simulate.fast.state import (
@@ -74,13 +75,12 @@ def _begin(s: State, rules: Rules) -> None:
 @compiled
 def _running_blocks(s: State, rules: Rules) -> int:
     """Return the blocks that running requests would take in this step, partial prefills before all new ones."""
-    size = rules.block_size
-    blocks = s.phase[(1 - s.now[0].tick) % size]
+    blocks = s.phase[place_in_block(rules, 1 - s.now[0].tick)]
     left = rules.chunk_size - s.now[0].decodes
     for at in range(s.now[0].partials):
         request = s.partials[at]
         tokens = min(left, s.requests[request].tokens - s.requests[request].computed)
-        blocks += (s.requests[request].computed + tokens + size - 1) // size - s.requests[request].blocks
+        blocks += blocks_of(rules, s.requests[request].computed + tokens) - s.requests[request].blocks
         left -= tokens
     return blocks
 
@@ -92,7 +92,7 @@ def _offer(s: State, rules: Rules) -> int:
         return NOBODY
     request = s.heap[0]
     if s.now[0].partials:
-        s.now[0].plan_free -= (s.requests[request].tokens + rules.block_size - 1) // rules.block_size
+        s.now[0].plan_free -= blocks_of(rules, s.requests[request].tokens)
         if s.now[0].plan_free < 0:
             s.now[0].plan_admits = 0
             return NOBODY

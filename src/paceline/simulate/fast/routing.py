@@ -17,6 +17,7 @@ from paceline.simulate.fast.fleet import (
     route_one,
     with_longer_queues,
 )
+from paceline.simulate.fast.receiving import fill, write_one
 from paceline.simulate.load import Integers, RequestColumns
 from paceline.simulate.step_work import StepCost
 
@@ -42,7 +43,7 @@ class FastRouter:
 
     def assigned(self, load: RequestColumns) -> Integers:
         """Return the engine of every request of a load; raises StepTimeError for a step that has no time."""
-        at.fill(self._fleet.requests, load)
+        fill(self._fleet.requests, load)
         engine_of = np.zeros(len(load), dtype=np.int64)
         request = 0
         while request < len(load):
@@ -61,16 +62,14 @@ class FastRouter:
         ttft_budget_seconds: float = math.inf,
     ) -> int:
         """Return the engine for the request with that index, which is not given to it yet; raises StepTimeError."""
-        at.write_one(
-            self._fleet.requests, index, arrival_seconds, prompt_tokens, 1, prefill_factor, ttft_budget_seconds
-        )
+        write_one(self._fleet.requests, index, arrival_seconds, prompt_tokens, 1, prefill_factor, ttft_budget_seconds)
         fault, engine = route_one(self._fleet, self._rules, self._numbers, self._records, self._router, index)
         self._make_room(fault, engine)
         return engine
 
     def give(self, engine: int, index: int, row: tuple[float, int, int, float, float]) -> None:
         """Let the request with that index, a row of a load, arrive at an engine."""
-        at.write_one(self._fleet.requests, index, *row)
+        write_one(self._fleet.requests, index, *row)
         while (fault := admit_one(self._fleet, self._rules, engine, index)) != at.FINISHED:
             self._make_room(fault, engine)
 

@@ -1,5 +1,6 @@
 """Rows of the fast engine's arrays: classes for the reader and the type checker, structured numpy arrays at run time."""
 
+from functools import cache
 from typing import TypeVar, cast
 
 import numpy as np
@@ -118,8 +119,18 @@ class StepRow:
 
 def rows(kind: type[Row], length: int) -> list[Row]:
     """Return so many rows of zeros; an array, which a list is typed as because it is read and written like one."""
+    return cast("list[Row]", np.zeros(length, dtype=_type_of(kind)))
+
+
+def empty(kind: type[Row], length: int) -> list[Row]:
+    """Return so many rows that hold anything."""
+    return cast("list[Row]", np.empty(length, dtype=_type_of(kind)))
+
+
+@cache
+def _type_of(kind: type) -> np.dtype[np.void]:
     fields: list[tuple[str, DTypeLike]] = [(name, np.dtype(of)) for name, of in kind.__annotations__.items()]
-    return cast("list[Row]", np.zeros(length, dtype=fields))
+    return np.dtype(fields)
 
 
 def grid(kind: type[Row], lines: int, length: int) -> list[list[Row]]:

@@ -18,12 +18,12 @@ from paceline.simulate.fast.rows import (
     SpanRow,
     StepRow,
     column,
+    empty,
     longer,
     rows,
     set_column,
-    taken,
 )
-from paceline.simulate.load import Floats, Integers, RequestColumns
+from paceline.simulate.load import Floats, Integers
 
 QUEUED, PARTIAL, DECODING, DONE = range(4)  # RequestRow.status
 VIDUR, VLLM, PACELINE = range(3)  # Rules.rules
@@ -57,6 +57,7 @@ class Rules(NamedTuple):
     chunk_size: int
     max_num_seqs: int
     block_size: int
+    block_shift: int  # its logarithm, -1 where it is no power of two
     watermark: int
     policy: int
     threshold: int
@@ -99,11 +100,14 @@ class Records(NamedTuple):
     spans: list[SpanRow]
 
 
-def new_state(size: int, *, usable_blocks: int, most: int, block_size: int) -> State:
-    """Return the state before the first arrival, with room for so many requests, `most` at once; none is received yet."""
+def new_state(size: int, *, usable_blocks: int, most: int, block_size: int, is_filled: bool) -> State:
+    """Return the state before the first arrival, with room for so many requests, `most` at once; none is received yet.
+
+    Where the rows of requests are filled at once they hold anything until then.
+    """
     state = State(
         now=rows(NowRow, 1),
-        requests=new_requests(size),
+        requests=empty(RequestRow, size) if is_filled else new_requests(size),
         heap=np.zeros(size, dtype=np.int64),
         phase=np.zeros(block_size, dtype=np.int64),
         order=np.zeros(2 * most + 2, dtype=np.int64),
@@ -122,74 +126,6 @@ def new_requests(size: int) -> list[RequestRow]:
     for name in ("first_scheduled", "first_token", "completion"):
         set_column(requests, name, np.nan)
     return requests
-
-
-def receive(state: State, load: RequestColumns) -> None:
-    """Add all requests of a run, in the order of arrival."""
-    fill(state.requests, load)
-    for name in ("received", "unfinished"):
-        set_column(state.now, name, len(load))
-
-
-def fill(requests: list[RequestRow], load: RequestColumns) -> None:
-    """Write the requests of a load into rows, in the order of arrival."""
-    for name in ("prompt", "tokens", "restart_tokens"):
-        set_column(requests, name, load.prompt_tokens)
-    set_column(requests, "total", load.prompt_tokens + load.output_tokens)
-    set_column(requests, "arrival", load.arrival_seconds)
-    set_column(requests, "factor", load.factors)
-    set_column(requests, "budget", load.budgets)
-
-
-def with_room(state: State) -> State:
-    """Return the state with room for one request more, twice what it had where that is used up."""
-    size = len(state.requests)
-    if int(column(state.now, "received")[0]) < size:
-        return state
-    requests = new_requests(2 * size)
-    taken(requests, slice(0, size))[:] = taken(state.requests, slice(0, size))
-    return state._replace(requests=requests, heap=np.concatenate([state.heap, np.zeros(size, dtype=np.int64)]))
-
-
-def receive_one(
-    state: State,
-    arrival_seconds: float,
-    prompt_tokens: int,
-    output_tokens: int,
-    prefill_factor: float,
-    ttft_budget_seconds: float,
-) -> None:
-    """Add one request, which arrives after all others, without the checks of a load."""
-    now = taken(state.now, slice(0, 1))
-    write_one(
-        state.requests,
-        int(now["received"][0]),
-        arrival_seconds,
-        prompt_tokens,
-        output_tokens,
-        prefill_factor,
-        ttft_budget_seconds,
-    )
-    now["received"] += 1
-    now["unfinished"] += 1
-
-
-def write_one(
-    requests: list[RequestRow],
-    number: int,
-    arrival_seconds: float,
-    prompt_tokens: int,
-    output_tokens: int,
-    prefill_factor: float,
-    ttft_budget_seconds: float,
-) -> None:
-    """Write one request into its row."""
-    request = taken(requests, slice(number, number + 1))
-    for name in ("prompt", "tokens", "restart_tokens"):
-        request[name] = prompt_tokens
-    request["total"] = prompt_tokens + output_tokens
-    request["arrival"], request["factor"] = arrival_seconds, prefill_factor
-    request["budget"] = ttft_budget_seconds
 
 
 def new_records(*, wanted: bool, steps: int, entries: int) -> Records:

@@ -2,6 +2,7 @@
 
 from math import isnan
 
+from paceline.simulate.fast.blocks import blocks_of, place_in_block
 from paceline.simulate.fast.compiling import compiled
 from paceline.simulate.fast.memory import leave_decoding, room_for_chunk, serve_decodes
 from paceline.simulate.fast.planning import give_back, plan
@@ -102,7 +103,7 @@ def _admit_whole(s: State, rules: Rules) -> None:
     now = s.now[0]
     while now.left > 0 and now.waiting and now.decodes + now.partials < rules.max_num_seqs:
         request = s.heap[0]
-        needed = (s.requests[request].tokens + rules.block_size - 1) // rules.block_size
+        needed = blocks_of(rules, s.requests[request].tokens)
         if now.free - needed < rules.watermark:
             return
         _start(s, pop(s), needed, min(s.requests[request].tokens, now.left))
@@ -111,14 +112,14 @@ def _admit_whole(s: State, rules: Rules) -> None:
 @compiled
 def _admit(s: State, rules: Rules, is_planned: bool) -> None:
     """Admit as vLLM does: blocks of the prompt must be free, those of the chunk are taken."""
-    now, size = s.now[0], rules.block_size
+    now = s.now[0]
     at = 0
     while now.left > 0 and now.decodes + now.partials < rules.max_num_seqs:
         if at >= now.candidates if is_planned else now.waiting == 0:
             break
         request = s.candidates[at] if is_planned else s.heap[0]
         kept = rules.watermark if now.decodes + now.partials else 0
-        if (s.requests[request].tokens + size - 1) // size + kept > now.free:
+        if blocks_of(rules, s.requests[request].tokens) + kept > now.free:
             break
         tokens = min(s.requests[request].tokens, now.left)
         if is_planned:
@@ -126,7 +127,7 @@ def _admit(s: State, rules: Rules, is_planned: bool) -> None:
             at += 1
         else:
             pop(s)
-        _start(s, request, (tokens + size - 1) // size, tokens)
+        _start(s, request, blocks_of(rules, tokens), tokens)
     give_back(s, at)
 
 
@@ -160,7 +161,7 @@ def _note_blocked(s: State, rules: Rules) -> None:
     now = s.now[0]
     only_decodes = now.chunks == 0 and now.partials == 0 and now.preempted == 0
     if only_decodes and rules.has_target and now.waiting:
-        needed = (s.requests[s.heap[0]].tokens + rules.block_size - 1) // rules.block_size
+        needed = blocks_of(rules, s.requests[s.heap[0]].tokens)
         only_decodes = needed + rules.watermark > now.free or now.decodes == rules.max_num_seqs
     now.blocked = only_decodes
 
@@ -202,7 +203,7 @@ def _end_prefill(s: State, rules: Rules, request: int, records: Records) -> None
     s.requests[request].end_tick = now.tick + s.requests[request].total - s.requests[request].tokens
     s.requests[request].stamp += 1
     s.requests[request].busy_before = s.now[0].busy
-    s.phase[s.requests[request].base % rules.block_size] += 1
+    s.phase[place_in_block(rules, s.requests[request].base)] += 1
     now.decodes += 1
     now.context += s.requests[request].tokens - 1
     append_decode(s, request)
