@@ -236,11 +236,10 @@ def main() -> None:
     arguments = parser.parse_args()
     count = arguments.requests * (arguments.runs + 1)
     source = SyntheticLoad(count=count).workload(SEED) if arguments.trace is None else read_trace(arguments.trace)
-    document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    document.setdefault("models", {})
     for name in arguments.models:
         found = compared(MODELS[name](), source, arguments)
         show(name, found)
+        document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
         document["models"][name] = {
             "command": command_line("simulated_run.py"),
             "clock": arguments.clock,

@@ -6,7 +6,9 @@ Writes benchmarks/results/simulator.json. Without a trace loads are synthetic (P
 labelled so. Times are CPU seconds of this process, the best and the worst of the rounds, once compiled; workloads take
 turns within a round. Steps are Vidur's iterations: the rules are equal to the bit (tests/golden), so that a Vidur run
 of the same workload has as many. Where VIDUR_COPY names a checkout of Vidur, and VIDUR_PYTHON an interpreter with
-its requirements, Vidur serves the workloads of its own rules too, metrics off, each once in a process of its own.
+its requirements, Vidur serves the workloads too, metrics off, each once in a process of its own, with rounds of ours
+right before and after it. Under Paceline's policies, which Vidur does not have, its divisor is its own loop over the
+same requests with the same chunk, cap and blocks, in steps a second.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from simulated_loads import STEP_TIME, differences, random_case
 
 from paceline.schedule import PlannerSettings
 from paceline.simulate import (
+    ROUTERS,
     RULES,
     LinearCost,
     RequestColumns,
@@ -38,6 +41,7 @@ from paceline.simulate import (
     StepCost,
     VidurTables,
     simulate,
+    simulate_replicas,
 )
 from paceline.simulate.engine_settings import VIDUR
 from paceline.simulate.simulation import FAST, REFERENCE
@@ -51,6 +55,7 @@ LONGEST = 4096  # tokens of a request, as Vidur cuts them
 CHUNK, CAP, BLOCKS = 512, 128, 30_208
 GROWTH = (1_000, 10_000, 100_000, 1_000_000)
 OVERLOAD = 1.2  # of what the engine serves
+ROUTED_RATE = 5.6  # requests a second and engine behind the routers: about 80 % of what one serves
 ONE_EXPERIMENT = """
 import sys
 import numpy as np
@@ -187,6 +192,33 @@ def growth(largest: int) -> list[dict[str, Any]]:
     return found
 
 
+def routers(replicas: int, largest: int) -> list[dict[str, Any]]:
+    """Time each router over so many engines at 80 % of what they serve; synthetic."""
+    engine = SimulatedEngine(
+        rules="paceline", planner=PlannerSettings(chunk_size=CHUNK, policy="edf"), max_num_seqs=CAP, num_blocks=BLOCKS
+    )
+    load = conversation(None, largest, rate=ROUTED_RATE * replicas)
+    found: list[dict[str, Any]] = []
+    for router in ROUTERS:
+        started = time.process_time()
+        runs = simulate_replicas(
+            load, engine, LinearCost(STEP_TIME), replicas=replicas, router=router, with_steps=False
+        )
+        seconds = time.process_time() - started
+        ttft = np.concatenate([each.run.first_token_seconds - each.run.load.arrival_seconds for each in runs])
+        found.append(
+            {
+                "router": router,
+                "replicas": replicas,
+                "requests": largest,
+                "seconds": seconds,
+                "ttft_p50_seconds": float(np.percentile(ttft, 50)),
+                "ttft_p95_seconds": float(np.percentile(ttft, 95)),
+            }
+        )
+    return found
+
+
 def process(count: int) -> dict[str, float]:
     """Return the seconds and memory of a process that runs one experiment, what is compiled being kept."""
     command = [sys.executable, "-c", ONE_EXPERIMENT, str(count)]
@@ -219,14 +251,44 @@ def equality(cases: int) -> dict[str, Any]:
     }
 
 
-def beside_vidur(workload: Workload, row: dict[str, Any]) -> dict[str, Any]:
-    """Return the CPU seconds of Vidur's own loop over a workload, and how far its completions are from ours."""
+def beside_vidur(made: Sequence[Workload], rounds: int) -> list[dict[str, Any]]:
+    """Return how much faster than Vidur's own loop each workload is, timed by turns, and how far completions are apart."""
+    found: list[dict[str, Any]] = []
+    for workload in made:
+        steps = cpu_seconds(workload)[1].step_count
+        if workload.engine.rules != VIDUR and found and found[-1]["engine"] == vidur_numbers(workload):
+            vidur = found[-1]["vidur"]  # the same requests and the same engine: it knows of no policy
+            times = [cpu_seconds(workload)[0] for _ in range(2 * rounds)]
+        else:
+            times = [cpu_seconds(workload)[0] for _ in range(rounds)]
+            vidur = vidur_run(workload)
+            times += [cpu_seconds(workload)[0] for _ in range(rounds)]
+        ratios = [steps / each / vidur["steps_per_second"] for each in (max(times), median(times), min(times))]
+        row: dict[str, Any] = {"workload": workload.name, "engine": vidur_numbers(workload), "vidur": vidur}
+        row |= {"ms": [1e3 * min(times), 1e3 * median(times), 1e3 * max(times)], "times_as_fast": ratios}
+        if workload.engine.rules == VIDUR:
+            row["largest_difference_seconds"] = vidur.pop("largest_difference_seconds")
+        found.append(row)
+        print(f"{workload.name:32} {ratios[1]:,.0f} x Vidur ({ratios[0]:,.0f} to {ratios[2]:,.0f})", flush=True)
+    return found
+
+
+def vidur_numbers(workload: Workload) -> list[int]:
+    """Return what Vidur's scheduler is told: chunk size, batch cap and blocks."""
     engine = workload.engine
+    return [engine.planner.chunk_size, engine.max_num_seqs, engine.num_blocks]
+
+
+def vidur_run(workload: Workload) -> dict[str, Any]:
+    """Return the CPU seconds of Vidur's own loop over a workload, its steps a second, and how far it is from ours."""
+    engine = replace(
+        workload.engine, rules=VIDUR, planner=PlannerSettings(chunk_size=workload.engine.planner.chunk_size)
+    )
     with tempfile.TemporaryDirectory() as folder:
         arrays = Path(folder) / "load.npz"
         load = workload.load
         np.savez(arrays, arrived=load.arrival_seconds, prompt=load.prompt_tokens, output=load.output_tokens)
-        numbers = [str(each) for each in (engine.planner.chunk_size, engine.max_num_seqs, engine.num_blocks)]
+        numbers = [str(each) for each in vidur_numbers(workload)]
         command = [
             os.environ.get("VIDUR_PYTHON", sys.executable),
             str(HERE / "vidur_loop.py"),
@@ -237,16 +299,11 @@ def beside_vidur(workload: Workload, row: dict[str, Any]) -> dict[str, Any]:
     if ran.returncode:
         raise SystemExit(f"Vidur failed: {ran.stderr[-2000:]}")
     printed = json.loads(ran.stdout.splitlines()[-1])
-    completion = simulate(load, engine, workload.cost, with_steps=False).completion_seconds
-    per_second = row["steps"] / printed["seconds"]
-    low, high = row["steps_per_second"]
+    run = simulate(load, engine, VidurTables.load(TABLES), with_steps=False)
     return {
-        "workload": workload.name,
-        "vidur_seconds": printed["seconds"],
-        "vidur_steps_per_second": per_second,
-        "times_as_fast": [low / per_second, high / per_second],
-        "times_as_fast_median": 1e3 * printed["seconds"] / row["median_ms"],
-        "largest_difference_seconds": float(np.abs(np.array(printed["completed"]) - completion).max()),
+        "seconds": printed["seconds"],
+        "steps_per_second": run.step_count / printed["seconds"],
+        "largest_difference_seconds": float(np.abs(np.array(printed["completed"]) - run.completion_seconds).max()),
     }
 
 
@@ -257,6 +314,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--equality", type=int, default=1_000, help="random loads to compare the engines on")
     parser.add_argument("--largest", type=int, default=GROWTH[-1])
+    parser.add_argument("--replicas", type=int, default=1_000, help="engines behind the routers")
     arguments = parser.parse_args()
     made = workloads(arguments.trace)
     document: dict[str, Any] = {
@@ -272,18 +330,14 @@ def main() -> None:
             f"preemptions: {row['ms'][0]:.2f} to {row['ms'][1]:.2f} ms, {low / 1e6:.1f} to {high / 1e6:.1f} M steps/s, "
             f"reference {row['reference_steps_per_second']:,.0f}/s"
         )
-    document["vidur"] = [
-        beside_vidur(workload, row)
-        for workload, row in zip(made, document["speeds"], strict=True)
-        if os.environ.get("VIDUR_COPY") and workload.engine.rules == VIDUR
-    ]
-    for row in document["vidur"]:
-        print("Vidur's own loop:", row)
+    document["vidur"] = beside_vidur(made, arguments.rounds) if os.environ.get("VIDUR_COPY") else []
     document["growth"] = growth(arguments.largest)
     for row in document["growth"]:
         print(
             f"{row['share']:.0%} of capacity, {row['requests']:>9,} requests, {row['steps']:,} steps: {row['seconds']:.3f} s"
         )
+    document["routers"] = routers(arguments.replicas, arguments.largest)
+    print("routers:", document["routers"])
     document["memory_mb_here"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     document["processes"] = [process(count) for count in (1_000, 20_000)]
     print("processes:", document["processes"])

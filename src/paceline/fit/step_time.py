@@ -73,7 +73,8 @@ class StepTimeFit:
     """A fitted model with its held-out error, over all steps and by their kind, and how many steps it was fitted on.
 
     `whole` is of the times from one step's start to the next one's where the engine went on at once: a step and what the
-    engine does between two. A simulated clock moves by it. None where the log has too few such pairs.
+    engine does between two, which add up to what the log has of them. A simulated clock moves by it. None where the log
+    has too few such pairs.
     """
 
     model: LinearStepTime
@@ -177,7 +178,9 @@ def _whole(records: Sequence[StepRecord], loads_SC: FloatArray, held_out: NDArra
     used = [record for record, is_used in zip(records, rows.tolist(), strict=True) if is_used]
     if min(sum(map(KINDS["decode_only"], used)), sum(bool(each.chunks) for each in used)) < LEAST_STEPS_OF_A_KIND:
         return None
-    return _model(_robust_nnls(loads_SC[rows], whole_ms[rows]))
+    coefficients = _robust_nnls(loads_SC[rows], whole_ms[rows])
+    # a clock adds steps up, the slow ones that a robust fit passes over included
+    return _model(coefficients * float(whole_ms[rows].sum() / (loads_SC[rows] @ coefficients).sum()))
 
 
 def whole_steps_ms(records: Sequence[StepRecord]) -> list[float]:

@@ -225,6 +225,22 @@ def test_the_time_between_steps_is_part_of_the_whole_step_alone() -> None:
     assert fit.whole.document() == pytest.approx({**TRUE.document(), "base_ms": TRUE.base_ms + 1.5}, rel=1e-6)
 
 
+def test_whole_steps_add_up_to_the_time_that_passed() -> None:
+    log = followed(synthetic_log(), 1.5)
+    held_out = held_out_rows(log)
+    stalls = np.cumsum([0.2 if index % 25 == 0 else 0.0 for index in range(len(log))])
+    late = [
+        replace(record, started_seconds=record.started_seconds + float(stalls[index]))
+        for index, record in enumerate(log)
+    ]
+    fit = fit_step_time(late)
+    assert fit.whole is not None
+    assert fit.model.document() == pytest.approx(TRUE.document(), rel=1e-6)
+    used = [index for index in range(10, len(late) - 1) if index not in held_out]
+    passed_ms = sum(1e3 * (late[index + 1].started_seconds - late[index].started_seconds) for index in used)
+    assert sum(fit.whole.predict_ms(late[index].load) for index in used) == pytest.approx(passed_ms, rel=1e-6)
+
+
 def test_an_engine_that_waited_is_not_thought_busy() -> None:
     log = followed(synthetic_log(), 1.5)
     parted = [
