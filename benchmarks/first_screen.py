@@ -82,7 +82,8 @@ def terminal(demo: Path, budget_ms: float) -> dict[str, Any]:
         [sys.executable, "-m", "paceline.cli.main", *words[1:]], capture_output=True, text=True, check=True
     )
     said = shlex.join(words).replace(str(demo), "demo-out")
-    return {"command": said, "output": done.stdout.rstrip(), "seconds": time.perf_counter() - begun}
+    printed = "\n".join(line.strip() for line in done.stdout.strip().splitlines())
+    return {"command": said, "output": printed, "seconds": time.perf_counter() - begun}
 
 
 def main() -> None:
