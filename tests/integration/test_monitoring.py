@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -23,7 +24,7 @@ needs_prometheus = pytest.mark.skipif(
     reason="no Prometheus on this machine; Debian: apt-get install --no-install-recommends prometheus",
 )
 SERVER = 'instance="a:8000", job="paceline"'
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 240
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def seldom(address):
 
 @needs_prometheus
 def test_alerts_of_a_server_under_load_fire_and_fall_silent(tmp_path):
-    assert run(["alerts", "--out", str(tmp_path), "--window", "2s", "--for", "250ms", "--baseline", "12s"]) == 0
+    assert run(["alerts", "--out", str(tmp_path), "--window", "4s", "--for", "250ms", "--baseline", "30s"]) == 0
     quick = {
         KnobConfig(tier=tier, top_k=2, num_active_blocks=8): (ms, accuracy)
         for tier, ms, accuracy in (("low", 40.0, 0.5), ("medium", 60.0, 0.6), ("high", 80.0, 0.7))
@@ -236,14 +237,18 @@ def test_alerts_of_a_server_under_load_fire_and_fall_silent(tmp_path):
             for _ in range(3):
                 ask_over_http(old_address, 60, stream=True)
             old.slowed = 3.0
-            missed = ("PacelinePromisesBroken", old_target)
-            wait_for(lambda: missed in firing(address), lambda: ask_over_http(old_address, 60, stream=True))
-            # bounds follow: nothing fits now, so nothing is promised, and the factor is above what it was
-            told = {("PacelineNothingFits", old_target), ("PacelineMachineSlower", old_target)}
-            wait_for(lambda: told <= firing(address), lambda: ask_over_http(old_address, 60, stream=True))
+            for name in ("PacelinePromisesBroken", "PacelineMachineSlower"):  # and then bounds follow
+                told = (name, old_target)
+                wait_for(lambda told=told: told in firing(address), lambda: ask_over_http(old_address, 60, stream=True))
+            # budgets below every bound, many at once
+            with ThreadPoolExecutor(8) as pool:
+                wait_for(
+                    lambda: ("PacelineNothingFits", old_target) in firing(address),
+                    lambda: list(pool.map(lambda _: ask_over_http(old_address, 20, stream=True), range(24))),
+                )
             for expr in expressions(json.loads((tmp_path / DASHBOARD).read_bytes())):
                 filled = expr.replace("$job", ".*").replace("$instance", ".*")
-                filled = re.sub(r"\$__(rate_interval|range)", "3s", filled)
+                filled = re.sub(r"\$__(rate_interval|range)", "5s", filled)
                 assert asked(address, "query", query=filled)["result"], filled
             old.slowed = 0.02
             wait_for(lambda: not firing(address), lambda: ask_over_http(old_address, 500, stream=True))

@@ -15,7 +15,10 @@ from runtime_models import LARGE, SMALL, table
 from serving_host import ask, listening
 
 from paceline.fit import save_table
+from paceline.page.files import CONTENT_SECURITY_POLICY, page_files
+from paceline.quick.run import QuickJudge
 from paceline.records import KnobConfig
+from paceline.remote import ServerAddress
 from paceline.runtime import AdaptiveModel
 from paceline.server.serve import ServerSettings, build_server
 
@@ -148,6 +151,22 @@ def test_a_line_a_request_says_all_but_the_prompt(port, lines, questions):
         assert name in document
     assert document["status"] == 200 and document["pictures"] == 1 and document["ttft_ms"] > document["prefill_ms"] > 0
     assert "digits" not in lines[-1].lower().replace("/v1/chat/completions", "")
+
+
+def test_the_page_is_at_the_root_with_its_policy(port):
+    for path, file in page_files().items():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+            assert answer.read() == file.content
+            assert answer.headers["content-type"] == file.media_type
+            assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+def test_a_minute_with_the_server_finds_that_it_takes_budgets(port):
+    address = ServerAddress.parse(f"http://127.0.0.1:{port}")
+    result = QuickJudge(address, budget_ms=60_000, seconds=1, sides_px=(64, 160)).run()
+    assert {each.name: each.what for each in result.knobs}["latency_budget_ms"] == "obeyed"
+    assert [each.kept.share for each in result.levels] == [1.0] * len(result.levels)
+    assert result.levels[0].tokens < result.levels[1].tokens
 
 
 def test_the_command_serves_until_it_is_told_to_stop(tmp_path, questions):
