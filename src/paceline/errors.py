@@ -9,15 +9,23 @@ class PacelineError(Exception):
     """A mistake that the user can mend; the command line prints it as one sentence and exits with 2."""
 
 
+MOST_LETTERS = 200  # of a value that a sentence shows: a damaged file may hold one of megabytes
+
+
+def _shown(value: object, *, quoted: bool = True) -> str:
+    shown = repr(value) if quoted else str(value)
+    return shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]}…"
+
+
 class UnknownChoiceError(PacelineError, ValueError):
     """A name outside a closed list; names the closest one that exists."""
 
     def __init__(self, kind: str, value: object, expected: Sequence[str]) -> None:
         self.kind, self.value, self.expected = kind, value, tuple(expected)
-        close = get_close_matches(str(value), self.expected, n=1)
+        close = get_close_matches(_shown(value, quoted=False), self.expected, n=1)
         listed = " or ".join([", ".join(self.expected[:-1]), self.expected[-1]]) if len(expected) > 1 else expected[0]
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        super().__init__(f"{kind} {value!r} is unknown; expected {listed}{hint}")
+        super().__init__(f"{kind} {_shown(value)} is unknown; expected {listed}{hint}")
 
 
 class InvalidValueError(PacelineError, ValueError):
@@ -25,7 +33,7 @@ class InvalidValueError(PacelineError, ValueError):
 
     def __init__(self, name: str, value: object, expected: str) -> None:
         self.name, self.value, self.expected = name, value, expected
-        super().__init__(f"{name} is {value!r}; expected {expected}")
+        super().__init__(f"{name} is {_shown(value)}; expected {expected}")
 
 
 class ModelError(PacelineError):

@@ -4,7 +4,7 @@ way to seal it, so that an edit by hand is seen."""
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 SEAL = "description_sha256"
 
@@ -20,6 +20,23 @@ def parsed_json(text: str | bytes) -> object:
         return json.loads(text, parse_int=_whole_number)
     except RecursionError as error:
         raise ValueError("its lists or objects are nested too deeply") from error
+
+
+def refuse_unknown_fields(document: object, known: object, place: str = "") -> None:
+    """Raise ValueError for a field that stands in a document and not in what was read of it, told in plain values.
+
+    A damaged name of a field that may be absent would otherwise read as its absence.
+    """
+    if isinstance(document, dict) and isinstance(known, dict):
+        held, read = cast("dict[str, object]", document), cast("dict[str, object]", known)
+        for name, value in held.items():
+            if name not in read:
+                raise ValueError(f"{place}{name:.60} is no field of it")
+            refuse_unknown_fields(value, read[name], f"{place}{name}.")
+    elif isinstance(document, list) and isinstance(known, list | tuple):
+        ours, theirs = cast("list[object]", document), cast("list[object]", known)
+        for index, (value, read_value) in enumerate(zip(ours, theirs, strict=False)):
+            refuse_unknown_fields(value, read_value, f"{place}{index}.")
 
 
 def seal_of(document: Mapping[str, object]) -> str:

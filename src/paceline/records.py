@@ -103,7 +103,7 @@ class KnobConfig:
     @staticmethod
     def from_key(key: str) -> "KnobConfig":
         """Read `<tier>_<top_k>_<blocks>` back; raises InvalidValueError when it is not that."""
-        parts = key.split("_")
+        parts = key.split("_") if isinstance(key, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
         if len(parts) != 3:
             raise InvalidValueError("configuration key", key, "'<tier>_<top_k>_<blocks>', for example 'low_8_16'")
         tier, top_k, blocks = (None if part == "none" else part for part in parts)

@@ -80,7 +80,8 @@ class ConformalScores:
             raise InvalidValueError("scores", "empty or not finite", "at least one score, all of them finite numbers")
         if (np.diff(self.scores_N) < 0)[_inside(self.counts_C, len(self.scores_N) - 1)].any():
             raise InvalidValueError("scores", "out of order", "the scores of each configuration in ascending order")
-        if set(np.unique(self.requests_N).tolist()) != set(range(self.num_requests)):
+        numbers = np.unique(self.requests_N)
+        if not np.array_equal(numbers, np.arange(len(numbers))):
             raise InvalidValueError("requests", "with gaps", "the numbers from 0 on, each with at least one score")
 
     @property

@@ -95,7 +95,7 @@ def read_description(path: Path) -> tuple[EstimatorDescription, str]:
     digest = str(fields.pop("weights_sha256"))
     try:
         found = EstimatorDescription(**{name: PARSERS.get(name, _as_is)(value) for name, value in fields.items()})
-    except (PacelineError, ValueError, TypeError, KeyError) as error:
+    except (PacelineError, ValueError, TypeError, LookupError) as error:
         raise FILES.unfit(path, str(error), "what `paceline estimator train` writes") from error
     FILES.require_seal(path)
     return found, digest
@@ -110,7 +110,14 @@ def _require_ranges(ranges: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {name: (finite_number(pair[0]), finite_number(pair[1])) for name, pair in ranges.items()}
+    return {name: parse_span(pair) for name, pair in ranges.items()}
+
+
+def parse_span(span: list[Any]) -> tuple[float, float]:
+    """Return the two numbers of a range; raises InvalidValueError for anything else."""
+    if not isinstance(span, list) or len(span) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValueError("range", span, "two numbers, the smaller first")
+    return finite_number(span[0]), finite_number(span[1])
 
 
 def _parse_vision_tokens(counts: Mapping[str, Any]) -> dict[str | None, int]:

@@ -8,6 +8,7 @@ from typing import cast
 import msgspec
 
 from paceline.errors import ProfileConflictError, ProfileDataError
+from paceline.json_document import refuse_unknown_fields
 from paceline.profiles.atomic import write_atomically
 from paceline.records import SCHEMA_VERSION, Provenance
 
@@ -38,8 +39,11 @@ class StoreDescription:
         """Read `profile.json`; raises ProfileDataError when it cannot be trusted."""
         path = directory / FILE_NAME
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=StoreDescription)
-        except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
+            content = path.read_bytes()
+            found = msgspec.json.decode(content, type=StoreDescription)
+            if found.schema_version <= SCHEMA_VERSION:
+                refuse_unknown_fields(msgspec.json.decode(content), msgspec.to_builtins(found))
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's and Unicode's are ValueErrors
             raise ProfileDataError(
                 path,
                 f"cannot be read ({error})",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import polars as pl
 
 from paceline.errors import CertificateError
@@ -70,14 +71,13 @@ class QuestionParts:
             fields = cast("Mapping[str, Any]", document)
             if not isinstance(document, dict) or not stands_as_sealed(fields) or fields["format"] != FORMAT:
                 raise ValueError("was changed after it was written")
-            return QuestionParts(
-                seed=fields["seed"],
-                choosing=tuple((dataset, sample_id) for dataset, sample_id in fields["choosing"]),
-                certifying=tuple((dataset, sample_id) for dataset, sample_id in fields["certifying"]),
-                pictures=tuple(fields["pictures"]),
+            return msgspec.convert(
+                {name: fields[name] for name in ("seed", "choosing", "certifying", "pictures")}, QuestionParts
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CertificateError(path, str(error), expected="the sealed parts of a profile", mend=MEND) from error
+            raise CertificateError(
+                path, f"{error!s:.200}", expected="the sealed parts of a profile", mend=MEND
+            ) from error
 
     def require_untouched(self, names: Iterable[Key], *, purpose: str, place: Path) -> None:
         """Raise CertificateError where a question of the choosing part is among those that are to certify or calibrate."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from paceline.errors import ProfileConflictError, ProfileDataError
+from paceline.json_document import refuse_unknown_fields
 from paceline.profiles.atomic import write_atomically
 
 FILE_NAME = "questions.jsonl"
@@ -36,20 +37,25 @@ Key = tuple[str, str]
 
 
 def read_questions(directory: Path) -> dict[Key, AskedQuestion]:
-    """Return the questions by (dataset, sample_id); none for a profile older than the file. Raises ProfileDataError."""
+    """Return the questions by (dataset, sample_id); none for a profile older than the file.
+
+    Raises ProfileDataError, and ProfileConflictError where one stands there twice and differs.
+    """
     path = directory / FILE_NAME
     if not path.is_file():
         return {}
     try:
-        asked = msgspec.json.Decoder(AskedQuestion).decode_lines(path.read_bytes())
-    except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
+        content = path.read_bytes()
+        asked = msgspec.json.Decoder(AskedQuestion).decode_lines(content)
+        refuse_unknown_fields(msgspec.json.Decoder().decode_lines(content), msgspec.to_builtins(asked))
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's and Unicode's are ValueErrors
         raise ProfileDataError(
             path,
             f"cannot be read ({error})",
             expected="the questions that `paceline profile` writes, a line each",
             mend="restore the file from a copy, or profile into a new directory",
         ) from error
-    return {(each.dataset, each.sample_id): each for each in asked}
+    return joined_questions(directory, {}, asked)
 
 
 def pictures_of_profile(source: Path) -> dict[Key, str]:

@@ -1,7 +1,9 @@
 """Step times from tables as Vidur (microsoft/vidur at 7d475133, MIT) predicts them: milliseconds a layer, by tokens."""
 
-import json
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from paceline.errors import StepTimeError
+from paceline.json_document import parsed_json
 from paceline.simulate.load import Floats
 from paceline.simulate.step_work import StepWork
 
@@ -27,6 +30,21 @@ BY_TOKENS = (
 )
 CONTEXT_STEP = 64  # tokens from one column of attn_decode, or row of attn_prefill, to the next
 TOKEN_STEP = 8  # batches are padded to multiples of it
+MOST_BYTES = 1 << 30
+# what numpy and zipfile raise for damaged files: a header that asks for more than there is, a broken or encrypted member
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    zipfile.BadZipFile,
+)
 META = ("layers_per_stage", "tp", "decode_overhead", "prefill_overhead", "nccl_launch_ms", "nccl_skew_ms")
 
 
@@ -120,23 +138,45 @@ def table_too_small(path: str, name: str, index: tuple[int, ...], shape: tuple[i
 
 def _read(path: Path | str) -> tuple[dict[str, float], dict[str, Floats]]:
     try:
+        _require_size(path)
         with np.load(path, allow_pickle=False) as file:
             found: Mapping[str, Any] = {name: file[name] for name in file.files}
-        meta = cast("dict[str, float]", json.loads(str(found["meta"])))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise StepTimeError(f"{path} cannot be read as tables ({error}); expected an npz file with meta") from error
-    for name in META:
-        if not isinstance(meta.get(name), int | float):
-            raise StepTimeError(f"{path}: meta.{name} is {meta.get(name)!r}; expected a number")
+        arrays = {name: np.asarray(found[name], dtype=np.float64) for name in found if name != "meta"}
+        meta = cast("dict[str, float]", parsed_json(str(found["meta"])))
+    except UNREADABLE as error:
+        raise StepTimeError(
+            f"{path} cannot be read as tables ({error!s:.200}); expected an npz file with meta"
+        ) from error
+    _require_meta(meta, path)
     missing = [name for name in (*BY_TOKENS, "attn_decode", "attn_prefill") if name not in found]
     if missing:
         raise StepTimeError(f"{path}: table {missing[0]} is missing; expected {', '.join(BY_TOKENS)}, attn_decode, …")
-    arrays = {name: np.asarray(found[name], dtype=np.float64) for name in found if name != "meta"}
     tokens = arrays["add"].shape
     for name, array in arrays.items():
-        if array.shape != tokens and name not in ("attn_decode", "attn_prefill"):
-            raise StepTimeError(f"{path}: table {name} has shape {array.shape}; expected {tokens}, as add has")
+        wide = name in ("attn_decode", "attn_prefill")
+        if array.ndim != (2 if wide else 1) or array.size == 0 or (array.shape != tokens and not wide):
+            expected = "two dimensions, none of them 0" if wide else f"{tokens}, as add has"
+            raise StepTimeError(f"{path}: table {name} has shape {array.shape}; expected {expected}")
+        if not (np.isfinite(array) & (array >= 0)).all():
+            raise StepTimeError(f"{path}: table {name} holds what is no time; expected milliseconds of at least 0")
     return meta, arrays
+
+
+def _require_size(path: Path | str) -> None:
+    with zipfile.ZipFile(path) as archive:
+        whole = sum(each.file_size for each in archive.infolist())
+    if whole > MOST_BYTES:
+        raise ValueError(f"it unpacks to {whole:,} bytes, of which {MOST_BYTES:,} are read at most")
+
+
+def _require_meta(meta: object, path: Path | str) -> None:
+    told = cast("dict[str, object]", meta) if isinstance(meta, dict) else {}
+    for name in META:
+        value = told.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        least = 1 if name in ("layers_per_stage", "tp") else 0
+        if not number or cast(float, value) < least:
+            raise StepTimeError(f"{path}: meta.{name} is {value!r:.60}; expected a number of at least {least}")
 
 
 def _communication(meta: Mapping[str, float], arrays: Mapping[str, Floats], padded: Any, path: Path | str) -> Floats:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
+from paceline.errors import RequestRefusedError
 from paceline.wire.budget import BUDGET_FIELD
 
 KNOB_PREFIX = "paceline_"
@@ -70,13 +71,21 @@ def fields_of(body: bytes) -> Fields | None:
 
 
 def value_of(fields: Mapping[str, msgspec.Raw], name: str) -> Any:
-    """Return the value of a field, None where there is none."""
+    """Return the value of a field, None where there is none; raises RequestRefusedError (400) for what is no JSON value."""
     if name not in fields:
         return None
     try:
         return msgspec.json.decode(fields[name])
-    except msgspec.DecodeError:  # NaN
-        return json.loads(bytes(fields[name]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # NaN, or what the fields were not read for
+        return _leniently(bytes(fields[name]), name)
+
+
+def _leniently(text: bytes, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON value ({error!s:.100})"
+        raise RequestRefusedError(f"{name} {problem}; expected JSON in UTF-8", param=name) from error
 
 
 def raw(value: object) -> msgspec.Raw:
@@ -95,7 +104,7 @@ def strip_knobs(fields: Fields) -> tuple[str, ...]:
     for name in stripped:
         del fields[name]
     for path in EXTRA_FIELDS:
-        if path[0] in fields and KNOB_PREFIX.encode() in _plain(fields[path[0]]):
+        if path[0] in fields and KNOB_PREFIX.encode() in _plain(fields[path[0]], path[0]):
             whole = value_of(fields, path[0])
             taken = _taken(whole, path[1:])
             stripped += [".".join((*path, name)) for name in taken]
@@ -104,10 +113,10 @@ def strip_knobs(fields: Fields) -> tuple[str, ...]:
     return tuple(stripped)
 
 
-def _plain(part: msgspec.Raw) -> bytes:
+def _plain(part: msgspec.Raw, name: str) -> bytes:
     """Return a field with nothing spelled by escapes."""
     text = bytes(part)
-    return json.dumps(json.loads(text)).encode() if b"\\" in text else text
+    return json.dumps(_leniently(text, name)).encode() if b"\\" in text else text
 
 
 def _taken(whole: Any, path: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from paceline.control.learned.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, PacelineError, UnknownChoiceError
 from paceline.estimate.bounds import require_alpha
 from paceline.estimate.described_files import ArtifactFiles
-from paceline.estimate.description import parse_split
+from paceline.estimate.description import parse_span, parse_split
 from paceline.estimate.json_fields import finite_number
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 from paceline.request_vector import REQUEST_VECTOR_NAMES, REQUEST_VECTOR_VERSION
@@ -128,13 +128,7 @@ def _require_ranges(description: ChooserDescription) -> None:
 
 
 def _parse_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {name: _parse_span(span) for name, span in ranges.items()}
-
-
-def _parse_span(span: list[Any]) -> tuple[float, float]:
-    if len(span) != 2:
-        raise InvalidValueError("range", span, "two numbers, the smaller first")
-    return finite_number(span[0]), finite_number(span[1])
+    return {name: parse_span(span) for name, span in ranges.items()}
 
 
 def _parse_configs(keys: list[Any]) -> tuple[KnobConfig, ...]:
@@ -204,7 +198,7 @@ FILES = ArtifactFiles(
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "configs": _parse_configs,
     "input_ranges": _parse_ranges,
-    "budget_range_ms": _parse_span,
+    "budget_range_ms": parse_span,
     "reward": _parse_reward,
     "split": parse_split,
     "learning": _parse_learning,
