@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged test-lmms test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads test-lmms test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -52,6 +52,10 @@ faults: setup
 # A hundred thousand damaged inputs of every format that is read, counted by format and outcome.
 damaged: setup
 	PYTHONPATH=tests $(BIN)/python tests/faults/damaged.py --cases 100000
+
+# Generated loads through the planner and the fast simulator, held to their invariants.
+loads: setup
+	PYTHONPATH=tests/property:benchmarks $(BIN)/python tests/faults/loads.py
 
 # lmms-eval with Paceline as its model, in an environment of its own: not part of `make test`, which needs no third one.
 # lmms-eval asks for torchvision, which has no build for a CPU beside ours and breaks transformers: it is taken out again.

@@ -116,7 +116,7 @@ def replacing_directory(path: Path, kept: Path) -> Generator[Path]:
         _sync_tree(neighbour)
         if not kept.exists():  # by a process that was killed before it went on: the name tells the time
             with new_directory(kept) as copy:
-                shutil.copytree(path, copy, dirs_exist_ok=True)
+                shutil.copytree(path, copy, dirs_exist_ok=True, symlinks=True)
         _exchange(neighbour, path)
         sync_directory(path.parent)
     except OSError as error:
