@@ -65,7 +65,7 @@ test-lmms: $(LMMS_INSTALLED)
 $(LMMS_INSTALLED): constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-lmms
 	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' lmms-eval==0.7.3 polars msgspec scikit-learn typer pytest pytest-timeout
+	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' lmms-eval==0.7.3 polars msgspec scikit-learn typer pytest pytest-timeout hypothesis
 	$(LMMS_BIN)/python -m pip uninstall --quiet --yes torchvision
 	$(LMMS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
