@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,11 +25,14 @@ import torch
 from budget_table import write_table
 from learned_controllers import synthetic_learned
 
+from paceline.dashboard import live_dashboard
 from paceline.datasets.digits import digit_questions
 from paceline.errors import EngineError, InvalidValueError
 from paceline.models.knobs import applied
 from paceline.models.loading import load_model, load_request_plans
+from paceline.quick.run import QuickJudge
 from paceline.records import KnobConfig
+from paceline.remote import ServerAddress
 from paceline.serving.answer import EngineTimes
 from paceline.vllm_plugin.budgets_server import (
     BudgetSettings,
@@ -337,6 +341,35 @@ def test_beside_others_budgets_are_promised_once_such_requests_were_answered(ser
     assert page["paceline:step_drift_factor"] != 1.0 and page["paceline:coverage_beside_ratio"] > 0.5
     assert page["paceline:work_price"] >= 0.01 and page["paceline:requests_unfinished"] == 0
     assert "Iteration(" not in server.log.read_text()
+
+
+def test_a_minute_with_the_server_and_the_page_before_it(server):
+    """`paceline quick` and the relay of `paceline dashboard`, before a real vLLM."""
+    address = ServerAddress.parse(server.address)
+    result = QuickJudge(address, budget_ms=GENEROUS_MS, seconds=2, sides_px=(64, 160)).run()
+    found = {each.name: each.what for each in result.knobs}
+    assert result.streams and found["latency_budget_ms"] == "obeyed"
+    assert found["detail"] == found["mm_processor_kwargs"] == "ignored"  # what clients set is stripped, and said to be
+    assert all(each.kept.share == 1 for each in result.levels)
+    assert 0 < result.levels[0].tokens < result.levels[1].tokens
+    dashboard = live_dashboard(address)
+    thread = threading.Thread(target=dashboard.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        for path, expected in (
+            ("", b"Ask within a budget"),
+            ("metrics", b"paceline:promises_total"),
+            ("v1/models", b"digits"),
+        ):
+            with urllib.request.urlopen(dashboard.url + path, timeout=60) as answer:
+                assert expected in answer.read()
+        with urllib.request.urlopen(dashboard.url + "paceline/recent", timeout=60) as answer:
+            reports = json.load(answer)
+        assert reports and reports[-1]["budget_ms"] == GENEROUS_MS
+    finally:
+        dashboard.shutdown()
+        thread.join()
+        dashboard.server_close()
 
 
 def test_vllm_bench_serve_asks_with_a_budget_and_metrics_count_it(server):
