@@ -272,12 +272,11 @@ ESTIMATOR_FIELDS = (
     "hidden_dim",
     "num_layers",
     "decode_definition",
-    "training",
     "num_rows",
     "num_decode_rows",
     "typical_text_tokens",
 )
-CHOOSER_FIELDS = ("learner", "latency_kind", "alpha", "members", "hidden_dim", "num_layers", "training", "num_requests")
+CHOOSER_FIELDS = ("learner", "latency_kind", "alpha", "members", "hidden_dim", "num_layers", "num_requests")
 
 
 def read_estimator(folder: Path) -> Any:
@@ -469,6 +468,7 @@ def run_files(home: Path) -> None:
     (home / "requests.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in times))
     write_metric(home / "metric.csv", "prefill_e2e_time", {f"r{index}": 0.5 + index for index in range(4)})
     by_tokens = {name: np.linspace(0.01, 0.02, 65) for name in BY_TOKENS}
+    by_tokens["add"][0] = np.nan  # the time of no token
     meta = {
         "layers_per_stage": 4,
         "tp": 1,
@@ -598,7 +598,12 @@ ANYTHING = object()  # what is not held to one value here
 
 def read_tables(folder: Path) -> Any:
     found = VidurTables.load(folder / "tables.npz")
-    for array in (found.before_attention, found.mlp, found.add, found.decode, found.prefill, found.layernorm):
+    whole = (found.before_attention, found.mlp, found.add, found.layernorm)
+    for array in (
+        *(each[8:] for each in whole),
+        found.decode[1:],
+        found.prefill[:, 1:],
+    ):  # padded to multiples of 8, 0 for no token
         assert np.isfinite(array).all() and (array >= 0).all(), "times that are none"
     assert found.decode.ndim == found.prefill.ndim == 2 and found.add.ndim == 1
     assert found.layers >= 1 and np.isfinite(found.decode_factor) and found.decode_factor > 0
