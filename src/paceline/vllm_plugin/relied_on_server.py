@@ -89,7 +89,7 @@ def admission(args: Any) -> Callable[[MutableMapping[str, Any]], bool]:
 
     def admits(scope: MutableMapping[str, Any]) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return not path.startswith((GUARDED_PREFIX, OWN_PREFIX)) or check.verify_token(Headers(scope=scope))
+        return not path.startswith((*GUARDED_PREFIX, OWN_PREFIX)) or check.verify_token(Headers(scope=scope))
 
     return admits
 
