@@ -5,8 +5,9 @@
 CONTROLLER is a table or an estimator of the embedded model (`demo-out/estimator`). Client and server share this process, so
 the client's work counts as the server's.
 
-- overhead: a made-up model that answers at once is called directly and over HTTP in turn, whole and streamed. The difference of
-  each pair in wall time, and in this process's processor time, which other processes lengthen less.
+- overhead: a made-up model that answers at once is asked over HTTP, whole and streamed, and in turn called directly, after the
+  decision that `AdaptiveModel` makes in process. The difference of each pair in wall time, and in this process's processor time,
+  which other processes lengthen less.
 - memory: so many requests with a picture to a made-up model; the resident set after a tenth of them and after all.
 - overload: a made-up model that takes 20 ms, asked at five times its capacity with budgets of 100 ms; half of the requests would
   rather be refused.
@@ -39,6 +40,7 @@ import numpy as np
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.datasets import DIGIT_SETS, digit_questions
 from paceline.records import KnobConfig
+from paceline.runtime import AdaptiveModel
 from paceline.server.engine import HandOn, Unwanted
 from paceline.server.question import Answered, Caps, FirstToken, Question
 from paceline.server.serve import ChatServer, Server, ServerSettings, build_server, load_served
@@ -151,11 +153,12 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {"p50": round(float(p50), 3), "p95": round(float(p95), 3), "n": len(values)}
 
 
-def overhead(parts: ChatServer, pairs: int) -> dict[str, Any]:
+def overhead(parts: ChatServer, own: AdaptiveModel, pairs: int) -> dict[str, Any]:
     """Return the server's own milliseconds a request, by kind of answer."""
     question, model = digit_questions(DIGIT_SETS[0], split="test", count=1, seed=SEED)[0], MadeUp()
 
     def direct() -> None:
+        own.decide(question.picture, question.prompt, latency_budget_ms=100)
         asked = Question(messages=(), pictures=())
         model.answer(asked, model.whole(), None, lambda _: None, lambda: False)
 
@@ -326,6 +329,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     model, controllers = load_served("digits", chosen.controller, alpha=DEFAULT_ALPHA, device="cpu")
 
+    own = AdaptiveModel(model=model, controller=next(iter(controllers.values())))
+
     def parts(first_ms: float | None) -> ChatServer:
         built = build_server(model, controllers, ServerSettings(name="digits"), log=len)
         if first_ms is not None:
@@ -333,14 +338,14 @@ def main() -> None:
         return built
 
     runs: dict[str, Callable[[], dict[str, Any]]] = {
-        "overhead": lambda: overhead(parts(0.0), chosen.pairs),
+        "overhead": lambda: overhead(parts(0.0), own, chosen.pairs),
         "memory": lambda: memory(parts(0.0), chosen.requests),
         "overload": lambda: overload(parts(OVERLOAD_MS)),
         "coverage": lambda: coverage(parts(None), chosen.asked),
     }
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in chosen.only:
         result = runs[name]()
+        found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         found[name] = {"load_average": os.getloadavg(), "machine": platform.platform(), **result}
         print(json.dumps({name: found[name]}, indent=2))
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")

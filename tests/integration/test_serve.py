@@ -116,6 +116,8 @@ def test_sampling_is_that_of_the_seed_and_a_stop_sequence_ends_an_answer(port, q
     whole = ask(port, body_of(questions[0], questions[0].picture)).text.split()
     stopped = ask(port, body_of(questions[0], questions[0].picture, stop=[whole[1]]))
     assert stopped.text == whole[0] and stopped.document["choices"][0]["finish_reason"] == "stop"
+    exact = ask(port, body_of(questions[0], questions[0].picture, max_tokens=12, ignore_eos=True)).document
+    assert exact["usage"]["completion_tokens"] == 12 and exact["choices"][0]["finish_reason"] == "length"
     cut = ask(port, body_of(questions[0], questions[0].picture, max_tokens=1))
     assert cut.document["choices"][0]["finish_reason"] == "length" and cut.document["usage"]["completion_tokens"] == 1
 

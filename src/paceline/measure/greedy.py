@@ -25,14 +25,21 @@ SAMPLING = frozenset(
 NO_SETTINGS = frozenset({"max_length", "max_new_tokens", "transformers_version", "_from_model_config", *KEPT})
 
 
-def greedy(model: PreTrainedModel, max_new_tokens: int) -> GenerationConfig:
-    """Return greedy decoding up to `max_new_tokens`, with the model's own end and padding tokens."""
+def greedy(model: PreTrainedModel, max_new_tokens: int, *, to_the_last: bool = False) -> GenerationConfig:
+    """Return greedy decoding up to `max_new_tokens`, with the model's own end and padding tokens; `to_the_last` none ends it
+    before."""
     if (
         type(max_new_tokens) is not int or not 1 <= max_new_tokens <= MOST_TOKENS
     ):  # neither True nor 2.5 is a number of tokens
         raise InvalidValueError("max_new_tokens", max_new_tokens, f"a whole number from 1 to {MOST_TOKENS:,}")
+    least = {"min_new_tokens": max_new_tokens} if to_the_last else {}
     return GenerationConfig(
-        do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_new_tokens, **_kept(model.generation_config)
+        **least,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        **_kept(model.generation_config),
     )
 
 

@@ -97,10 +97,12 @@ def request_measured(
     called_at: float | None = None,
     sampling: Sampling | None = None,
     listener: Listener | None = None,
+    to_the_last: bool = False,
 ) -> MeasuredAnswer:
     """Answer the request that `prepare` encodes at a tier, as `answer_measured` does a question about one picture.
 
-    Decoding is greedy, or by `sampling`; what is measured is the same. `listener` hears of each token and may end the answer.
+    Decoding is greedy, or by `sampling`; what is measured is the same. `listener` hears of each token and may end the answer. With
+    `to_the_last` no end token ends it before `max_new_tokens`.
     """
     sampler = None if sampling is None else TokenSampler(sampling)
     started = time.perf_counter()
@@ -112,7 +114,7 @@ def request_measured(
         ids_S, times = measure_generate(
             model.parts,
             request.inputs,
-            generation=greedy(model.parts.model, max_new_tokens),
+            generation=greedy(model.parts.model, max_new_tokens, to_the_last=to_the_last),
             clock=clock,
             preprocess_ms=preprocess_ms,
             waited_ms=waited_ms,

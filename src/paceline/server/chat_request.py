@@ -30,7 +30,6 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "top_k": (None, -1, 0),
     "min_p": (None, 0),
-    "ignore_eos": (None, False),
     "modalities": (None, ["text"]),
     "audio": (None,),
 }
@@ -55,6 +54,7 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     seed: Annotated[int | None, Field(ge=0, le=LARGEST_SEED)] = None
     stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -99,6 +99,7 @@ def question_of_request(request: ChatRequest, limits: Limits) -> tuple[Question,
         pictures=tuple(url for url, _ in pictures),
         max_tokens=request.max_completion_tokens or request.max_tokens,
         stops=_stops(request.stop),
+        to_the_last=bool(request.ignore_eos),
         sampling=_sampling(request),
         template_arguments=arguments,
     )

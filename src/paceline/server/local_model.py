@@ -69,6 +69,7 @@ class LocalModel:
             clock=clock_for(*self.model.devices),
             sampling=question.sampling,
             listener=following,
+            to_the_last=question.to_the_last,
         )
         reason = "stop" if text.stopped or following.last in self._ends else "length"
         return Answered(

@@ -20,6 +20,7 @@ class Question:
     pictures: tuple[str, ...] = field(repr=False)  # data: URLs
     max_tokens: int | None = None
     stops: tuple[str, ...] = ()
+    to_the_last: bool = False  # no end token ends the answer: benchmarks ask for so many tokens
     sampling: Sampling | None = None
     template_arguments: Mapping[str, object] = field(default_factory=dict[str, object])
 
