@@ -101,8 +101,8 @@ def request_measured(
 ) -> MeasuredAnswer:
     """Answer the request that `prepare` encodes at a tier, as `answer_measured` does a question about one picture.
 
-    Decoding is greedy, or by `sampling`; what is measured is the same. `listener` hears of each token and may end the answer. With
-    `to_the_last` no end token ends it before `max_new_tokens`.
+    Decoding is greedy, or by `sampling`; what is measured is the same. `listener` hears of each token and may end the answer.
+    With `to_the_last` no end token ends it before `max_new_tokens`.
     """
     sampler = None if sampling is None else TokenSampler(sampling)
     started = time.perf_counter()
