@@ -28,7 +28,7 @@ def alerts(
     baseline: BaselineOption = DEFAULT_BASELINE,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write Prometheus's alert rules and a Grafana dashboard for servers with budgets, of either host."""
+    """Write Prometheus's alert rules and a Grafana dashboard for servers with budgets."""
     files = monitoring_files(window=window, lasting=lasting, baseline=baseline)
     try:
         out.mkdir(parents=True, exist_ok=True)
