@@ -49,7 +49,7 @@ def write_report(
     *,
     latency_kind: LatencyKind = "prefill",
     decided_with: DecidedWith = TABLES_ALONE,
-    under_load: Path | None = None,
+    under_load: Path | str | None = None,
 ) -> int:
     """Write the page of a profile and return its size in bytes; raises OutputPathError when `out` cannot be written.
 
@@ -57,7 +57,7 @@ def write_report(
     `paceline verify --under-load`.
     """
     profile = read_for_report(Path(profile_path))
-    loads = load_section(under_load)
+    loads = load_section(None if under_load is None else Path(under_load))
     budgets_ms = figures.slider_budgets_ms(analyze_budgets(profile.samples, latency_kind=latency_kind))
     decided = judged_on_slider(Path(profile_path), budgets_ms, decided_with, latency_kind=latency_kind)
     return write_page(Path(out), report_page(profile, latency_kind=latency_kind, decided=decided, loads=loads))
