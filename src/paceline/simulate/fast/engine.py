@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -45,6 +46,8 @@ NO_COST = at.Cost(
 
 def simulate_fast(load: RequestColumns, engine: SimulatedEngine, cost: StepCost, *, with_steps: bool) -> SimulatedRun:
     """Serve a load to its end; raises as the reference does, and InvalidValueError for a step-time model of another kind."""
+    if load.prefill_factor is not None:
+        load = replace(load, prefill_factor=RequestColumns.without_ones(load.prefill_factor))
     simulation = FastSimulation(
         engine,
         cost,
