@@ -6,6 +6,7 @@ import typer
 from typer.completion import get_completion_script  # pyright: ignore[reportPrivateImportUsage]
 
 from paceline.cli.main import COMPLETING
+from paceline.cli.printing import print_raw
 from paceline.errors import UnknownChoiceError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -15,7 +16,7 @@ def completion(shell: Annotated[str, typer.Argument(help=f"Whose: {', '.join(SHE
     """Print what makes a shell complete commands and flags: eval "$(paceline completion bash)"."""
     if shell not in SHELLS:
         raise UnknownChoiceError("shell", shell, SHELLS)
-    typer.echo(get_completion_script(prog_name="paceline", complete_var=COMPLETING, shell=shell))
+    print_raw(get_completion_script(prog_name="paceline", complete_var=COMPLETING, shell=shell) + "\n")
 
 
 def register(app: typer.Typer) -> None:

@@ -64,6 +64,11 @@ def note_written(path: Path, *, kept: Path | None = None, size_bytes: int | None
     note(f"wrote {path}{size}" + (f"; what it replaces is kept as {kept}" if kept else ""))
 
 
+def print_raw(text: str) -> None:
+    """Put text that programs read on standard output at once, not a byte of it changed."""
+    typer.echo(text, nl=False)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output; NaN and infinity are refused, for JSON has neither."""
     typer.echo(json.dumps(document, indent=2, allow_nan=False))

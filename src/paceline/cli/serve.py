@@ -1,6 +1,5 @@
 """`paceline serve`: one model in this process behind OpenAI's chat completions, under latency budgets."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from paceline.cli.flags.model import (
     TrustFlag,
     template_arguments,
 )
-from paceline.cli.printing import note, progress_bars
+from paceline.cli.printing import note, print_raw, progress_bars
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.schedule.policies import POLICIES
 from paceline.server.first_controller import first_controller
@@ -84,7 +83,7 @@ def serve(
         template_arguments=template_arguments(template_argument),
     )
     spans = None if otlp_traces_endpoint is None else spans_to(otlp_traces_endpoint, model=settings.name)
-    served = build_server(loaded, controllers, settings, log=_line, spans=spans)
+    served = build_server(loaded, controllers, settings, log=print_raw, spans=spans)
     try:
         run_server(served, host=host, port=port, on_listening=lambda at: note(f"{settings.name} at http://{host}:{at}"))
     finally:
@@ -102,11 +101,6 @@ def _controller(model: str, given: Path | None) -> Path:
         )
     with progress_bars("profiling digits, once", "training its estimator") as (profiled, trained):
         return first_controller(on_profile=profiled, on_training=trained)
-
-
-def _line(line: str) -> None:
-    sys.stdout.write(line)
-    sys.stdout.flush()
 
 
 def register(app: typer.Typer) -> None:

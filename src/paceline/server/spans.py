@@ -64,8 +64,10 @@ class ChatSpans:
             span.set_status(Status(StatusCode.ERROR, outcome.error))
         inside = set_span_in_context(span)
         for name, first, last in _stages(scope, visit, outcome):
-            stage = self._tracer.start_span(name, context=inside, start_time=wall_ns(first))
-            stage.end(wall_ns(max(first, last)))
+            # an engine's own clock may tell a little more than there was
+            begun = min(max(first, visit.started), visit.ended)
+            stage = self._tracer.start_span(name, context=inside, start_time=wall_ns(begun))
+            stage.end(wall_ns(min(max(begun, last), visit.ended)))
         span.end(wall_ns(visit.ended))
 
     def close(self) -> None:

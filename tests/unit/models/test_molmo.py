@@ -145,7 +145,7 @@ def test_tokens_are_told_ahead_of_a_model_whose_code_comes_with_it(standin):
     pinned = trusted(standin)
     model, plans = (load(str(standin), trust_remote_code=pinned) for load in (load_model, load_request_plans))
     for size in ((700, 300), (40, 400)):
-        told = {tier: plan.tokens for tier, plan in plans.plans(*size).items()}
+        told = {tier: plan.tokens for tier, plan in plans.plans([size]).items()}
         picture = Image.new("RGB", size)
         assert told == {tier: model.prepare(picture, "What is it?", tier).vision_tokens for tier in model.tiers}
     with pytest.raises(ModelError, match=f"if you trust it give --trust-remote-code {pinned}"):
