@@ -228,6 +228,7 @@ async def _serving(server: Server, on_listening: Callable[[int], None]) -> None:
     config = server.config
     config.load()
     listening = await asyncio.get_running_loop().run_in_executor(None, config.bind_socket)
+    listening.listen(config.backlog)  # who is told the port may connect: it is taken once the loop runs
     on_listening(listening.getsockname()[1])
     await server.serve(sockets=[listening])
 
