@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from http.client import HTTPConnection
 
@@ -138,6 +139,9 @@ def test_what_the_model_cannot_be_asked_is_400(port, questions):
 def test_a_line_a_request_says_all_but_the_prompt(port, lines, questions):
     lines.clear()
     ask(port, body_of(questions[0], questions[0].picture, budget=500))
+    given_up = time.monotonic() + 30
+    while not lines and time.monotonic() < given_up:  # the line is written once the answer has gone out
+        time.sleep(0.01)
     document = json.loads(lines[-1])
     for name in (
         "time",
