@@ -46,7 +46,8 @@ from paceline.control.loading import load_controller
 from paceline.datasets.digits import digit_questions
 from paceline.datasets.question import VisualQuestion
 from paceline.models.loading import load_request_plans
-from paceline.serving.desk import CHAT_PATH, Desk, KnobNames
+from paceline.serving.desk import CHAT_PATH, Desk
+from paceline.serving.rewriting import KnobNames
 from paceline.slo import Proportion, percentile
 from paceline.vllm_plugin.command import serve_command
 

@@ -12,7 +12,8 @@ from paceline.control.table import LookupTable
 from paceline.control.table_entry import TableEntry, TableMetadata
 from paceline.models.families.plans import TierPlan
 from paceline.records import TIERS, KnobConfig
-from paceline.serving.desk import Desk, KnobNames
+from paceline.serving.desk import Desk
+from paceline.serving.rewriting import KnobNames
 
 NAMES = KnobNames(
     top_k="paceline_top_k", active_blocks="paceline_active_blocks", ttft_budget_ms="paceline_ttft_budget_ms"

@@ -37,9 +37,10 @@ from paceline.server.local_model import LocalModel
 from paceline.server.protocol import uvicorn_settings
 from paceline.server.request_log import RequestLog
 from paceline.serving.controllers import served_controllers
-from paceline.serving.desk import Desk, KnobNames, largest_ms
+from paceline.serving.desk import Desk, largest_ms
 from paceline.serving.middleware import BudgetMiddleware
 from paceline.serving.pricing import price_settings
+from paceline.serving.rewriting import KnobNames
 
 if TYPE_CHECKING:
     from paceline.server.spans import ChatSpans

@@ -29,8 +29,9 @@ from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
 from paceline.serving.chat import Chat, Sizes, read_chat
 from paceline.serving.ledger import AcceptedRequest, Ledger
+from paceline.serving.rewriting import KnobNames, rewrite
 from paceline.serving.verdict import Verdict, contended, infeasible, why_none_beside
-from paceline.wire.body import Fields, body_of, fields_of, may_matter, raw, strip_knobs, value_of
+from paceline.wire.body import Fields, body_of, fields_of, may_matter, strip_knobs, value_of
 from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, read_budget
 from paceline.wire.cut_body import CutBody, cut_out
 from paceline.wire.metrics import PromiseMetrics
@@ -43,15 +44,6 @@ WARM_UP_REQUESTS = 3  # a process's first are slow, and say nothing of those to 
 SMALLEST_LEFT_MS = 1e-3  # of a budget that waiting has used up: the fastest is taken, marked
 TEXT_TOKENS = 64  # of a question
 Headers = Sequence[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnobNames:
-    """The names under which an engine takes top_k, active blocks and a budget among a request's extra arguments."""
-
-    top_k: str
-    active_blocks: str
-    ttft_budget_ms: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +181,7 @@ class Desk:
         decided = self._alone if alone or asked.kind != "ttft" else self._beside
         verdict = decided(asked, chat, now_seconds)
         promise = self._promise(asked, chat, verdict)
-        self._rewrite(fields, chat, verdict)
+        rewrite(fields, chat, verdict, self.names)
         entry = self.ledger.accept(
             received_seconds, text_tokens=chat.text_tokens, image_tokens=promise.image_tokens, config=promise.config
         )
@@ -469,31 +461,6 @@ class Desk:
             self.metrics.promises["refused"] += 1
             late_ms = 1e3 * seconds[fastest] * (upper or 1.0)
             raise contended(asked.ms, wait_ms=max(0.0, wait_ms), excess_ms=late_ms - asked.ms)
-
-    def _rewrite(self, fields: Fields, chat: Chat, verdict: Verdict) -> None:
-        """Turn a request's fields into what the engine takes: the budget out, its configuration in.
-
-        One that gave up its place goes without its budget: an order by deadline then lets those pass that can keep theirs.
-        """
-        taken, queued = verdict.taken, verdict.load.ttft_budget_seconds
-        for name in BUDGET_FIELDS:
-            fields.pop(name, None)
-        if chat.plans is None:
-            fields.pop("mm_processor_kwargs", None)
-        else:
-            fields["mm_processor_kwargs"] = raw(dict(chat.plans[taken.config.tier].arguments))
-        given = value_of(fields, "vllm_xargs")
-        knobs = {
-            self.names.top_k: taken.config.top_k,
-            self.names.active_blocks: taken.config.num_active_blocks,
-            self.names.ttft_budget_ms: None if queued is None else 1e3 * queued,
-        }
-        extra = {**(given if isinstance(given, dict) else {}), **{k: v for k, v in knobs.items() if v is not None}}
-        if extra:
-            fields["vllm_xargs"] = raw(extra)
-        if value_of(fields, "stream"):
-            options = value_of(fields, "stream_options")
-            fields["stream_options"] = raw({**(options if isinstance(options, dict) else {}), "include_usage": True})
 
 
 def largest_ms(controller: Controller, sizes: Sizes) -> float:

@@ -25,9 +25,10 @@ from paceline.schedule.policies import PolicyWeights
 from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
 from paceline.serving.controllers import served_controllers
-from paceline.serving.desk import Desk, KnobNames
+from paceline.serving.desk import Desk
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
 from paceline.serving.pricing import SHARE, price_settings
+from paceline.serving.rewriting import KnobNames
 from paceline.vllm_plugin.relied_on_server import (
     admission,
     most_pictures,
