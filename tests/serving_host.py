@@ -61,11 +61,21 @@ class ToldModel:
         return Answered(rest="", finish_reason="stop", prompt_tokens=7, completion_tokens=count)
 
 
-def told_server(model=None, *, limits=None, keys=(), log=lambda line: None, policy="edf", prompts=False, **desk):
+def told_server(
+    model=None,
+    *,
+    limits=None,
+    keys=(),
+    log=lambda line: None,
+    policy="edf",
+    prompts=False,
+    clock=time.perf_counter,
+    **desk,
+):
     """The parts of a server as `build_server` puts them together, over a made-up model and a synthetic table."""
     model, limits = model or ToldModel(), limits or Limits()
     engine = Engine(policy=policy, most_waiting=limits.waiting)
-    host = Host(name="m", model=model, engine=engine, counts=Counts(), limits=limits)
+    host = Host(name="m", model=model, engine=engine, counts=Counts(), limits=limits, clock=clock)
     told = Desk(
         **{
             "controllers": {"ttft": table()},
@@ -83,6 +93,7 @@ def told_server(model=None, *, limits=None, keys=(), log=lambda line: None, poli
         limits=limits,
         keys=map(digest_of, keys),
         finished=RequestLog(log, prompts=prompts),
+        clock=host.clock,
     )
     return ChatServer(app=gate, engine=engine, desk=told, host=host, limits=limits)
 

@@ -91,6 +91,7 @@ def live_dashboard(address: ServerAddress, *, port: int = 0) -> Dashboard:
 class _Handler(BaseHTTPRequestHandler):
     server: Dashboard  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a token waits for no acknowledgement of the one before it
     timeout = CLIENT_SECONDS
 
     def do_GET(self) -> None:

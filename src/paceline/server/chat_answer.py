@@ -22,7 +22,7 @@ from paceline.server.limits import Limits
 from paceline.server.question import OUTCOME, Answered, AnswersQuestions, Caps, FirstToken, Outcome, Question
 from paceline.serving.answer import refusal
 from paceline.serving.desk import Ticket
-from paceline.serving.middleware import RECEIVED, TICKET, TIMES
+from paceline.serving.middleware import FETCHED, RECEIVED, TICKET, TIMES
 from paceline.wire.report import error_body
 
 logger = logging.getLogger("paceline.server")
@@ -72,6 +72,7 @@ class ChatAnswer(Response):
         outcome.request_id, outcome.streamed = self._id, self.asked.stream
         outcome.pictures, outcome.config = len(self.asked.question.pictures), self.asked.config
         outcome.times = scope.get(TIMES) or outcome.times
+        outcome.times.fetch_ms = scope.get(FETCHED)
         answering = asyncio.ensure_future(self._answered(outcome, send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
@@ -118,7 +119,8 @@ class ChatAnswer(Response):
         if asked.patient_until is not None:
             patience = max(0.0, asked.patient_until - self.host.clock())
         async with engine.turn(asked.order, patience_seconds=patience):
-            outcome.times.started(1e3 * (self.host.clock() - asked.order.arrival_seconds))
+            since_ms = 1e3 * (self.host.clock() - asked.order.arrival_seconds)
+            outcome.times.started(since_ms - (outcome.times.fetch_ms or 0.0))
             work = partial(self.host.model.answer, asked.question, asked.config, asked.caps)
             async with engine.run(work) as run:
                 yield run
@@ -142,7 +144,6 @@ class ChatAnswer(Response):
             completion_tokens=answered.completion_tokens,
             seconds=self.host.clock() - self.asked.order.arrival_seconds,
             first_token_seconds=(outcome.times.first_token_seconds or 0.0) - self.asked.order.arrival_seconds,
-            queue_ms=outcome.times.queue_ms or 0.0,
         )
         yield answered.rest
 

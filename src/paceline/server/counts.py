@@ -19,7 +19,7 @@ class Counts:
         self.successes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.first_token, self.whole = Histogram(TTFT_BOUNDS_S), Histogram(E2E_BOUNDS_S)
-        self.mean_first_token_ms, self.mean_decode_ms = 0.0, 0.0  # of the last answers, without their waits
+        self.mean_decode_ms = 0.0  # of the last answers, from the first token on
 
     def number(self) -> str:
         """Count one accepted request and return its number, with what tells this server from others."""
@@ -34,17 +34,14 @@ class Counts:
         completion_tokens: int,
         seconds: float,
         first_token_seconds: float,
-        queue_ms: float,
     ) -> None:
-        """Count one answer; times are from the last byte of its request, `queue_ms` what it waited for its turn."""
+        """Count one answer; times are from the last byte of its request."""
         self.successes[finish_reason] += 1
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
         self.first_token.observe(max(0.0, first_token_seconds))
         self.whole.observe(max(0.0, seconds))
         share = max(1 / sum(self.successes.values()), LATEST_SHARE)
-        own_ms = max(0.0, 1e3 * first_token_seconds - queue_ms)
-        self.mean_first_token_ms += share * (own_ms - self.mean_first_token_ms)
         self.mean_decode_ms += share * (1e3 * (seconds - first_token_seconds) - self.mean_decode_ms)
 
     def failed(self, code: str) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any, cast
 
 from paceline.errors import RequestRefusedError
@@ -11,14 +13,19 @@ from paceline.server.gate import App, Message, Receive, Scope, Send
 from paceline.server.limits import Limits
 from paceline.serving.answer import refusal
 from paceline.serving.desk import CHAT_PATH
-from paceline.serving.middleware import received_parts, replay
+from paceline.serving.middleware import FETCHED, received_parts, replay
 
 
 class FetchedPictures:
-    """Puts pictures that chats name by address into them, before an application that takes `data:` URLs alone."""
+    """Puts pictures that chats name by address into them, before an application that takes `data:` URLs alone.
 
-    def __init__(self, app: App, fetcher: Fetcher, limits: Limits) -> None:
-        self.app, self.fetcher, self.limits = app, fetcher, limits
+    How long that took stands in the request's scope, in milliseconds by `clock`.
+    """
+
+    def __init__(
+        self, app: App, fetcher: Fetcher, limits: Limits, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.app, self.fetcher, self.limits, self.clock = app, fetcher, limits, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -28,11 +35,14 @@ class FetchedPictures:
         parts = await received_parts(receive)
         if parts is None:
             return
+        came, begun = b"".join(parts), self.clock()
         try:
-            body = await self._filled(b"".join(parts))
+            body = await self._filled(came)
         except RequestRefusedError as refused:
             await refusal(send, refused)
             return
+        if body is not came:
+            scope[FETCHED] = 1e3 * (self.clock() - begun)
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
         scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
         whole: Message = {"type": "http.request", "body": body, "more_body": False}

@@ -54,6 +54,7 @@ def request_document(scope: Scope, visit: Visit) -> dict[str, Any]:
 def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     times = outcome.times
     stages = {
+        "fetch_ms": times.fetch_ms,
         "queue_ms": times.queue_ms,
         "preprocess_ms": times.preprocess_ms,
         "vision_ms": times.vision_ms,

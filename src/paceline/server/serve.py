@@ -3,7 +3,6 @@
 import asyncio
 import resource
 import signal
-import socket
 import sys
 import threading
 import warnings
@@ -31,7 +30,7 @@ from paceline.server.counts import Counts
 from paceline.server.engine import Engine
 from paceline.server.fetched_pictures import FetchedPictures
 from paceline.server.fetching import Fetcher, allowed_prefix
-from paceline.server.gate import Finished, Gate, Scope, Visit, digest_of
+from paceline.server.gate import App, Finished, Gate, Scope, Visit, digest_of
 from paceline.server.limits import Limits
 from paceline.server.local_model import LocalModel
 from paceline.server.protocol import uvicorn_settings
@@ -130,9 +129,8 @@ def build_server(
         after_seconds=lambda: host.counts.mean_decode_ms / 1e3,
     )
     budgeted = BudgetMiddleware(build_app(host), desk, clock=host.clock)
-    prefixes = [allowed_prefix(each) for each in settings.allowed_urls]
     gate = Gate(
-        FetchedPictures(budgeted, Fetcher(prefixes, most_bytes=limits.body_bytes), limits) if prefixes else budgeted,
+        _fetching(budgeted, settings, host.clock),
         engine,
         limits=limits,
         keys=map(digest_of, settings.keys),
@@ -147,6 +145,14 @@ def spans_to(endpoint: str, *, model: str) -> "ChatSpans":
     from paceline.server.spans import ChatSpans, exporter_to  # an extra of its own, which most servers do without
 
     return ChatSpans(exporter_to(endpoint), model=model)
+
+
+def _fetching(app: App, settings: ServerSettings, clock: Callable[[], float]) -> App:
+    """Return an application behind what fetches the pictures that may be; itself where none may."""
+    prefixes = [allowed_prefix(each) for each in settings.allowed_urls]
+    limits = settings.limits
+    fetcher = Fetcher(prefixes, most_bytes=limits.body_bytes)
+    return FetchedPictures(app, fetcher, limits, clock=clock) if prefixes else app
 
 
 def _all(*each: Finished) -> Finished:
@@ -184,12 +190,6 @@ class Server(uvicorn.Server):
         super().__init__(uvicorn.Config(served.app, host=host, port=port, lifespan="off", backlog=2048, **settings))
         self.served = served
         self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve; what is written goes out at once, for a packet held back (Nagle) comes some 40 ms late."""
-        for each in sockets or []:
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections take it over
-        await super().serve(sockets)
 
     def stop(self) -> None:
         """Stop: what waits is handed back at once, what runs has the grace of the limits; from the server's own loop."""

@@ -1,8 +1,8 @@
-"""OpenTelemetry's spans of a chat: the request, and in it queue, preprocess, vision, prefill and decode; needs the extra `otel`.
+"""OpenTelemetry's spans of a chat: the request, and in it fetch, queue, preprocess, vision, prefill and decode.
 
-Attributes have the names of OpenTelemetry's conventions for generative AI where there is one, and `paceline.` before them
-elsewhere. No word of a prompt is among them. The wall clock is read once a request; all moments in it are differences of the
-server's monotonic clock.
+Needs the extra `otel`. Attributes have the names of OpenTelemetry's conventions for generative AI where there is one, and
+`paceline.` before them elsewhere. No word of a prompt is among them. The wall clock is read once a request; all moments in it
+are differences of the server's monotonic clock.
 """
 
 from collections.abc import Iterable
@@ -112,8 +112,11 @@ def _stages(scope: Scope, visit: Visit, outcome: Outcome) -> Iterable[tuple[str,
     received: float = scope.get(RECEIVED, visit.started)
     if times.queue_ms is None:
         return
-    begun = received + times.queue_ms / 1e3
-    yield "queue", received, begun
+    fetched = received + (times.fetch_ms or 0.0) / 1e3
+    begun = fetched + times.queue_ms / 1e3
+    if times.fetch_ms is not None:
+        yield "fetch", received, fetched
+    yield "queue", fetched, begun
     token = times.first_token_seconds
     if token is None:
         return

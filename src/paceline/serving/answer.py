@@ -28,6 +28,7 @@ class EngineTimes:
     handed_over_wall: float | None = None
     first_token_wall: float | None = None
     first_token_seconds: float | None = None
+    fetch_ms: float | None = None
     queue_ms: float | None = None
     preprocess_ms: float | None = None
     vision_ms: float | None = None
@@ -151,7 +152,11 @@ class BudgetedAnswer:
         if times.handed_over_wall is not None:
             preprocess_ms = max(0.0, 1e3 * (times.handed_over_wall - self._received_wall))
         return ServerTiming(
-            preprocess=preprocess_ms, queue=times.queue_ms, vision=times.vision_ms, prefill=times.prefill_ms
+            fetch=times.fetch_ms,
+            preprocess=preprocess_ms,
+            queue=times.queue_ms,
+            vision=times.vision_ms,
+            prefill=times.prefill_ms,
         )
 
     def _report(self, ttft_ms: float | None) -> dict[str, Any]:

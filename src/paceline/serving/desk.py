@@ -66,7 +66,8 @@ class Ticket:
 
     `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on.
     `caps` are the most tokens of each picture that its caller allows, empty where none was named. `queued_with_seconds` is the
-    budget that it stands in the engine's order with, None where it has none or was relegated.
+    budget that it stands in the engine's order with, from when it was received on, None where it has none or was relegated.
+    `spent_ms` is what had passed since then when it was decided.
     """
 
     promise: Promise
@@ -79,6 +80,7 @@ class Ticket:
     stripped: tuple[str, ...]
     caps: tuple[int | None, ...] = ()
     queued_with_seconds: float | None = None
+    spent_ms: float = 0.0
     ttft_ms: float | None = None
     total_ms: float | None = None
     undisturbed: bool = True
@@ -170,6 +172,7 @@ class Desk:
     def accept(self, reading: Reading, *, received_seconds: float, now_seconds: float) -> Ticket:
         """Decide a request with a budget and enter it in the ledger and the line, until `finish`.
 
+        What has passed since it was received is over, whatever it was spent on: bounds and budgets are of what is left.
         Raises RequestRefusedError for a chat that no decision can be made on, and where the caller would rather be refused:
         422 for a budget that not even an idle engine keeps, 429 for one that this engine does not keep now.
         """
@@ -177,9 +180,9 @@ class Desk:
         asked, fields, cut = reading.asked, dict(reading.fields), reading.cut
         chat = read_chat(fields, self.sizes, cut, most_pictures=self.most_pictures)
         stripped = () if self.client_knobs else strip_knobs(fields)
-        alone = not len(self.ledger)
+        alone, spent_ms = not len(self.ledger), max(0.0, 1e3 * (now_seconds - received_seconds))
         decided = self._alone if alone or asked.kind != "ttft" else self._beside
-        verdict = decided(asked, chat, now_seconds)
+        verdict = decided(asked, chat, now_seconds, spent_ms)
         promise = self._promise(asked, chat, verdict)
         rewrite(fields, chat, verdict, self.names)
         entry = self.ledger.accept(
@@ -197,7 +200,8 @@ class Desk:
             teaches=not self._unlike(chat),
             stripped=stripped,
             caps=chat.caps,
-            queued_with_seconds=verdict.load.ttft_budget_seconds,
+            queued_with_seconds=_later(verdict.load.ttft_budget_seconds, spent_ms),
+            spent_ms=spent_ms,
         )
 
     def accept_native(self, now_seconds: float) -> AcceptedRequest:
@@ -248,14 +252,14 @@ class Desk:
 
     def _learn(self, ticket: Ticket, measured_ms: float) -> None:
         """Take what was measured as a score, of those that were alone or of those that had others beside them."""
-        kind, bound_ms = ticket.promise.asked.kind, ticket.promise.bound_ms
+        kind, bound_ms, own_ms = ticket.promise.asked.kind, ticket.promise.bound_ms, measured_ms - ticket.spent_ms
         if ticket.alone:
             if not ticket.undisturbed or ticket.entry.number <= WARM_UP_REQUESTS:
                 return
-            self.calibrations[kind].observe(ticket.decision.config.tier, measured_ms, needed_ms(ticket.decision))
+            self.calibrations[kind].observe(ticket.decision.config.tier, own_ms, needed_ms(ticket.decision))
             self._set_price()
         elif kind == "ttft":
-            self.line.measured(ticket.entry.number, measured_ms / 1e3)
+            self.line.measured(ticket.entry.number, own_ms / 1e3)
         if bound_ms is not None:
             covered = self.metrics.covered if ticket.alone else self.metrics.covered_beside
             covered.append(measured_ms <= bound_ms)
@@ -305,15 +309,16 @@ class Desk:
             message = f"latency_budget_kind is {asked.kind!r}, which this server's controller does not bound; expected {known}"
             raise RequestRefusedError(message, param="latency_budget_kind")
 
-    def _alone(self, asked: AskedBudget, chat: Chat, now_seconds: float) -> Verdict:
+    def _alone(self, asked: AskedBudget, chat: Chat, now_seconds: float, spent_ms: float) -> Verdict:
         """Decide by the bounds of requests that were alone; what a total with others beside it waits for is taken off."""
         wait_ms = 1e3 * self.line.wait_seconds(now_seconds=now_seconds)
+        before_ms, left_ms = spent_ms + wait_ms, max(asked.ms - spent_ms, SMALLEST_LEFT_MS)
         tiers, controller = self._tiers_of(asked, chat), self.controllers[asked.kind]
         scales = {tier: partial(self._bounded_ms, asked, tier) for tier in tiers}
-        choice = choose(controller, max(asked.ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
+        choice = choose(controller, max(left_ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
         self._native = self._work(asked, chat, choice.largest)
         if asked.on_infeasible == "refuse":
-            self._refuse_infeasible(asked, choice, wait_ms)
+            self._refuse_infeasible(asked, choice, before_ms)
         price = self.line.controller.price.per_second
         own_seconds = [self._own_ms(asked, each) / 1e3 for each in choice.fitting]
         best = worthiest(
@@ -321,13 +326,13 @@ class Desk:
         )
         taken = choice.least if best is None else choice.fitting[best]
         scores, own_ms = self._scores(asked, taken), self._own_ms(asked, taken)
-        bound_ms = None if scores.upper is None else wait_ms + scores.upper * needed_ms(taken)
+        bound_ms = None if scores.upper is None else before_ms + scores.upper * needed_ms(taken)
         why_not = self._why_not_alone(scores.upper is None, asked, chat, taken)
         load = LoadDecision(
             chosen=0,
-            ttft_budget_seconds=asked.ms / 1e3 if asked.kind == "ttft" else None,
+            ttft_budget_seconds=left_ms / 1e3 if asked.kind == "ttft" else None,
             predicted_seconds=(wait_ms + own_ms) / 1e3,
-            bound_seconds=None if bound_ms is None else bound_ms / 1e3,
+            bound_seconds=None if bound_ms is None else (bound_ms - spent_ms) / 1e3,
             work_seconds=own_ms / 1e3,
             price_per_second=price,
             unpromised=why_not,
@@ -336,21 +341,21 @@ class Desk:
             taken=taken,
             load=load,
             work=self._work(asked, chat, taken),
-            expected_ms=wait_ms + own_ms,
+            expected_ms=before_ms + own_ms,
             bound_ms=bound_ms,
             why_not=why_not,
             calibration_n=len(scores),
         )
 
-    def _beside(self, asked: AskedBudget, chat: Chat, now_seconds: float) -> Verdict:
+    def _beside(self, asked: AskedBudget, chat: Chat, now_seconds: float, spent_ms: float) -> Verdict:
         """Decide by what the requests beside this one have yet to compute, and by the bounds of such requests."""
         found = options(self.controllers[asked.kind], _features(chat), self._tiers_of(asked, chat))
         candidates = [LoadCandidate(accuracy=each.accuracy, work=self._work(asked, chat, each)) for each in found]
         self._native = max(zip(found, candidates, strict=True), key=_size_of_first)[1].work
-        budget, controller = asked.ms / 1e3, self.line.controller
+        budget, controller = max(asked.ms - spent_ms, SMALLEST_LEFT_MS) / 1e3, self.line.controller
         load = self.line.decide(candidates, now_seconds=now_seconds, ttft_budget_seconds=budget)
         if asked.on_infeasible == "refuse":
-            self._refuse_contended(asked, found, candidates, now_seconds)
+            self._refuse_contended(asked, found, candidates, now_seconds, spent_ms)
         taken, scores = found[load.chosen], controller.scores
         seen = scores.count(controller.kind(budget))
         reason = why_none_beside(load.unpromised, seen=seen, needed=scores.least)
@@ -359,8 +364,8 @@ class Desk:
             taken=replace(taken, within_budget=load.unpromised not in (NONE_FIT, RELEGATED)),
             load=replace(load, unpromised=load.unpromised or why_not),
             work=candidates[load.chosen].work,
-            expected_ms=1e3 * load.predicted_seconds,
-            bound_ms=None if load.bound_seconds is None else 1e3 * load.bound_seconds,
+            expected_ms=spent_ms + 1e3 * load.predicted_seconds,
+            bound_ms=None if load.bound_seconds is None else spent_ms + 1e3 * load.bound_seconds,
             why_not=why_not,
             calibration_n=seen,
         )
@@ -423,8 +428,9 @@ class Desk:
         """Tell whether a request has no picture, or several, where those that the controller knows have one."""
         return chat.pictures > 1 or (not chat.pictures and None not in self.sizes.tiers)
 
-    def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, wait_ms: float) -> None:
-        """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests."""
+    def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, before_ms: float) -> None:
+        """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests, if not by
+        itself then after what is over and what is ahead."""
         least = choice.least
         scores = self._scores(asked, least)
         if scores.lower is None:
@@ -433,9 +439,9 @@ class Desk:
         if surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1
             raise infeasible(asked.ms, least=least, least_ms=upper_ms)
-        if wait_ms + surely_ms > asked.ms:
+        if before_ms + surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1
-            raise contended(asked.ms, wait_ms=wait_ms, excess_ms=wait_ms + upper_ms - asked.ms)
+            raise contended(asked.ms, wait_ms=before_ms, excess_ms=before_ms + upper_ms - asked.ms)
 
     def _refuse_contended(
         self,
@@ -443,24 +449,29 @@ class Desk:
         found: Sequence[Decision],
         candidates: Sequence[LoadCandidate],
         now_seconds: float,
+        spent_ms: float,
     ) -> None:
         """Refuse what surely cannot be with what is ahead: the fastest is late even where it takes little of its time."""
-        scores, kind = self.line.controller.scores, self.line.controller.kind(asked.ms / 1e3)
-        seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=asked.ms / 1e3)
+        left = max(asked.ms - spent_ms, SMALLEST_LEFT_MS) / 1e3
+        scores, kind = self.line.controller.scores, self.line.controller.kind(left)
+        seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=left)
         fastest = min(range(len(found)), key=seconds.__getitem__)
         own = self._scores(asked, found[fastest])
-        own_ms, wait_ms = needed_ms(found[fastest]), 1e3 * seconds[fastest] - self._own_ms(asked, found[fastest])
+        own_ms = needed_ms(found[fastest])
+        before_ms = spent_ms + max(0.0, 1e3 * seconds[fastest] - self._own_ms(asked, found[fastest]))
         if own.lower is not None and own.lower * own_ms > asked.ms:
             self.metrics.promises["refused"] += 1
             raise infeasible(asked.ms, least=found[fastest], least_ms=(own.upper or 1.0) * own_ms)
         lower, upper = scores.lower_factor(kind), scores.factor(kind)
         if lower is None and own.lower is None:
             return
-        surely_ms = wait_ms + (own.lower or 0.0) * own_ms if lower is None else 1e3 * lower * seconds[fastest]
+        surely_ms = (
+            before_ms + (own.lower or 0.0) * own_ms if lower is None else spent_ms + 1e3 * lower * seconds[fastest]
+        )
         if surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1
-            late_ms = 1e3 * seconds[fastest] * (upper or 1.0)
-            raise contended(asked.ms, wait_ms=max(0.0, wait_ms), excess_ms=late_ms - asked.ms)
+            late_ms = spent_ms + 1e3 * seconds[fastest] * (upper or 1.0)
+            raise contended(asked.ms, wait_ms=before_ms, excess_ms=late_ms - asked.ms)
 
 
 def largest_ms(controller: Controller, sizes: Sizes) -> float:
@@ -468,6 +479,11 @@ def largest_ms(controller: Controller, sizes: Sizes) -> float:
     tokens = {tier: plan.tokens for tier, plan in sizes.plans([(1024, 1024)]).items()}
     found = options(controller, RequestFeatures(text_tokens=TEXT_TOKENS, vision_tokens=tokens), tuple(tokens))
     return needed_ms(max(found, key=_size))
+
+
+def _later(budget_seconds: float | None, spent_ms: float) -> float | None:
+    """Return a budget of what is left as one from the receipt."""
+    return None if budget_seconds is None else budget_seconds + spent_ms / 1e3
 
 
 def _features(chat: Chat) -> RequestFeatures:

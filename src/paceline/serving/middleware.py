@@ -24,6 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 METRICS_PATH, RECENT_PATH = "/metrics", "/paceline/recent"
 # what this middleware and an application around or behind it tell each other, in a request's scope
 RECEIVED, TICKET, TIMES = "paceline.received", "paceline.ticket", "paceline.times"
+FETCHED = "paceline.fetched"  # milliseconds for which pictures at addresses were fetched, since it was received
 # answers of these keep an engine busy, with or without a budget
 ENGINE_PATHS = (
     CHAT_PATH,
@@ -81,7 +82,8 @@ class BudgetMiddleware:
         parts = await received_parts(receive)
         if parts is None:  # the client left before its last byte
             return
-        received, wall = scope.get(RECEIVED) or self.clock(), self.wall()
+        now, wall = self.clock(), self.wall()
+        received = scope.get(RECEIVED, now)
         body = b"".join(parts)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
@@ -89,7 +91,7 @@ class BudgetMiddleware:
             if reading.asked is None:
                 await self._without_budget(path, scope, reading, receive, send)
                 return
-            ticket = self.desk.accept(reading, received_seconds=received, now_seconds=received)
+            ticket = self.desk.accept(reading, received_seconds=received, now_seconds=now)
         except RequestRefusedError as refused:
             await refusal(send, refused)
             return
@@ -97,6 +99,7 @@ class BudgetMiddleware:
             self.desk.metrics.decision_seconds.observe(self.clock() - received)
             scope[TICKET] = ticket
             times = self._times(ticket.entry)
+            times.fetch_ms = scope.get(FETCHED)
             answer = BudgetedAnswer(send, self.desk, ticket, times, clock=self.clock, received_wall=wall)
             await self._told(times, _with_length(scope, ticket.body), replay(_body(ticket.body), receive), answer)
         finally:

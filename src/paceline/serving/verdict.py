@@ -53,11 +53,12 @@ def infeasible(budget_ms: float, *, least: Decision, least_ms: float) -> Request
 def contended(budget_ms: float, *, wait_ms: float, excess_ms: float) -> RequestRefusedError:
     """Return the refusal (429) of a budget that this engine does not keep now, with when it would.
 
-    `excess_ms` is by how much the fastest configuration is late: what is ahead is worked off as fast as time passes.
+    `wait_ms` is what goes before the request, `excess_ms` by how much the fastest configuration is late: what is ahead is worked
+    off as fast as time passes.
     """
     return RequestRefusedError(
-        f"{budget_ms:g} ms are kept on an idle engine, and the requests ahead are expected to take {wait_ms:.0f} ms; ask "
-        "again later, or say on_infeasible degrade",
+        f"{budget_ms:g} ms are kept on an idle engine, and what goes before this request, others or its pictures' fetching, is "
+        f"expected to take {wait_ms:.0f} ms of them; ask again later, or say on_infeasible degrade",
         status=429,
         code="budget_contended",
         param=BUDGET_FIELD,

@@ -13,10 +13,12 @@ from paceline.wire.budget import AskedBudget
 class ServerTiming:
     """The stages of a request up to its first token, in milliseconds; None for one that was not measured or did not run.
 
-    `preprocess` is from its last byte until the engine has it, decision and image processor included; `queue` until it is first
-    scheduled; `vision` the image encoder; `prefill` the rest up to the first token.
+    `fetch` is how long its pictures took to come from the addresses it names; `preprocess` is from its last byte until the engine
+    has it, decision and image processor included; `queue` until it is first scheduled; `vision` the image encoder; `prefill` the
+    rest up to the first token.
     """
 
+    fetch: float | None = None
     preprocess: float | None = None
     queue: float | None = None
     vision: float | None = None
@@ -25,7 +27,7 @@ class ServerTiming:
     @property
     def stages(self) -> dict[str, float]:
         """The measured stages by name, in their order."""
-        named = {"preprocess": self.preprocess, "queue": self.queue, "vision": self.vision, "prefill": self.prefill}
+        named = {name: getattr(self, name) for name in ("fetch", "preprocess", "queue", "vision", "prefill")}
         return {name: ms for name, ms in named.items() if ms is not None}
 
     def header(self) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -219,3 +220,41 @@ def test_a_chat_names_pictures_by_address_where_that_is_allowed():
             assert reply.status == 413 and json.loads(reply.body)["error"]["code"] == "too_many_images"
     assert all(question.pictures[0].startswith("data:image;base64,") for question, *_ in model.asked)
     assert len(asked) == 8
+
+
+class Shifted:
+    """This machine's clock, which a test moves on."""
+
+    def __init__(self):
+        self.ahead = 0.0
+
+    def __call__(self):
+        return time.perf_counter() + self.ahead
+
+
+def test_the_time_that_fetching_takes_is_off_the_budget_and_a_stage_of_its_own():
+    def slow(handler):
+        clock.ahead += 2.0
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + png())
+
+    clock, model, lines = Shifted(), ToldModel(), []
+    served = told_server(model, log=lines.append, clock=clock)
+    with site({"/slow.png": slow, "/a.png": png()}) as (at, _):
+        address = f"http://a.example:{at}"
+        served.app.app = FetchedPictures(served.app.app, fetcher(address), Limits(), clock=clock)
+
+        def reported(name):
+            shown = {"type": "image_url", "image_url": {"url": f"{address}/{name}.png"}}
+            parts = [shown, {"type": "text", "text": "What?"}]
+            reply = ask(
+                port, {"messages": [{"role": "user", "content": parts}], "latency_budget_ms": 2015, "stream": True}
+            )
+            stages = dict(each.split(";dur=") for each in reply.headers["server-timing"].split(", "))
+            return reply.events[-1]["paceline"], {stage: float(ms) for stage, ms in stages.items()}
+
+        with listening(served) as port:
+            (soon, _), (late, stages) = reported("a"), reported("slow")
+    assert soon["config"]["tier"] == "high" and late["config"]["tier"] == "low"
+    assert soon["expected_ms"] < 1000 and late["expected_ms"] > 2000 and late["ttft_ms"] > 2000
+    assert stages["fetch"] >= 2000 > stages["queue"]
+    assert [json.loads(line)["fetch_ms"] >= 2000 for line in lines] == [False, True]

@@ -8,7 +8,8 @@ from paceline.control.work_price import PriceSettings
 from paceline.schedule import LoadCandidate, LoadController, LoadSettings, PlannerSettings, ServerLoad
 from paceline.schedule.server_load import MILLISECONDS
 from paceline.serving.answer import EngineTimes
-from paceline.serving.middleware import CURRENT, BudgetMiddleware
+from paceline.serving.desk import SMALLEST_LEFT_MS
+from paceline.serving.middleware import CURRENT, FETCHED, RECEIVED, BudgetMiddleware
 
 
 def ask(body, *, desk=None, server=None, **connection):
@@ -87,6 +88,66 @@ def test_a_budget_becomes_a_configuration_and_a_report():
     assert client.headers["x-paceline-bound-ms"] == "28.00"
     assert client.headers["x-paceline-stripped"] == "vllm_xargs.paceline_top_k"
     assert int(client.headers["content-length"]) == len(client.body)
+
+
+@pytest.mark.parametrize(
+    ("spent_ms", "tier", "bound_ms", "promised"),
+    [
+        (0, "medium", 28, True),
+        (7, "medium", 29, True),
+        (17, "low", 29, True),
+        (25, "low", 37, False),
+        (40, "low", 52, False),
+    ],
+)
+def test_what_passed_before_a_decision_is_taken_off_the_budget(spent_ms, tier, bound_ms, promised):
+    """The pictures of a chat may have been fetched since its last byte came."""
+    desk, times = calibrated_desk(), []
+
+    def told():
+        times.append(CURRENT.get())
+        times[0].first_token_wall = 100.0
+
+    middleware = BudgetMiddleware(FakeServer(on_start=told), desk, clock=Ticks(0.001), wall=lambda: 100.0)
+    client = Client(chat(30, stream=True))
+    client.scope |= {RECEIVED: 0.001 - spent_ms / 1e3, FETCHED: float(spent_ms)}
+    asyncio.run(client.ask(middleware))
+    events = [json.loads(line[6:]) for line in client.body.decode().split("\n\n") if line.startswith("data: {")]
+    report = events[-1]["paceline"]
+    assert report["config"]["tier"] == tier and report["promised"] is promised and report["degraded"] is not promised
+    assert report["bound_ms"] == report["expected_ms"] == pytest.approx(bound_ms)
+    assert report["ttft_ms"] > spent_ms and client.headers["server-timing"].startswith(f"fetch;dur={spent_ms}.00")
+    # those that stand beside it in the engine's order are compared by what is left, and what it took teaches without
+    sent = json.loads(middleware.app.received[0][1])["vllm_xargs"]
+    assert sent["paceline_ttft_budget_ms"] == pytest.approx(max(30 - spent_ms, SMALLEST_LEFT_MS))
+    assert times[0].fetch_ms == spent_ms
+
+
+def test_what_a_request_teaches_is_without_what_passed_before_its_decision():
+    desk = new_desk()
+    learned = []
+    desk.calibrations["ttft"].observe = lambda tier, measured_ms, needed_ms: learned.append(measured_ms)
+    for spent_ms in (0, 0, 0, 0, 500):
+        client = Client(chat(1000, stream=True))
+        client.scope |= {RECEIVED: 0.001 - spent_ms / 1e3}
+        asyncio.run(client.ask(BudgetMiddleware(FakeServer(), desk, clock=Ticks(0.001), wall=lambda: 100.0)))
+    assert len(learned) == 2 and learned[0] == pytest.approx(learned[1])
+
+
+@pytest.mark.parametrize(("spent_ms", "status"), [(0, 200), (29, 429), (400, 429)])
+def test_who_would_rather_be_refused_is_once_too_little_is_left(spent_ms, status):
+    """Not for good (422): another time its pictures come sooner."""
+    client = Client(chat(30, on_infeasible="refuse"))
+    client.scope |= {RECEIVED: 0.001 - spent_ms / 1e3}
+    asyncio.run(client.ask(BudgetMiddleware(FakeServer(), calibrated_desk(), clock=Ticks(0.001), wall=lambda: 100.0)))
+    assert client.status == status
+    if status == 429:
+        error = client.document["error"]
+        assert (
+            error["code"] == "budget_contended"
+            and error["expected_wait_ms"] == spent_ms
+            and "fetching" in error["message"]
+        )
 
 
 def test_a_whole_answers_first_token_is_when_its_engine_had_it():

@@ -1,7 +1,7 @@
 // One answer: its text as it streams, what was promised at the first byte, and what was measured at the end.
 import { configurationOf, configurationWords, element, milliseconds, number, placed, tierClass } from "./elements.js";
 
-const STAGE_WORDS = { queue: "queue", preprocess: "preprocessing", vision: "vision encoder", prefill: "prefill" };
+const STAGE_WORDS = { fetch: "fetching pictures", queue: "queue", preprocess: "preprocessing", vision: "vision encoder", prefill: "prefill" };
 
 export class AnswerCard {
   constructor(budgetMs, { onAskFor }) {
