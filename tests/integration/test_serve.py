@@ -4,11 +4,14 @@ import base64
 import io
 import json
 import os
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from http.client import HTTPConnection
 
 import pytest
@@ -136,6 +139,32 @@ def test_what_the_model_cannot_be_asked_is_400(port, questions):
         assert (reply.status, reply.document["error"]["code"]) == (400, "invalid_image")
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(kind):
+    """A picture of 8 x 8 pixels by its head, of which one part unpacks to a hundred megabytes."""
+    packed = zlib.compress(bytes(100_000_000))
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+    parts = {
+        "pixels": chunk(b"IDAT", packed),
+        "text": chunk(b"zTXt", b"a\0\0" + packed) + chunk(b"IDAT", zlib.compress(bytes(72))),
+        "profile": chunk(b"iCCP", b"a\0\0" + packed) + chunk(b"IDAT", zlib.compress(bytes(72))),
+    }
+    return head + parts[kind] + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["pixels", "text", "profile"])
+def test_what_unpacks_to_far_more_than_its_picture_is_not_unpacked(port, questions, kind):
+    url = "data:image/png;base64," + base64.b64encode(bomb(kind)).decode()
+    body = body_of(questions[0], questions[0].picture, max_tokens=1)
+    body["messages"][0]["content"][0]["image_url"]["url"] = url
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reply = ask(port, body)
+    assert reply.status in (200, 400) and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
+
+
 def test_a_line_a_request_says_all_but_the_prompt(port, lines, questions):
     lines.clear()
     ask(port, body_of(questions[0], questions[0].picture, budget=500))
@@ -187,6 +216,7 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path, questions):
         "0",
         "--api-key-file",
         str(tmp_path / "keys"),
+        "--log-prompts",
     ]
     server = subprocess.Popen(
         [sys.executable, "-m", "paceline.cli.main", *words],
@@ -213,4 +243,6 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path, questions):
     finally:
         server.kill()
         server.wait()
-    assert [json.loads(line)["status"] for line in out.splitlines()] == [401, 200]
+    refused, answered = map(json.loads, out.splitlines())
+    assert (refused["status"], answered["status"]) == (401, 200) and "messages" not in refused
+    assert answered["messages"] == [{"role": "user", "text": questions[0].prompt}] and "base64" not in out

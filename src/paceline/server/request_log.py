@@ -81,5 +81,5 @@ def _texts(body: bytes) -> list[dict[str, Any]]:
 
 def _text(content: Any) -> str:
     parts: list[Any] = content if isinstance(content, list) else [content]
-    texts = [part.get("text", "") if isinstance(part, dict) else part for part in parts]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return "\n".join(text for text in texts if isinstance(text, str))[:MOST_LETTERS]

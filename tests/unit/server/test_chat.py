@@ -252,14 +252,20 @@ def test_told_to_stop_it_hands_back_what_waits_and_finishes_what_runs():
     assert replies["waiting"].document["error"]["code"] == "server_stopping"
 
 
-def test_what_runs_ends_at_its_next_token_once_the_grace_is_over():
+@pytest.mark.parametrize(
+    ("grace_seconds", "told"), [(0.1, 1), (3600, 2)], ids=["the grace is over", "it is told twice"]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_runs_ends_at_its_next_token_once(grace_seconds, told, stream):
     model = ToldModel(texts=["a"] * 10_000, at=lambda number: time.sleep(0.001) if number else None)
     reply = []
-    with listening(told_server(model, limits=Limits(grace_seconds=0.1))) as port:
-        thread = threading.Thread(target=lambda: reply.append(ask(port, chat(20))))
+    with listening(told_server(model, limits=Limits(grace_seconds=grace_seconds))) as port:
+        thread = threading.Thread(target=lambda: reply.append(ask(port, chat(20, stream=stream))))
         thread.start()
         while not model.asked:
             pass
+        for _ in range(told):
+            stop(port.server)
     thread.join(60)
     assert reply[0].status == 200 and len(reply[0].text) < 10_000 and model.unwanted_after
 

@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import resource
 import socket
 import struct
 import threading
 import zlib
+from contextlib import ExitStack
 from http.client import HTTPConnection
 
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from serving_host import ToldModel, ask, chat, listening, told_server
 
 from paceline.server.limits import Limits
+from paceline.server.serve import _raise_file_limit
 
 
 def picture(url, count=1):
@@ -212,14 +215,40 @@ def ask_raw(sock):
     return sock.recv(1000)
 
 
-def test_a_thousand_connections_are_answered():
-    with listening(told_server()) as port:
-        kept = [socket.create_connection(("127.0.0.1", int(port)), 60) for _ in range(400)]
-        for each in kept:
+@pytest.fixture
+def connections():
+    """As many connections as a server takes, of which this process holds both ends; fewer where it may not open so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = Limits().connections
+    allowed = max(soft, min(hard, 2 * most + 500) if hard != resource.RLIM_INFINITY else 2 * most + 500)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    yield min(most, (allowed - 500) // 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thousand_connections_are_answered_and_one_more_is_turned_away(connections):
+    with listening(told_server()) as port, ExitStack() as kept:
+        opened = [
+            kept.enter_context(socket.create_connection(("127.0.0.1", int(port)), 60)) for _ in range(connections)
+        ]
+        for each in opened:
             each.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
-        assert all(each.recv(1000).startswith(b"HTTP/1.1 200") for each in kept)
-        for each in kept:
-            each.close()
+        assert all(each.recv(1000).startswith(b"HTTP/1.1 200") for each in opened)
+        if connections == Limits().connections:
+            with socket.create_connection(("127.0.0.1", int(port)), 60) as beyond:
+                assert beyond.recv(1000).startswith(b"HTTP/1.1 503")
+
+
+def test_a_server_takes_the_files_that_its_connections_need(monkeypatch):
+    """Many systems give a process 1,024 to begin with."""
+    found, told = [], []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: found[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, asked: told.append(asked))
+    for limits, expected in (((1024, 2**20), [(2000, 2**20)]), ((1024, 1500), [(1500, 1500)]), ((4096, 4096), [])):
+        found.append(limits)
+        told.clear()
+        _raise_file_limit(2000)
+        assert told == expected
 
 
 def test_bodies_that_wait_have_so_much_room_together_and_no_more():

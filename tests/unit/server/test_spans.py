@@ -8,6 +8,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from serving_host import ToldModel, ask, chat, listening, told_server
 
 from paceline.server.spans import ChatSpans
+from paceline.serving.middleware import FETCHED
 
 STAGES = ["queue", "preprocess", "vision", "prefill", "decode"]
 
@@ -47,6 +48,23 @@ def test_a_chat_is_a_span_with_its_stages_in_it(traced, stream):
     assert "How many" not in str([span.attributes for span in spans])
     conventions = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI")}
     assert {name for name in said if name.startswith("gen_ai.")} <= conventions
+
+
+def test_fetching_its_pictures_is_the_first_stage():
+    exporter = InMemorySpanExporter()
+    spans, served = ChatSpans(exporter, model="m"), told_server()
+    served.app.finished, inner = spans, served.app.app
+
+    async def fetched(scope, receive, send):
+        await inner(scope | {FETCHED: 0.01}, receive, send)
+
+    served.app.app = fetched
+    with listening(served) as port:
+        assert ask(port, chat(20)).status == 200
+    spans.close()
+    fetch, queue, *_ = exporter.get_finished_spans()
+    assert [fetch.name, queue.name] == ["fetch", "queue"]
+    assert fetch.end_time - fetch.start_time == pytest.approx(1e4, abs=1e3) and fetch.end_time == queue.start_time
 
 
 def test_a_failed_chat_is_an_error_and_has_the_stages_that_ran(traced):
