@@ -59,27 +59,60 @@ class AnyServer:
     async def chat(self, body, send):
         self.asked.append(body)
         if self.fail is not None and (error := self.fail(body, len(self.asked))):
-            await self.answer(send, {"error": {"message": error}}, status=500)
+            await self.answer(send, self.refusal(error), status=500)
             return
         if "stream_options" in body and self.usage == "refused":
             await self.answer(send, {"error": {"message": "stream_options is not known"}}, status=400)
             return
         tokens = self.tokens(body)
-        await asyncio.sleep(self.ms_per_token * tokens / 1e3)
         usage = {"usage": {"prompt_tokens": 9 + tokens}} if self.usage is True else {}
         if not (self.streams and body.get("stream")):
+            await asyncio.sleep(self.ms_per_token * tokens / 1e3)
             await self.answer(send, {"choices": [{"message": {"content": "4"}}], **usage})
             return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        parts = [
-            {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
-            {"choices": [{"delta": {"content": "4"}}]},
-        ]
-        for part in [*parts, {"choices": [], **usage}]:
+        for number, part in enumerate(self.chunks(usage)):
+            if number == 1:  # the role may come before a token is there
+                await asyncio.sleep(self.ms_per_token * tokens / 1e3)
             event = f"data: {json.dumps(part)}\r\n\r\n".encode()
             for piece in (event[:9], event[9:-1], event[-1:]):  # events cut anywhere
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\r\n\r\n"})
+
+    def refusal(self, message):
+        return {"error": {"message": message}}
+
+    def chunks(self, usage):
+        yield {"choices": [{"delta": {"role": "assistant", "content": ""}}]}
+        yield {"choices": [{"delta": {"content": "4"}}]}
+        yield {"choices": [], **usage}
+
+
+class ServerOfSglangsShape(AnyServer):
+    """Answers as SGLang's server does (sglang/srt/entrypoints/openai): fields beyond OpenAI's, nulls or, in newer versions,
+    nothing where there is nothing, an empty delta at the end, and errors that are no object `error`; it obeys no knob."""
+
+    def __init__(self, *, nulls, **settings):
+        super().__init__(detail=False, limits="none", **settings)
+        self.nulls = nulls
+
+    def refusal(self, message):
+        return {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
+
+    def chunks(self, usage):
+        nothing = {"role": None, "content": None, "reasoning_content": None, "tool_calls": None} if self.nulls else {}
+        more = {"usage": None} if self.nulls else {}
+
+        def chunk(finish=None, **delta):
+            choice = {"index": 0, "delta": {**nothing, **delta}, "logprobs": None, "finish_reason": finish}
+            named = {"id": "a", "object": "chat.completion.chunk", "created": 1, "model": "any"}
+            return {**named, "choices": [{**choice, "matched_stop": None}], **more}
+
+        yield chunk(role="assistant", content="")
+        yield chunk(content="4")
+        yield chunk(finish="length")
+        told = {**usage["usage"], "total_tokens": 99, "prompt_tokens_details": None, "reasoning_tokens": 0}
+        yield {"id": "a", "object": "chat.completion.chunk", "created": 1, "model": "any", "choices": [], "usage": told}
 
 
 async def whole(receive):
@@ -116,6 +149,23 @@ def test_a_server_without_budgets_is_judged_by_size_and_by_detail():
     assert ignored(result.knobs) == ["latency_budget_ms"]
     pictures = [part["image_url"]["url"] for body in app.asked for part in body["messages"][0]["content"][:-1]]
     assert len(set(pictures)) == len(pictures)  # no cache has seen one before
+
+
+@pytest.mark.parametrize("nulls", [True, False])
+def test_a_server_of_sglangs_shape_is_judged_too(nulls):
+    result = judged(ServerOfSglangsShape(nulls=nulls))
+    small, large = result.levels
+    assert (small.tokens, large.tokens) == (5, 64) and small.kept.share >= WELL and large.kept.share == 0
+    assert result.streams and set(found(result).values()) == {"ignored"} and not small.errors + large.errors
+
+
+def test_errors_of_sglangs_shape_are_told_in_its_words():
+    app = ServerOfSglangsShape(
+        nulls=True, fail=lambda body, _: "no such field" if "mm_processor_kwargs" in body else None
+    )
+    assert "500: no such field" in judged(app, seconds=0.3).knobs[1].how
+    with pytest.raises(RemoteServerError, match="question about a picture: 500: Invalid image"):
+        judged(ServerOfSglangsShape(nulls=True, fail=lambda *_: "Invalid image"))
 
 
 def test_levels_take_turns_in_a_random_order():

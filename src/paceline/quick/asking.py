@@ -111,7 +111,8 @@ def _answer(
     usage = found.get("usage")
     tokens = cast("dict[str, Any]", usage).get("prompt_tokens") if isinstance(usage, dict) else None
     report = found.get("paceline")
-    error = None if status == 200 and "error" not in found else f"{status}: {_message(found.get('error'))}"
+    said = found.get("error") or (chunks[0] if chunks else None)  # SGLang's errors are the document itself
+    error = None if status == 200 and "error" not in found else f"{status}: {_message(said)}"
     return Answer(
         status=status,
         waited_ms=whole_ms,
