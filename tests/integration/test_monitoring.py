@@ -159,6 +159,69 @@ def expressions(document):
     return [target["expr"] for panel in document["panels"] for target in panel["targets"]]
 
 
+UNITS = {"percentunit", "short", "s", "reqps"}  # of Grafana's own, as far as they are used
+LONGEST_UID = 40
+BUILT_IN = {"__rate_interval", "__range", "__interval"}
+
+
+def strings(value):
+    if isinstance(value, dict):
+        for each in value.values():
+            yield from strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_the_dashboard_is_one_that_grafana_imports():
+    """By hand what Grafana's schema does not say; that every field is in it is `make lint-deploy`'s."""
+    document = json.loads(monitoring_files()[DASHBOARD])
+    assert re.fullmatch(r"[\w-]+", document["uid"]) and len(document["uid"]) <= LONGEST_UID and document["title"]
+    assert (
+        "id" not in document and "__inputs" not in document
+    )  # an id is of one Grafana; inputs would have to be filled in
+    assert document["schemaVersion"] >= 36  # from there on a data source is an object of type and uid
+    source, *others = document["templating"]["list"]
+    assert (source["type"], source["query"]) == ("datasource", "prometheus")
+    chosen = {"type": "prometheus", "uid": f"${{{source['name']}}}"}
+    assert all(each["type"] == "query" and each["datasource"] == chosen for each in others)
+    known = {each["name"] for each in document["templating"]["list"]} | BUILT_IN | {"__all"}
+    assert {name for text in strings(document) for name in re.findall(r"\$\{?(\w+)", text)} <= known
+    cells = set()
+    for panel in document["panels"]:
+        assert panel["type"] in ("stat", "timeseries") and panel["title"] and panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS and panel["datasource"] == chosen
+        names = [target["refId"] for target in panel["targets"]]
+        assert names and len(set(names)) == len(names) and all(re.fullmatch("[A-Z]", name) for name in names)
+        assert all(target["datasource"] == chosen for target in panel["targets"])
+        place = panel["gridPos"]
+        own = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert own and place["x"] + place["w"] <= 24 and not own & cells
+        cells |= own
+    for expr in expressions(document):  # each server by itself, and only those that were chosen
+        selected = re.findall(r"(?:paceline|instance):[\w:]+(\{[^}]*\})?", expr)
+        assert selected and all('job=~"$job"' in each and 'instance=~"$instance"' in each for each in selected)
+
+
+def filled(expr, interval="5m"):
+    return re.sub(r"\$__(rate_interval|range)", interval, expr.replace("$job", ".*").replace("$instance", ".*"))
+
+
+@needs_prometheus
+def test_promtool_reads_every_expression_of_the_dashboard(tmp_path):
+    exprs = [filled(expr) for expr in expressions(json.loads(monitoring_files()[DASHBOARD]))]
+    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(exprs)]
+    (tmp_path / "panels.yml").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", tmp_path / "panels.yml"], capture_output=True, text=True)
+    assert done.returncode == 0 and f"SUCCESS: {len(exprs)} rules found" in done.stdout, done.stdout + done.stderr
+
+
 @contextmanager
 def prometheus(folder, targets):
     config = {
@@ -247,9 +310,7 @@ def test_alerts_of_a_server_under_load_fire_and_fall_silent(tmp_path):
                     lambda: list(pool.map(lambda _: ask_over_http(old_address, 20, stream=True), range(24))),
                 )
             for expr in expressions(json.loads((tmp_path / DASHBOARD).read_bytes())):
-                filled = expr.replace("$job", ".*").replace("$instance", ".*")
-                filled = re.sub(r"\$__(rate_interval|range)", "5s", filled)
-                assert asked(address, "query", query=filled)["result"], filled
+                assert asked(address, "query", query=filled(expr, "5s"))["result"], expr
             old.slowed = 0.02
             wait_for(lambda: not firing(address), lambda: ask_over_http(old_address, 500, stream=True))
 
