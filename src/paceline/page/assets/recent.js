@@ -119,7 +119,7 @@ export function parsedMetrics(text) {
   return found;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 1 ? 1 : 0)} %`;
+const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 1 ? 1 : 0)}\u00a0%`;
 
 function mix(rows) {
   const counts = new Map();
