@@ -103,7 +103,9 @@ def test_a_dragged_budget_leads_to_another_configuration_and_is_kept(browser):
         assert visit.page.inner_text("#announced").startswith("Kept 300 ms: ")
         visit.until("document.querySelectorAll('#rows tr').length === 2")
         assert visit.page.inner_text("#kept").startswith("2 of 2")
-        assert "95 % interval 15.8 % to 100 %; target 95.0 %" in visit.page.inner_text("#kept-note").replace("\N{NO-BREAK SPACE}", " ")
+        assert "95 % interval 15.8 % to 100 %; target 95.0 %" in visit.page.inner_text("#kept-note").replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
         assert visit.complaints == []
     assert [fields["max_tokens"] for fields in app.received] == [128, 128]
     assert all("latency_budget_ms" not in fields for fields in app.received)

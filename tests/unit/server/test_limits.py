@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import resource
+import select
 import socket
 import struct
 import threading
@@ -173,6 +174,22 @@ def test_a_client_that_does_not_go_on_is_408_and_its_connection_closed(sent, sta
         while part := slow.recv(1000):
             said += part
         assert said.startswith(b"HTTP/1.1 %d" % status)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /health HTTP/1.1\r\nx-long: ",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 99999\r\n\r\n",
+    ],
+    ids=["head", "body"],
+)
+def test_a_client_that_goes_on_a_letter_at_a_time_is_408_as_soon(begun):
+    with listening(told_server(limits=SLOW)) as port, socket.create_connection(("127.0.0.1", int(port)), 60) as slow:
+        slow.sendall(begun)
+        while not select.select([slow], [], [], 0.02)[0]:
+            slow.sendall(b"a")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
 def test_a_client_that_does_not_take_its_answer_loses_it_and_the_next_has_the_model():
