@@ -100,7 +100,13 @@ def _controller(model: str, given: Path | None) -> Path:
             "--controller", None, f"the controller of {model}: profile it, and build a table or train an estimator"
         )
     with progress_bars("profiling digits, once", "training its estimator") as (profiled, trained):
-        return first_controller(on_profile=profiled, on_training=trained)
+        return first_controller(on_begin=_note_first_start, on_profile=profiled, on_training=trained)
+
+
+def _note_first_start(kept: Path) -> None:
+    note(
+        f"digits was not measured on this machine yet: it is now, once, in some two minutes; what is found is kept in {kept}"
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -33,12 +33,14 @@ def first_controller(
     *,
     cache: Path | None = None,
     samples: int = SAMPLES,
+    on_begin: Callable[[Path], object] = lambda _kept: None,
     on_profile: Progress = lambda _done, _total: None,
     on_training: Progress = lambda _done, _total: None,
 ) -> Path:
     """Return the directory of the embedded model's estimator for this machine, measured first where there is none.
 
-    It takes two minutes on two cores. Another process that builds it is waited for. `cache` is the user's cache directory
+    It takes two minutes on two cores. Another process that builds it is waited for; `on_begin` is told where it will be kept
+    before either. `cache` is the user's cache directory
     (XDG_CACHE_HOME, or ~/.cache) where it is None. Raises OutputPathError where that cannot be written.
     """
     home = _user_cache() if cache is None else cache
@@ -46,6 +48,7 @@ def first_controller(
     if (kept / ESTIMATOR).is_dir():
         return kept / ESTIMATOR
     make_directory(kept)
+    on_begin(kept)
     with wait_for_lock(kept / ".lock"):
         if not (kept / ESTIMATOR).is_dir():
             _build(kept, samples, on_profile, on_training)

@@ -39,10 +39,12 @@ def builds(monkeypatch):
 
 def test_it_is_built_once_with_progress_and_kept(builds, tmp_path):
     begun, _ = builds
-    moved = []
-    first = first_controller(cache=tmp_path, on_profile=lambda done, total: moved.append((done, total)))
-    assert first == first_controller(cache=tmp_path) and (first / "description.json").is_file()
-    assert begun == {"profile": 1, "training": 1} and moved == [(1, 1)]
+    moved, told = [], []
+    first = first_controller(
+        cache=tmp_path, on_begin=told.append, on_profile=lambda done, total: moved.append((done, total))
+    )
+    assert first == first_controller(cache=tmp_path, on_begin=told.append) and (first / "description.json").is_file()
+    assert begun == {"profile": 1, "training": 1} and moved == [(1, 1)] and told == [first.parent]
 
 
 @pytest.mark.parametrize("stage", ["profile", "training"])

@@ -1,0 +1,59 @@
+"""aiperf, a load generator that users have, against `paceline serve`'s own server: make test-clients."""
+
+import json
+import os
+import subprocess
+import urllib.request
+import warnings
+from pathlib import Path
+
+import pytest
+from runtime_models import table
+from serving_host import listening
+
+from paceline.models.loading import EMBEDDED, load_model
+from paceline.server.serve import ServerSettings, build_server
+
+AIPERF = Path(__file__).parents[2] / ".venv-clients" / "bin" / "aiperf"
+REQUESTS = 12
+pytestmark = pytest.mark.skipif(not AIPERF.exists(), reason="make test-clients")
+
+
+@pytest.fixture(scope="module")
+def address():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        controllers = {"ttft": table(kind="ttft", latencies=(10.0, 1000.0))}
+        served = build_server(load_model("digits", device="cpu"), controllers, ServerSettings(name="digits"), log=len)
+    with listening(served) as port:
+        yield f"http://127.0.0.1:{int(port)}"
+
+
+def test_aiperf_measures_chats_with_pictures_under_a_budget(address, tmp_path):
+    command = [
+        *(AIPERF, "profile", "--model", "digits", "--url", address, "--endpoint-type", "chat", "--streaming"),
+        *("--tokenizer", EMBEDDED["digits"], "--isl", "16", "--isl-stddev", "0", "--osl", "4", "--osl-stddev", "0"),
+        *("--image-width-mean", "160", "--image-width-stddev", "0", "--image-height-mean", "120"),
+        *(
+            "--image-height-stddev",
+            "0",
+            "--extra-inputs",
+            "latency_budget_ms:60000",
+            "--extra-inputs",
+            "ignore_eos:true",
+        ),
+        *("--request-count", str(REQUESTS), "--concurrency", "2", "--ui", "none", "--artifact-dir", tmp_path),
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    measured = json.loads(next(tmp_path.rglob("profile_export_aiperf.json")).read_text())
+    assert measured["request_count"]["avg"] == REQUESTS and not measured["error_summary"]
+    with urllib.request.urlopen(f"{address}/paceline/recent") as answer:
+        reports = json.load(answer)
+    assert len(reports) == REQUESTS and all(report["answered"] and report["budget_ms"] == 60_000 for report in reports)
+    # its clock starts a little before the request's last byte has come
+    told = sorted(report["ttft_ms"] for report in reports)
+    assert measured["time_to_first_token"]["max"] >= told[-1]
+    assert measured["output_sequence_length"]["avg"] > 1
