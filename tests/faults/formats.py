@@ -16,9 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
-from latency_models import bounds_of
+from estimators import grid_description, write_grid_estimator
 from PIL import Image
-from safetensors.numpy import save
 from serving_desk import calibrated_desk, chat
 from store_work import RUN, question, sample, table
 
@@ -27,10 +26,7 @@ from paceline.control.certificate import Certificate, CertifiedClaim
 from paceline.control.learned.artifact import NUM_INPUTS, chooser_files, read_chooser, weight_shapes
 from paceline.control.learned.description import ChooserDescription
 from paceline.control.learned.reward import Reward
-from paceline.estimate.artifact import weight_shapes as estimator_shapes
-from paceline.estimate.bounds_file import bounds_files, load_bounds
-from paceline.estimate.description import DECODE_DEFINITIONS, EstimatorDescription
-from paceline.estimate.features import FEATURES
+from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
 from paceline.json_document import SEAL, sealed
 from paceline.models.picture_header import size_of_data_url
@@ -67,6 +63,9 @@ class Format:
     rehash: Callable[[Path], None] | None = (
         None  # let the description name the damaged file, as whoever forges one would
     )
+
+
+WRITTEN: dict[str, Any] = {}  # by format, the value of files that hold a digest of all their bytes
 
 
 def rows_of(frame: pl.DataFrame) -> list[dict[str, Any]]:
@@ -111,6 +110,7 @@ def store_files(home: Path) -> None:
     import_profile(home / "core", home / "imported")
     (home / "parquet").mkdir()
     (home / "imported" / "samples.parquet").rename(home / "parquet" / "samples.parquet")
+    WRITTEN["Parquet"] = rows_of(samples.select(list(FIELDS)))
     older = json.loads(next((home / "core").rglob("*.json")).read_text())
     for each in older["per_sample_results"]:
         each["input_text_tokens"] = each.pop("actual_text_tokens")
@@ -204,40 +204,12 @@ def says_description(content: bytes) -> Any:
 # --- artifacts
 
 
-def grid_description() -> EstimatorDescription:
-    configs = tuple(each.config for each in bounds_of([[0.1, 0.2]] * 4).configs)
-    return EstimatorDescription(
-        hidden_dim=4,
-        num_layers=1,
-        feature_ranges=dict.fromkeys(FEATURES, (0.0, 100.0)),
-        typical_text_tokens=20,
-        typical_vision_tokens={"low": 90, "high": 190},
-        configs=configs,
-        decode_definition=DECODE_DEFINITIONS[0],
-        split={"seed": 1, "calibration_share": 0.2, "test_share": 0.2, "by_picture": False},
-        training={"epochs": 1},
-        datasets=("synthetic",),
-        num_rows=100,
-        num_decode_rows=50,
-        provenance=({"model": "synthetic"},),
-    )
-
-
 def artifact_files(home: Path) -> None:
-    random = np.random.default_rng(0)
     directory = home / "controller" / "estimator"
-    directory.mkdir(parents=True)
-    weights = {
-        name: np.abs(random.normal(size=shape)).astype(np.float32) for name, shape in estimator_shapes(4, 1).items()
-    }
-    content = save(weights)
-    digest = hashlib.sha256(content).hexdigest()
-    described = grid_description()
-    (directory / "estimator.safetensors").write_bytes(content)
-    (directory / "estimator.json").write_bytes(described.written(weights_sha256=digest))
-    bounds = bounds_of([[0.1, 0.2, 0.3]] * 4)
-    for name, data in bounds_files(bounds, estimator_sha256=digest).items():
-        (directory / name).write_bytes(data)
+    directory.parent.mkdir(parents=True)
+    write_grid_estimator(directory, 0)
+    digest = hashlib.sha256((directory / "estimator.safetensors").read_bytes()).hexdigest()
+    described, random = grid_description(), np.random.default_rng(0)
     chooser = ChooserDescription(
         learner="supervised",
         latency_kind="prefill",
@@ -654,7 +626,7 @@ def read_body(folder: Path) -> Any:
     body = (folder / "body.json").read_bytes()
     reading = DESK.read("/v1/chat/completions", [], body)
     if reading.asked is None:
-        return {"budget": None, "knobs": b"paceline_" in _plain_body(reading.body)}
+        return {"budget": None, "knobs": any(name.startswith("paceline_") for name in _extra_of(reading.body))}
     ticket = DESK.accept(reading, received_seconds=0.0, now_seconds=0.0)
     try:
         sent = json.loads(ticket.body)
@@ -664,12 +636,12 @@ def read_body(folder: Path) -> Any:
         DESK.finish(ticket, now_seconds=0.0)
 
 
-def _plain_body(body: bytes) -> bytes:
+def _extra_of(body: bytes) -> list[str]:
     try:
         extra = json.loads(body).get("vllm_xargs")
     except (ValueError, AttributeError, RecursionError):
-        return b""
-    return b" ".join(name.encode("utf-8", "surrogatepass") for name in extra) if isinstance(extra, dict) else b""
+        return []
+    return list(extra) if isinstance(extra, dict) else []
 
 
 def says_body(content: bytes) -> Any:
@@ -768,6 +740,7 @@ FORMATS = {
             target="parquet/samples.parquet",
             shape="bytes",
             read=lambda folder: rows_of(read_profile(folder / "parquet" / "samples.parquet").samples),
+            says=lambda _content: WRITTEN["Parquet"],
         ),
         Format(
             name="table",

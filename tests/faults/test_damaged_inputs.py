@@ -99,6 +99,37 @@ FOUND = {
         "table",
         lambda whole: changed(whole, "metadata", "certificate", "full", to=7, seal=sealed_certificate),
     ),
+    "a field that a certificate has not": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "grade", to="A", seal=sealed_certificate),
+    ),
+    "a damaged name of a certificate's optional field": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "stopped", named="stoqped", seal=sealed_certificate),
+    ),
+    "a field that a certificate's claim has not": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "claims", 0, "grade", to="A", seal=sealed_certificate),
+    ),
+    "a model that is a number": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "model", to=7, seal=sealed_certificate),
+    ),
+    "a count of words": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "mix", "synthetic", to="ten", seal=sealed_certificate),
+    ),
+    "a bound that is no number": (
+        "table",
+        lambda whole: changed(
+            whole, "metadata", "certificate", "claims", 0, "bound_ms", to=float("nan"), seal=sealed_certificate
+        ),
+    ),
+    "an estimator's data set that is a number": (
+        "estimator",
+        lambda whole: changed(whole, "datasets", to=["synthetic", 7], seal=resealed),
+    ),
+    "a controller's data set that is null": ("policy", lambda whole: changed(whole, "datasets", to=[None], seal=resealed)),
     "a value of thousands of letters": (
         "answers",
         lambda whole: whole.replace(b"low_4_8", b"low_4_" + b"9" * 5000, 1),
