@@ -1,10 +1,10 @@
-"""Coverage-guided damage of the parsers that matter most: atheris grows inputs that reach new lines, held as `damaged.py` holds them.
+"""Coverage-guided damage of the parsers that matter most: atheris grows inputs that reach new lines, held as by `damaged.py`.
 
     python tests/faults/fuzz.py [--seconds 300] [--formats journal "HTTP body" …] [--results PATH]
 
 Needs atheris (`make fuzz` makes an environment with it). Each format runs for so many seconds in a child of its own, from its
-undamaged original and what earlier runs kept in `build/fuzz/FORMAT`; an input that leads to a traceback, to another value than the
-file says, to a slow answer or to a large memory is written there, told and counted as a complaint.
+undamaged original and what earlier runs kept in `build/fuzz/FORMAT`; an input that leads to a traceback, to another value than
+the file says, to a slow answer or to a large memory is written there and told as a complaint.
 """
 
 import argparse

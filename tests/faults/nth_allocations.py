@@ -1,10 +1,10 @@
-"""Every n-th allocation of the readers fails: an error, a sentence or the true value, nothing left open, and read again all is there.
+"""Every n-th allocation of the readers fails: an error, a sentence or the true value; nothing stays open, and all is read again.
 
     python tests/faults/nth_allocations.py [--most 4000] [--formats journal …]
 
 A reader's allocations through Python's own allocators (objects, JSON, numpy's and pillow's Python side; not what Rust and C take
-by themselves) are counted in a child process, `_testcapi.set_nomemory` lets the n-th of them fail, once, and the same file is read
-again whole right after it. Where a reader makes more than `--most`, n goes in even steps. Libraries in C and Rust give a failed
+by themselves) are counted in a child process, `_testcapi.set_nomemory` lets the n-th fail, once, and the same file is read again
+whole right after it. Where a reader makes more than `--most`, n goes in even steps. Libraries in C and Rust give a failed
 allocation other names (SystemError, a panic) or end the process: both are counted, the latter with the line that called them.
 """
 
@@ -12,6 +12,7 @@ import _testcapi
 import argparse
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -73,15 +74,15 @@ def failed_once(form: Format, home: Path, number: int, whole: object) -> tuple[s
     return ended, None if equal(form.read(home), whole) else "read again it has another value"
 
 
-def child(name: str, home: Path, first: int, step: int) -> None:
+def child(name: str, home: Path, first: int, most: int) -> None:
     """Go through the allocations of one format from `first`, telling each number before it and each outcome after it."""
     form = FORMATS[name]
     warnings.simplefilter("ignore")
     form.read(home)  # what is loaded and kept with the first readings is no later one's
     whole = form.read(home)
     count = allocations(form, home)
-    print(json.dumps({"count": count}), flush=True)
-    step = step or 1
+    step = max(1, -(-count // most))
+    print(json.dumps([count, step]), flush=True)
     descriptors = open_descriptors()
     for number in range(first, count + 1, step):
         print(number, flush=True)
@@ -92,27 +93,22 @@ def child(name: str, home: Path, first: int, step: int) -> None:
         print(json.dumps([ended, problem]), flush=True)
 
 
-def counted(name: str, home: Path) -> int:
-    told = _told(name, home, first=MANY, step=1)
-    return json.loads(told.stdout.split("\n", 1)[0])["count"]
-
-
-def _told(name: str, home: Path, *, first: int, step: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "faulthandler", __file__, "--child", name, str(home), str(first), str(step)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _told(name: str, home: Path, *, first: int, most: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "faulthandler", __file__, "--child", name, str(home), str(first), str(most)]
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | paths)
 
 
 def through(name: str, home: Path, most: int) -> dict[str, object]:
     """Fail the allocations of one format, going on in a new child behind one that ended a child."""
-    count = counted(name, home)
-    step = max(1, -(-count // most))
+    count = step = first = 1
     ended: Counter[str] = Counter()
     complaints: list[str] = []
     crashes: list[str] = []
-    first = 1
     while first <= count:
-        run = _told(name, home, first=first, step=step)
-        lines = run.stdout.splitlines()[1:]
+        run = _told(name, home, first=first, most=most)
+        counted, *lines = run.stdout.splitlines()
+        count, step = json.loads(counted)
         for number, outcome in zip(lines[::2], lines[1::2], strict=False):
             how, problem = json.loads(outcome)
             ended[how] += 1
