@@ -7,10 +7,12 @@ Formats without it (pictures) are held to a sentence or a value in range. All or
 import base64
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,6 +23,8 @@ from PIL import Image
 from serving_desk import calibrated_desk, chat
 from store_work import RUN, question, sample, table
 
+from paceline.certify.procedure import PlannedTest
+from paceline.certify.sequence import StoppingRule
 from paceline.control import LookupTable
 from paceline.control.certificate import Certificate, CertifiedClaim
 from paceline.control.learned.artifact import NUM_INPUTS, chooser_files, read_chooser, weight_shapes
@@ -28,7 +32,10 @@ from paceline.control.learned.description import ChooserDescription
 from paceline.control.learned.reward import Reward
 from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
+from paceline.fit.certified.plan import fixed_plan
 from paceline.json_document import SEAL, sealed
+from paceline.models.loading import EMBEDDED
+from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.picture_header import size_of_data_url
 from paceline.models.pictures import LARGEST_PIXELS, open_picture
 from paceline.profiles import ProfileStore, import_profile, read_profile, write_core_exp
@@ -38,7 +45,7 @@ from paceline.profiles.fields import FIELDS, OPTIONAL
 from paceline.profiles.parts import QuestionParts, part_questions
 from paceline.profiles.questions import read_questions, write_questions
 from paceline.profiles.sentinels import read_drifts
-from paceline.records import Provenance
+from paceline.records import KnobConfig, Provenance
 from paceline.request_vector import REQUEST_VECTOR_NAMES
 from paceline.schedule import RequestTimes
 from paceline.schedule.step_log import PrefillChunk, StepRecord, read_step_log
@@ -48,6 +55,8 @@ from paceline.simulate.tables import BY_TOKENS
 from paceline.tune import read_trace
 from paceline.tune.metrics_csv import read_metric, write_metric
 from paceline.tune.run_files import read_requests
+from paceline.wire.budget import TTFT_HEADERS
+from paceline.wire.events import EventSplitter, holds_token, with_report
 
 COUNT = 4
 
@@ -654,6 +663,106 @@ def says_body(content: bytes) -> Any:
     return {"budget": document["latency_budget_ms"], "knobs": False}
 
 
+HEADERS = [
+    b"host: a",
+    b"content-type: application/json",
+    b"x-llm-d-slo-ttft-ms: 50",
+    b"x-slo-ttft-ms: 50.0",
+    b"x-other: 1",
+]
+EVENTS = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+    {"choices": [{"index": 0, "delta": {"content": "4"}}]},
+    {"choices": [{"index": 0, "delta": {"content": " 2"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}},
+]
+
+
+def wire_files(home: Path) -> None:
+    (home / "headers.txt").write_bytes(b"\n".join(HEADERS) + b"\n")
+    (home / "events.txt").write_bytes(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in EVENTS))
+    (home / "settings").mkdir()
+    shutil.copy(EMBEDDED["digits"] / SETTINGS_FILE, home / "settings")
+    (home / "plan").mkdir()
+    read_plan(home)
+
+
+def read_headers(folder: Path) -> Any:
+    lines = (folder / "headers.txt").read_bytes().split(b"\n")
+    pairs = [(name.strip(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+    reading = DESK.read("/v1/chat/completions", pairs, json.dumps(chat(None)).encode())
+    return None if reading.asked is None else [reading.asked.ms, reading.asked.kind]
+
+
+def says_headers(content: bytes) -> Any:
+    pairs = [line.partition(b":") for line in content.split(b"\n")]
+    told = {name.strip().decode("latin-1").lower(): value.strip().decode("latin-1").strip() for name, _, value in pairs}
+    budgets = {float(told[name]) for name in TTFT_HEADERS if name in told}
+    assert len(budgets) <= 1
+    return [budgets.pop(), "ttft"] if budgets else ANYTHING  # a proxy's ceiling is held to its own tests
+
+
+def read_stream(folder: Path) -> Any:
+    """Whether each event holds a token: no byte is lost in parts of nine, and a chunk with a report beside it is whole."""
+    content, splitter = (folder / "events.txt").read_bytes(), EventSplitter()
+    events = [event for at in range(0, len(content), 9) for event in splitter.feed(content[at : at + 9])]
+    assert b"".join(events) + splitter.rest() == content, "bytes were lost"
+    for event in events:
+        reported = with_report(event, {"bound_ms": 1.0})
+        assert reported is None or json.loads(reported[6:])["paceline"] == {"bound_ms": 1.0}
+    return [holds_token(event) for event in events]
+
+
+def read_settings(folder: Path) -> Any:
+    return {
+        name: value for name, value in asdict(read_model_settings(folder / "settings")).items() if value is not None
+    }
+
+
+def says_settings(content: bytes) -> Any:
+    names = ("tier_token_caps", "block_ranking", "default_top_ks", "default_block_counts")
+    return {name: value for name, value in _json(content).items() if name in names}
+
+
+def read_plan(folder: Path) -> Any:
+    configs = (table(1).entries[0].config, KnobConfig(tier="high", top_k=8, num_active_blocks=16))
+    rule = StoppingRule(kind="two_looks", epsilon=0.05, delta=0.1, questions=100)
+    planned = [PlannedTest(place=0, expected_loss=0.01, needed=80, rule=rule, bound_ms=12.0)]
+    told = {
+        "epsilon": 0.05,
+        "delta": 0.1,
+        "seed": 1,
+        "latency_kind": "prefill",
+        "parts_sha256": "0",
+        "answers_sha256": "1",
+    }
+    chosen: Any = SimpleNamespace(configs=configs, full=1)
+    found = fixed_plan(folder / "plan", planned, chosen, requests=40, told=told)
+    return {
+        "requests": found.requests,
+        "sequence": [
+            [
+                configs[each.place].key,
+                each.rule.kind,
+                each.rule.questions,
+                each.expected_loss,
+                each.needed,
+                each.bound_ms,
+            ]
+            for each in found.tests
+        ],
+    }
+
+
+def says_plan(content: bytes) -> Any:
+    document = _json(content)
+    names = ("config", "rule", "questions", "expected_loss", "needed", "bound_ms")
+    return {
+        "requests": document["requests"],
+        "sequence": [[each[name] for name in names] for each in document["sequence"]],
+    }
+
+
 # --- all of them
 
 
@@ -836,6 +945,19 @@ FORMATS = {
             for kind in ("png", "jpeg", "webp", "gif")
         ),
         Format(name="HTTP body", target="body.json", shape="json", read=read_body, says=says_body),
+        Format(name="HTTP headers", target="headers.txt", shape="bytes", read=read_headers, says=says_headers),
+        Format(name="streamed answer", target="events.txt", shape="events", read=read_stream),
+        Format(
+            name="model settings", target="settings/paceline.json", shape="json", read=read_settings, says=says_settings
+        ),
+        Format(
+            name="certificate plan",
+            target="plan/certify-plan.json",
+            shape="json",
+            seal=resealed,
+            read=read_plan,
+            says=says_plan,
+        ),
     )
 }
 
@@ -844,5 +966,5 @@ def originals(home: Path) -> None:
     """Write an undamaged original of every format."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for write in (store_files, artifact_files, table_file, run_files, picture_files, body_files):
+        for write in (store_files, artifact_files, table_file, run_files, picture_files, body_files, wire_files):
             write(home)

@@ -11,6 +11,7 @@ from formats import DESK, FORMATS, resealed, sealed_certificate
 from safetensors.numpy import load, save
 
 from paceline.errors import InvalidValueError, RequestRefusedError, UnknownChoiceError
+from paceline.wire.events import holds_token
 
 CASES = 8
 
@@ -130,6 +131,14 @@ FOUND = {
         lambda whole: changed(whole, "datasets", to=["synthetic", 7], seal=resealed),
     ),
     "a controller's data set that is null": ("policy", lambda whole: changed(whole, "datasets", to=[None], seal=resealed)),
+    "a sequence that is none": (
+        "certificate plan",
+        lambda whole: changed(whole, "sequence", to=7, seal=resealed),
+    ),
+    "a configuration that no grid holds": (
+        "certificate plan",
+        lambda whole: changed(whole, "sequence", 0, "config", to="low_7_8", seal=resealed),
+    ),
     "a value of thousands of letters": (
         "answers",
         lambda whole: whole.replace(b"low_4_8", b"low_4_" + b"9" * 5000, 1),
@@ -155,6 +164,10 @@ def test_a_body_that_no_reader_can_hold_is_refused(messages: bytes) -> None:
         assert reading.asked is not None, "what is no JSON at all is the engine's to refuse"
         DESK.accept(reading, received_seconds=0.0, now_seconds=0.0)
     assert refused.value.status == 400 and len(str(refused.value)) < 400
+
+
+def test_an_event_that_nests_too_deeply_is_one_without_a_token() -> None:
+    assert not holds_token(b'data: {"choices": ' + b"[" * 100_000 + b"\n\n")
 
 
 def test_a_sentence_shows_the_beginning_of_a_long_value() -> None:
