@@ -8,8 +8,9 @@
   be refused. Each window of `--window` seconds notes answers by status, promises and those kept by the client's clock from the
   last byte sent, times to first token and to the end, and the server's resident memory, descriptors, threads and processor time.
   Before the load, between and after the halves the server is looked at when it has nothing to do.
-- simulated: twenty-four hours through the fast simulator, each forty minutes at 80 %, ten at 130 % and ten without a request:
-  what the first hour and the last differ by. Synthetic sizes and arrivals.
+- simulated: twenty-four hours through the fast simulator, each forty minutes at 80 %, ten at 130 % and ten without a request,
+  under a load controller that chooses among three configurations at each arrival: promises kept and times to first token by hour.
+  Sizes, arrivals, accuracies and step times are synthetic.
 
 Client and server share the machine. Every window rewrites benchmarks/results/soak.json and soak.svg, so that a run that is
 stopped leaves what it has, marked `"whole": false`.
@@ -28,7 +29,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,27 @@ import numpy as np
 from server import Client, body_of, report_of
 from soak_chart import write_chart
 
+from paceline.control.work_price import PriceSettings
 from paceline.datasets import DIGIT_SETS, digit_questions
-from paceline.schedule import LinearStepTime, PlannerSettings
-from paceline.simulate import LinearCost, RequestColumns, SimulatedEngine, simulate
+from paceline.schedule import (
+    LinearStepTime,
+    LoadController,
+    LoadDecision,
+    LoadSettings,
+    PlannerSettings,
+    StepLoad,
+)
+from paceline.simulate import (
+    Candidate,
+    Choices,
+    LinearCost,
+    LoadChooser,
+    RequestColumns,
+    SimulatedEngine,
+    SimulatedRun,
+    VaryingCost,
+    simulate,
+)
 from paceline.slo import Proportion
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,12 +71,16 @@ MOST_GROWTH_MIB = (
 )
 HOURS, HOUR_SECONDS = 24, 3600
 STRETCHES = ((0, 2400, 0.8), (2400, 3000, 1.3))  # of an hour: from second, to second, load
+# of a configuration: share of the prompt's tokens, what a token of it costs, how often it is right
+CONFIGURATIONS = ((1.0, 1.0, 0.9), (0.5, 0.8, 0.85), (0.25, 0.6, 0.7))
+SIMULATED_BUDGETS = (2.0, 4.0, 8.0, 16.0)  # of what the mean prompt takes alone
+STEP_NOISE = 0.05  # of a step's time, lognormal
 CALIBRATING = 4000  # requests that are there at once: how many a second the engine gets through
 STEP_TIME = LinearStepTime(
-    base_ms=20.0,
-    per_decode_token_ms=0.2,
-    per_decode_context_token_ms=0.0002,
-    per_prefill_token_ms=0.15,
+    base_ms=60.0,
+    per_decode_token_ms=0.6,
+    per_decode_context_token_ms=0.0006,
+    per_prefill_token_ms=0.45,
     per_prefill_attention_token_ms=0.00001,
 )
 
@@ -332,61 +355,94 @@ def requests(arrival_seconds: np.ndarray[Any, Any], random: np.random.Generator)
     )
 
 
-def day(a_second: float, random: np.random.Generator) -> RequestColumns:
+def day(a_second: float, hours: int, random: np.random.Generator) -> RequestColumns:
     """Return a day whose every hour has the same rates, in shares of the requests a second that the engine gets through."""
     arrivals: list[np.ndarray[Any, Any]] = []
-    for hour in range(HOURS):
+    for hour in range(hours):
         for begins, ends, load in STRETCHES:
             count = random.poisson((ends - begins) * load * a_second)
             arrivals.append(np.sort(random.uniform(begins, ends, count)) + hour * HOUR_SECONDS)
     return requests(np.concatenate(arrivals), random)
 
 
-def simulated(seed: int = SEED) -> dict[str, Any]:
-    """Serve a day in virtual time; return figures by hour, and what must not be."""
+def simulated(hours: int = HOURS, seed: int = SEED) -> dict[str, Any]:
+    """Serve a day in virtual time under a load controller; return figures by hour, and what must not be."""
     random = np.random.default_rng(seed)
     engine = SimulatedEngine(
         rules="paceline",
-        planner=PlannerSettings(chunk_size=512, policy="aging"),
+        planner=PlannerSettings(chunk_size=512, policy="edf"),
         max_num_seqs=64,
         num_blocks=3000,
         target_model=STEP_TIME,
     )
     at_once = simulate(requests(np.zeros(CALIBRATING), random), engine, LinearCost(STEP_TIME))
     a_second = CALIBRATING / float(at_once.completion_seconds.max())
-    load = day(a_second, random)
+    load = day(a_second, hours, random)
+    alone_seconds = STEP_TIME.predict_ms(StepLoad(prefill_tokens=int(load.prompt_tokens.mean()))) / 1e3
+    budgets = random.choice(np.array(SIMULATED_BUDGETS) * alone_seconds, len(load))
+    load = replace(load, ttft_budget_seconds=budgets)
+    settings = LoadSettings(price=PriceSettings(floor=0.25, step=0.3, share=0.5))
+    accuracies = np.tile([accuracy for _, _, accuracy in CONFIGURATIONS], (len(load), 1))
+    chooser = LoadChooser(LoadController(settings, engine.planner, STEP_TIME), accuracies)
+    candidates = [
+        [Candidate(prompt_tokens=max(1, int(share * tokens)), prefill_factor=cost) for share, cost, _ in CONFIGURATIONS]
+        for tokens in load.prompt_tokens.tolist()
+    ]
+    cost = VaryingCost(LinearCost(STEP_TIME), random.lognormal(0, STEP_NOISE, 200_000))
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    run = simulate(load, engine, LinearCost(STEP_TIME))
+    run = simulate(load, engine, cost, choices=Choices(candidates=candidates, choose=chooser))
     seconds = time.process_time() - started
-    assert run.steps is not None
-    first_ms = 1e3 * (run.first_token_seconds - load.arrival_seconds)
-    hour_of = (load.arrival_seconds // HOUR_SECONDS).astype(int)
-    computed = int(run.steps.prefill_tokens.sum() + run.steps.decode_tokens.sum())
-    needed = int((load.prompt_tokens + load.output_tokens - 1).sum())
-    wrong = {
-        "a request does not end": not np.isfinite(run.completion_seconds).all(),
-        "tokens are not conserved": computed < needed if run.preemptions.any() else computed != needed,
-        "a step beyond its budget": bool(
-            (run.steps.decode_tokens + run.steps.prefill_tokens > engine.planner.chunk_size).any()
-        ),
-        "blocks are used after the last request": bool(run.steps.used_blocks[-1] > engine.usable_blocks),
-    }
-    hours = [_percentiles(first_ms[hour_of == hour].tolist()) for hour in range(HOURS)]
-    assert hours[0] is not None and hours[-1] is not None
+    rows = by_hour(run, chooser.decisions, budgets, hours)
+    promised, kept = sum(each["promised"] for each in rows), sum(each["kept"] for each in rows)
     return {
         "synthetic": True,
-        "hours": HOURS,
+        "hours": hours,
         "capacity_requests_a_second": round(a_second, 3),
         "requests": len(load),
         "steps": run.step_count,
-        "tokens": computed,
         "preemptions": int(run.preemptions.sum()),
+        "promises_kept": _share(kept, promised),
         "processor_seconds": round(seconds, 1),
-        "times_real": round(HOURS * HOUR_SECONDS / seconds),
+        "times_real": round(hours * HOUR_SECONDS / seconds),
         "memory_mib_more": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1),
-        "first_ms_by_hour": hours,
-        "median_of_the_last_hour_over_the_first": round(hours[-1]["p50"] / hours[0]["p50"], 3),
-        "complaints": [name for name, is_so in wrong.items() if is_so],
+        "median_of_the_last_hour_over_the_first": round(rows[-1]["first_ms"]["p50"] / rows[0]["first_ms"]["p50"], 3),
+        "by_hour": rows,
+        "complaints": [name for name, is_so in wrong_with(run, engine).items() if is_so],
+    }
+
+
+def by_hour(
+    run: SimulatedRun, decisions: Sequence[LoadDecision], budgets: np.ndarray[Any, Any], hours: int
+) -> list[dict[str, Any]]:
+    """Return what the requests that arrived in each hour came to."""
+    first_seconds = run.first_token_seconds - run.load.arrival_seconds
+    hour_of = (run.load.arrival_seconds // HOUR_SECONDS).astype(int)
+    promised = np.array([each.promised for each in decisions])
+    kept = promised & (first_seconds <= budgets)
+    assert run.chosen is not None
+    return [
+        {
+            "requests": int((hour_of == hour).sum()),
+            "promised": int(promised[hour_of == hour].sum()),
+            "kept": int(kept[hour_of == hour].sum()),
+            "first_ms": _percentiles((1e3 * first_seconds[hour_of == hour]).tolist()),
+            "chosen": np.bincount(run.chosen[hour_of == hour], minlength=len(CONFIGURATIONS)).tolist(),
+        }
+        for hour in range(hours)
+    ]
+
+
+def wrong_with(run: SimulatedRun, engine: SimulatedEngine) -> dict[str, bool]:
+    """Return what must not be of a run, and whether it is so."""
+    assert run.steps is not None
+    computed = int(run.steps.prefill_tokens.sum() + run.steps.decode_tokens.sum())
+    needed = int((run.load.prompt_tokens + run.load.output_tokens - 1).sum())
+    tokens = run.steps.decode_tokens + run.steps.prefill_tokens
+    return {
+        "a request does not end": not np.isfinite(run.completion_seconds).all(),
+        "tokens are not conserved": computed < needed if run.preemptions.any() else computed != needed,
+        "a step beyond its budget": bool((tokens > engine.planner.chunk_size).any()),
+        "more requests than seats": bool((run.steps.running > engine.max_num_seqs).any()),
     }
 
 
@@ -422,15 +478,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="of the served part, both halves together")
     parser.add_argument("--window", type=float, default=15.0, help="seconds of one window")
     parser.add_argument("--controller", type=Path, default=None)
+    parser.add_argument("--hours", type=int, default=HOURS, help="of the simulated part")
     parser.add_argument("--only", nargs="+", choices=("served", "simulated"), default=("simulated", "served"))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found: list[str] = []
     if "simulated" in arguments.only:
-        part = simulated()
+        part = simulated(arguments.hours)
         keep({"simulated": part})
         found += part["complaints"]
-        print(json.dumps(part | {"first_ms_by_hour": "…"}, indent=1))
+        print(json.dumps(part | {"by_hour": len(part["by_hour"])}, indent=1))
     if "served" in arguments.only:
         found += served(arguments)
         part = json.loads((RESULTS / "soak.json").read_text())["served"]

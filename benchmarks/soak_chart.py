@@ -6,6 +6,7 @@ from typing import Any
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, GAP = 760, 110, 70, 150, 40, 34
 COLOURS = ("#0b6e4f", "#2a6fbb", "#c2364b")
+PERCENTILES = {"median": "p50", "95th percentile": "p95"}
 Lines = dict[str, list[float | None]]
 
 
@@ -24,7 +25,7 @@ def served_panels(windows: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
             "descriptors": [each["descriptors"] for each in windows],
             "threads": [each["threads"] for each in windows],
         },
-        "time to first token, ms": {"median": of("first_ms", "p50"), "95th percentile": of("first_ms", "p95")},
+        "time to first token, ms": {name: of("first_ms", part) for name, part in PERCENTILES.items()},
         "share of answers": {
             "answered": answers("200"),
             "refused, 429": answers("429"),
@@ -48,11 +49,17 @@ def write_chart(document: Mapping[str, Any], path: Path) -> None:
             parts += _panel(title, lines, minutes, y, unit="min", change=change)
             y += HEIGHT + GAP
     if "simulated" in document:
-        hours = document["simulated"]["first_ms_by_hour"]
-        lines: Lines = {"median": [each["p50"] for each in hours], "95th percentile": [each["p95"] for each in hours]}
-        title = "a day in virtual time: time to first token, ms (synthetic)"
-        parts += _panel(title, lines, [float(hour) for hour in range(len(hours))], y, unit="h", change=None)
-        y += HEIGHT + GAP
+        rows = document["simulated"]["by_hour"]
+        shares = [each["kept"] / each["promised"] if each["promised"] else None for each in rows]
+        for title, lines in (
+            (
+                "a day in virtual time: time to first token, ms (synthetic)",
+                {name: [each["first_ms"][part] for each in rows] for name, part in PERCENTILES.items()},
+            ),
+            ("a day in virtual time: promises kept (synthetic)", {"share": shares}),
+        ):
+            parts += _panel(title, lines, [float(hour) for hour in range(len(rows))], y, unit="h", change=None)
+            y += HEIGHT + GAP
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="11">'
         f'<rect width="{WIDTH}" height="{y}" fill="white"/>'
