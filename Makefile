@@ -49,6 +49,7 @@ FAULTS := PYTHONPATH=tests $(BIN)/python tests/faults
 faults: setup
 	$(FAULTS)/kills.py --kills 1000 --seed 0 --results benchmarks/results/faults.json
 	$(FAULTS)/nth_calls.py --results benchmarks/results/faults.json
+	$(FAULTS)/nth_reads.py --results benchmarks/results/faults.json
 	$(FAULTS)/nth_allocations.py --results benchmarks/results/faults.json
 	$(FAULTS)/power_cuts.py --cuts 3000 --seed 0 --results benchmarks/results/faults.json
 	$(FAULTS)/flipped_bits.py --results benchmarks/results/faults.json

@@ -12,6 +12,7 @@ from faulty_calls import Calls, failing_at
 from flipped_bits import DIGESTED, flips
 from nth_allocations import through
 from nth_calls import MODES, one
+from nth_reads import every as failing_reads
 from power_cuts import cuts
 from store_work import RUN, sample
 
@@ -26,6 +27,7 @@ FOUND = [
     ("profile", "write", 3, ENOSPC, "once"),
     ("profile", "write", 2, ENOSPC, "from there on"),
     ("profile", "rename", 2, ENOSPC, "once"),
+    ("profile", "open", 31, EIO, "once"),
 ]
 OTHERS = [
     ("profile", "write", 9, ENOSPC, "after half a write"),
@@ -60,6 +62,12 @@ def test_a_failing_allocation_of_a_reader_leaves_nothing_behind(tmp_path) -> Non
     found = through("trace lines", tmp_path, most=60)
     assert found["complaints"] == [] and sum(found["ended"].values()) > 40
     assert found["ended"]["no memory"] > 30
+
+
+@pytest.mark.parametrize("name", ["sentinels", "older core-exp", "answers", "journal", "certify-parts", "step log"])
+def test_a_file_that_cannot_be_read_is_a_sentence_with_its_name(tmp_path, name) -> None:
+    found = failing_reads(tmp_path, (name,))
+    assert found["complaints"] == [] and found["ended"]["a sentence"] > 4
 
 
 @pytest.mark.parametrize("name", DIGESTED)
