@@ -50,6 +50,8 @@ from paceline.request_vector import REQUEST_VECTOR_NAMES
 from paceline.schedule import RequestTimes
 from paceline.schedule.step_log import PrefillChunk, StepRecord, read_step_log
 from paceline.schedule.step_time import LinearStepTime
+from paceline.server.chat_request import question_of_request, read_request
+from paceline.server.limits import Limits
 from paceline.simulate import VidurTables
 from paceline.simulate.tables import BY_TOKENS
 from paceline.tune import read_trace
@@ -663,6 +665,46 @@ def says_body(content: bytes) -> Any:
     return {"budget": document["latency_budget_ms"], "knobs": False}
 
 
+def read_chat(folder: Path) -> Any:
+    """What the server of one model is asked by the same body."""
+    request = read_request((folder / "chat.json").read_bytes(), served="m")
+    question, _ = question_of_request(request, Limits())
+    json.dumps(question.messages)
+    return {
+        "max_tokens": question.max_tokens,
+        "stops": list(question.stops),
+        "pictures": len(question.pictures),
+        "temperature": None if question.sampling is None else question.sampling.temperature,
+        "stream": bool(request.stream),
+        "seed": None if question.sampling is None else question.sampling.seed,
+    }
+
+
+def says_chat(content: bytes) -> Any:
+    document = json.loads(content)
+    kinds = {"max_tokens": int, "max_completion_tokens": int, "temperature": (int, float), "stream": bool, "seed": int}
+    told = {name: document.get(name) for name in kinds}
+    if any(value is not None and type(value) not in _each(kinds[name]) for name, value in told.items()):
+        return ANYTHING  # numbers in quotes, as engines take them: held to their own tests
+    stop, parts = document.get("stop"), [message.get("content") for message in document["messages"]]
+    sampled = told["temperature"] is not None and told["temperature"] >= 1e-3
+    if not sampled and document.get("top_p") is not None:
+        return ANYTHING
+    pictures = [part for content in parts if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return {
+        "max_tokens": told["max_completion_tokens"] or told["max_tokens"],
+        "stops": [] if stop is None else [stop] if isinstance(stop, str) else stop,
+        "pictures": sum((part.get("type") or "image_url") == "image_url" and "image_url" in part for part in pictures),
+        "temperature": told["temperature"] if sampled else None,
+        "stream": bool(told["stream"]),
+        "seed": told["seed"] if sampled else None,
+    }
+
+
+def _each(kind: Any) -> tuple[type, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
+
+
 HEADERS = [
     b"host: a",
     b"content-type: application/json",
@@ -679,6 +721,8 @@ EVENTS = [
 
 
 def wire_files(home: Path) -> None:
+    document = chat(None, max_tokens=9, stop=["x", "yz"], temperature=0.5, seed=3, stream=True)
+    (home / "chat.json").write_text(json.dumps(document))
     (home / "headers.txt").write_bytes(b"\n".join(HEADERS) + b"\n")
     (home / "events.txt").write_bytes(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in EVENTS))
     (home / "settings").mkdir()
@@ -945,6 +989,7 @@ FORMATS = {
             for kind in ("png", "jpeg", "webp", "gif")
         ),
         Format(name="HTTP body", target="body.json", shape="json", read=read_body, says=says_body),
+        Format(name="HTTP chat", target="chat.json", shape="json", read=read_chat, says=says_chat),
         Format(name="HTTP headers", target="headers.txt", shape="bytes", read=read_headers, says=says_headers),
         Format(name="streamed answer", target="events.txt", shape="events", read=read_stream),
         Format(
