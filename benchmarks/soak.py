@@ -26,6 +26,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -135,6 +136,8 @@ class ServedDigits:
             told += line
             if (found := re.search(r"http://[^:]+:(\d+)", line)) is not None:
                 self.port = int(found[1])
+                # a pipe that nobody reads would hold the server up
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
                 return
         raise SystemExit(f"the server did not start: {told}")
 
