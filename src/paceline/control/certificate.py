@@ -10,12 +10,18 @@ from typing import Any, Literal, cast
 
 from paceline.certify.margin import require_margin
 from paceline.errors import InvalidValueError, UnknownChoiceError
-from paceline.estimate.json_fields import UnfitFieldError, typed_fields
 from paceline.json_document import SEAL, sealed, stands_as_sealed
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 FORMAT = "paceline certificate"
 VERDICTS = ("certified", "failed", "open")
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "text": str,
+    "a whole number": int,
+    "a number": (int, float),
+    "a list": list,
+    "an object": dict,
+}
 FIELDS = {
     "epsilon": "a number",
     "delta": "a number",
@@ -180,18 +186,18 @@ def parse_certificate(document: object) -> Certificate:
 
 def _refuse_unfit(values: Mapping[str, Any], kinds: Mapping[str, str], prefix: str) -> None:
     """Raise InvalidValueError for a field that a certificate has not, or one of another kind, whoever sealed it."""
+    if not isinstance(values, dict):
+        raise InvalidValueError("certificate", f"with {values!r:.60} for a claim", "an object for each claim")
     unknown = next((name for name in values if name not in kinds), None)
     if unknown is not None:
         raise InvalidValueError(
             "certificate", f"with a field {prefix}{unknown:.60}", f"no other than {', '.join(kinds)}"
         )
-    present = {
-        name: kind for name, kind in kinds.items() if name in values and not (name in ABSENT and values[name] is None)
-    }
-    try:
-        typed_fields(values, present, place="certificate", prefix=prefix)
-    except UnfitFieldError as error:
-        raise InvalidValueError("certificate", error.problem, error.expected) from error
+    for name, value in values.items():
+        # bool is an int to Python, but `true` is no count
+        fits = isinstance(value, KINDS[kinds[name]]) and not isinstance(value, bool)
+        if not fits and not (name in ABSENT and value is None):
+            raise InvalidValueError(f"certificate.{prefix}{name}", value, kinds[name])
 
 
 def _claim(cells: Mapping[str, Any]) -> CertifiedClaim:
