@@ -75,7 +75,8 @@ def told_server(
     """The parts of a server as `build_server` puts them together, over a made-up model and a synthetic table."""
     model, limits = model or ToldModel(), limits or Limits()
     engine = Engine(policy=policy, most_waiting=limits.waiting)
-    host = Host(name="m", model=model, engine=engine, counts=Counts(), limits=limits, clock=clock)
+    wall = lambda: time.time()  # noqa: E731  a test sets it
+    host = Host(name="m", model=model, engine=engine, counts=Counts(), limits=limits, clock=clock, wall=wall)
     told = Desk(
         **{
             "controllers": {"ttft": table()},
@@ -94,6 +95,7 @@ def told_server(
         keys=map(digest_of, keys),
         finished=RequestLog(log, prompts=prompts),
         clock=host.clock,
+        wall=wall,
     )
     return ChatServer(app=gate, engine=engine, desk=told, host=host, limits=limits)
 

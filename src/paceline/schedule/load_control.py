@@ -139,7 +139,7 @@ class LoadController:
         pace = StepPace.of(self._model, decodes, chunk_size=self._planner.chunk_size)
         ahead_seconds = ready_seconds - arrival_seconds
         budget = ttft_budget_seconds
-        found = self._outlooks(candidates, budget, ready_seconds, pace)
+        found = self.outlooks(candidates, budget, ready_seconds, pace)
         predicted = [ahead_seconds + self.drift.factor * each.wait_seconds for each in found]
         fastest = min(range(len(found)), key=predicted.__getitem__)
         if budget is not None and self.settings.relegates and predicted[fastest] > budget:
@@ -227,9 +227,10 @@ class LoadController:
             predicted = alone + factor * (predicted - alone)
         self.drift.observe(measured_seconds=measured_seconds, predicted_seconds=predicted)
 
-    def _outlooks(
+    def outlooks(
         self, candidates: Sequence[LoadCandidate], budget: float | None, ready_seconds: float, pace: StepPace
     ) -> list[Outlook]:
+        """Return what awaits a request of this budget under each candidate: under orders by size each has its own place."""
         works = [each.work for each in candidates]
         if not self._order_is_by_size:
             return self.ahead.outlooks(self.key(works[0], budget, ready_seconds), works, pace)

@@ -50,6 +50,8 @@ class ServerLoad:
         self._seen: float | None = None
         self._steps_told = False
         self._started = 0
+        self._turns_told, self._holder = False, None  # who has the engine, where requests are served one at a time
+        self._begun_token: tuple[Hashable, float] = (None, 0.0)  # whose, and the seconds that it was computed for
 
     def __len__(self) -> int:
         return len(self._served)
@@ -84,9 +86,8 @@ class ServerLoad:
         self, candidates: Sequence[LoadCandidate], *, now_seconds: float, ttft_budget_seconds: float | None
     ) -> list[float]:
         """Return when a request that arrives now would have its first token under each candidate, in seconds from now."""
-        now, works = self._passed(now_seconds), [each.work for each in candidates]
-        key = self.controller.key(works[0], ttft_budget_seconds, now)
-        found = self.controller.ahead.outlooks(key, works, self._pace())
+        now = self._passed(now_seconds)
+        found = self.controller.outlooks(candidates, ttft_budget_seconds, now, self._pace())
         return [self.controller.drift.factor * each.wait_seconds for each in found]
 
     def wait_seconds(self, *, now_seconds: float, ttft_budget_seconds: float | None = None) -> float:
@@ -118,6 +119,8 @@ class ServerLoad:
         """Take note that a request is served from now on and nobody before it ends: it stands first."""
         self._passed(now_seconds)
         ahead = self.controller.ahead
+        if name in self._served:
+            self._turns_told, self._holder = True, name
         if name in ahead:
             work = ahead.work_of(name)
             ahead.remove(name)
@@ -147,6 +150,7 @@ class ServerLoad:
         """Take note that a request has ended, however; one that is unknown changes nothing."""
         self._passed(now_seconds)
         self.controller.gone(name)
+        self._holder = None if name == self._holder else self._holder
         self._decoding.discard(name)
         self._served.pop(name, None)
 
@@ -187,7 +191,11 @@ class ServerLoad:
         """Let the requests at the head of the order be computed for so long; the last token waits to be seen."""
         ahead, pace = self.controller.ahead, self._pace()
         a_token = pace.step_seconds / pace.prefill_tokens
+        (begun, begun_seconds), self._begun_token = self._begun_token, (None, 0.0)
         for name in list(ahead):
+            if self._turns_told and name != self._holder:
+                return  # it has yet to be started, whatever is thought of the one before it
+            seconds += begun_seconds if name == begun else 0.0
             if name in self._decoding:  # its prompt is done, and its answer ends when the host says so
                 self._shorten(name, seconds)
                 return
@@ -195,7 +203,9 @@ class ServerLoad:
             fixed = a_token * work.tokens * (work.factor if pace.shared else 1.0)
             needed = fixed + own_seconds(self.controller.model, work)
             if seconds < needed:
-                self._computed(name, work, math.floor(work.tokens * seconds / needed))
+                done = math.floor(work.tokens * seconds / needed)
+                self._computed(name, work, done)
+                self._begun_token = (name, seconds - needed * done / work.tokens)
                 return
             self._computed(name, work, work.tokens)
             seconds -= needed

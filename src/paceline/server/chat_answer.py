@@ -21,8 +21,8 @@ from paceline.server.engine import Engine, Run, ended
 from paceline.server.limits import Limits
 from paceline.server.question import OUTCOME, Answered, AnswersQuestions, Caps, FirstToken, Outcome, Question
 from paceline.serving.answer import refusal
-from paceline.serving.desk import Ticket
 from paceline.serving.middleware import FETCHED, RECEIVED, TICKET, TIMES
+from paceline.serving.ticket import Ticket
 from paceline.wire.report import error_body
 
 logger = logging.getLogger("paceline.server")
@@ -39,6 +39,7 @@ class Host:
     limits: Limits
     created: int = field(default_factory=lambda: int(time.time()))
     clock: Callable[[], float] = time.perf_counter
+    wall: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class ChatAnswer(Response):
     def __init__(self, host: Host, asked: Asked) -> None:
         super().__init__()
         self.host, self.asked = host, asked
-        self._id, self._created = asked.order.request_id, int(time.time())
+        self._id, self._created = asked.order.request_id, int(host.wall())
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

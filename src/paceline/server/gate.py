@@ -37,8 +37,8 @@ BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.
 class Visit:
     """One request as it passes the gate: when, by which clock, and what it was answered."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.started, self.wall = clock(), time.time()
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self.started, self.wall = clock(), wall()
         self.status, self.ended = STATUS_OF_NOBODY, 0.0
         self.body, self.held_bytes, self.whole = b"", 0, False
 
@@ -58,9 +58,10 @@ class Gate:
         keys: Iterable[bytes] = (),
         finished: Finished = lambda _scope, _visit: None,
         clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.app, self.engine, self.limits, self.keys = app, engine, limits, tuple(keys)
-        self.finished, self.clock = finished, clock
+        self.finished, self.clock, self.wall = finished, clock, wall
         self.bodies_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +69,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = Visit(self.clock)
+        visit = Visit(self.clock, self.wall)
         try:
             await self._admitted(scope, receive, self._watched(send, visit), visit)
         except TimeoutError:  # a client that does not take its answer

@@ -7,8 +7,8 @@ from typing import Any
 
 from paceline.server.gate import Scope, Visit
 from paceline.server.question import OUTCOME, Outcome
-from paceline.serving.desk import Ticket
 from paceline.serving.middleware import TICKET
+from paceline.serving.ticket import Ticket
 
 MOST_LETTERS = 4096  # of a prompt that is logged
 QUIET = ("/health", "/metrics")  # asked every few seconds by those who watch

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,7 +35,9 @@ from paceline.server.gate import App, Finished, Gate, Scope, Visit, digest_of
 from paceline.server.limits import Limits
 from paceline.server.local_model import LocalModel
 from paceline.server.protocol import uvicorn_settings
+from paceline.server.question import AnswersQuestions
 from paceline.server.request_log import RequestLog
+from paceline.serving.chat import Sizes
 from paceline.serving.controllers import served_controllers
 from paceline.serving.desk import Desk, largest_ms
 from paceline.serving.middleware import BudgetMiddleware
@@ -114,12 +117,35 @@ def build_server(
 
     Warns of a controller that was measured elsewhere.
     """
-    limits = settings.limits
-    first = next(iter(controllers.values()))
-    ranking = AdaptiveModel(model=model, controller=first).block_ranking
+    ranking = AdaptiveModel(model=model, controller=next(iter(controllers.values()))).block_ranking
+    answering, sizes = LocalModel(model, ranking), plans_of_model(model)
+    return server_over(answering, sizes, controllers, settings, log=log, spans=spans)
+
+
+def server_over(
+    model: AnswersQuestions,
+    sizes: Sizes,
+    controllers: Mapping[str, Controller],
+    settings: ServerSettings,
+    *,
+    log: Callable[[str], object],
+    spans: Finished | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    wall: Callable[[], float] = time.time,
+) -> ChatServer:
+    """Put a server together over whatever answers; `clock` is monotonic and `wall` the time of day, both in seconds."""
+    limits, first = settings.limits, next(iter(controllers.values()))
     engine = Engine(policy=settings.policy, most_waiting=limits.waiting)
-    host = Host(name=settings.name, model=LocalModel(model, ranking), engine=engine, counts=Counts(), limits=limits)
-    sizes = plans_of_model(model)
+    host = Host(
+        name=settings.name,
+        model=model,
+        engine=engine,
+        counts=Counts(),
+        limits=limits,
+        created=int(wall()),
+        clock=clock,
+        wall=wall,
+    )
     desk = Desk(
         controllers=controllers,
         sizes=sizes,
@@ -128,14 +154,15 @@ def build_server(
         line=one_at_a_time(settings.policy, alpha=settings.alpha, t0_seconds=largest_ms(first, sizes) / 1e3),
         after_seconds=lambda: host.counts.mean_decode_ms / 1e3,
     )
-    budgeted = BudgetMiddleware(build_app(host), desk, clock=host.clock)
+    budgeted = BudgetMiddleware(build_app(host), desk, clock=clock, wall=wall)
     gate = Gate(
-        _fetching(budgeted, settings, host.clock),
+        _fetching(budgeted, settings, clock),
         engine,
         limits=limits,
         keys=map(digest_of, settings.keys),
         finished=_all(RequestLog(log, prompts=settings.log_prompts), *([] if spans is None else [spans])),
-        clock=host.clock,
+        clock=clock,
+        wall=wall,
     )
     return ChatServer(app=gate, engine=engine, desk=desk, host=host, limits=limits)
 

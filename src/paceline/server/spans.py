@@ -11,8 +11,8 @@ from typing import Any
 from paceline.errors import MissingExtraError
 from paceline.server.gate import Scope, Visit
 from paceline.server.question import OUTCOME, Outcome
-from paceline.serving.desk import Ticket
 from paceline.serving.middleware import RECEIVED, TICKET
+from paceline.serving.ticket import Ticket
 
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

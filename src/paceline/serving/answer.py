@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline.errors import RequestRefusedError
-from paceline.serving.desk import Desk, Ticket
+from paceline.serving.desk import Desk
+from paceline.serving.ticket import Ticket
 from paceline.wire.events import EventSplitter, holds_token, with_report
 from paceline.wire.report import ServerTiming, error_body
 

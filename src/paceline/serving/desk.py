@@ -6,11 +6,11 @@ have yet to compute, and bounded by what others took that had some beside them. 
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from paceline.control.choosing import Choice, choose, configurations, needed_ms, options
+from paceline.control.choosing import choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
 from paceline.control.work_price import PriceSettings, worthiest
 from paceline.errors import RequestRefusedError
@@ -30,12 +30,13 @@ from paceline.schedule.settings import PlannerSettings
 from paceline.serving.chat import Chat, Sizes, read_chat
 from paceline.serving.ledger import AcceptedRequest, Ledger
 from paceline.serving.rewriting import KnobNames, rewrite
+from paceline.serving.ticket import Reading, Ticket
 from paceline.serving.verdict import Verdict, contended, infeasible, why_none_beside
 from paceline.wire.body import Fields, body_of, fields_of, may_matter, strip_knobs, value_of
 from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, read_budget
 from paceline.wire.cut_body import CutBody, cut_out
 from paceline.wire.metrics import PromiseMetrics
-from paceline.wire.report import Promise, ServerTiming
+from paceline.wire.report import Promise
 
 CHAT_PATH = "/v1/chat/completions"
 LARGEST_BODY_BYTES = 100 * 1024 * 1024
@@ -44,64 +45,6 @@ WARM_UP_REQUESTS = 3  # a process's first are slow, and say nothing of those to 
 SMALLEST_LEFT_MS = 1e-3  # of a budget that waiting has used up: the fastest is taken, marked
 TEXT_TOKENS = 64  # of a question
 Headers = Sequence[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a body holds: its budget (None without one), its fields where it was read, and the knobs taken out of it.
-
-    The fields are those of `cut`, which holds the pictures that were cut out of them.
-    """
-
-    body: bytes
-    asked: AskedBudget | None = None
-    fields: Fields | None = None
-    cut: CutBody | None = None
-    stripped: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, kw_only=True)
-class Ticket:
-    """One accepted request: what was decided, its body for the engine, and what was measured of it so far.
-
-    `alone` says that it was accepted by an idle engine. `teaches` says that it is of the kind that bounds are calibrated on.
-    `caps` are the most tokens of each picture that its caller allows, empty where none was named. `queued_with_seconds` is the
-    budget that it stands in the engine's order with, from when it was received on, None where it has none or was relegated.
-    `spent_ms` is what had passed since then when it was decided.
-    """
-
-    promise: Promise
-    decision: Decision
-    entry: AcceptedRequest
-    body: bytes
-    received_seconds: float
-    alone: bool
-    teaches: bool
-    stripped: tuple[str, ...]
-    caps: tuple[int | None, ...] = ()
-    queued_with_seconds: float | None = None
-    spent_ms: float = 0.0
-    ttft_ms: float | None = None
-    total_ms: float | None = None
-    undisturbed: bool = True
-    timing: ServerTiming = field(default_factory=ServerTiming)
-
-    def document(self) -> dict[str, Any]:
-        """Return the report of a finished request, with its number, its text tokens and its stages in milliseconds."""
-        answered = self.total_ms is not None
-        report = self.promise.document(ttft_ms=self.ttft_ms, total_ms=self.total_ms or 0.0)
-        stages = self.timing.stages
-        if self.total_ms is not None and self.ttft_ms is not None:
-            stages["decode"] = max(0.0, self.total_ms - self.ttft_ms)
-        return {
-            **report,
-            "total_ms": report["total_ms"] if answered else None,
-            "within_budget": report["within_budget"] if answered or self.promise.asked.kind == "ttft" else None,
-            "number": self.entry.number,
-            "answered": answered,
-            "text_tokens": self.promise.text_tokens,
-            "stages": {name: round(ms, 3) for name, ms in stages.items()},
-        }
 
 
 class Desk:
@@ -318,7 +261,7 @@ class Desk:
         choice = choose(controller, max(left_ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
         self._native = self._work(asked, chat, choice.largest)
         if asked.on_infeasible == "refuse":
-            self._refuse_infeasible(asked, choice, before_ms)
+            self._refuse_infeasible(asked, chat, choice.least, before_ms)
         price = self.line.controller.price.per_second
         own_seconds = [self._own_ms(asked, each) / 1e3 for each in choice.fitting]
         best = worthiest(
@@ -382,8 +325,10 @@ class Desk:
         return self._scores(asked, decision).median * needed_ms(decision)
 
     def _work(self, asked: AskedBudget, chat: Chat, decision: Decision) -> PrefillWork:
+        """Return what a request has the engine compute up to its first token: of a total without the answer behind it."""
         tokens = chat.text_tokens + chat.image_tokens(decision.config.tier)
-        return self.line.work_of(max(1, tokens), self._own_ms(asked, decision) / 1e3)
+        answer_seconds = self.after_seconds() if asked.kind == "total" else 0.0
+        return self.line.work_of(max(1, tokens), self._own_ms(asked, decision) / 1e3 - answer_seconds)
 
     def _tiers_of(self, asked: AskedBudget, chat: Chat) -> list[str | None]:
         tiers = [tier for tier in chat.tiers if tier in self._tiers[asked.kind]]
@@ -428,20 +373,31 @@ class Desk:
         """Tell whether a request has no picture, or several, where those that the controller knows have one."""
         return chat.pictures > 1 or (not chat.pictures and None not in self.sizes.tiers)
 
-    def _refuse_infeasible(self, asked: AskedBudget, choice: Choice, before_ms: float) -> None:
-        """Refuse what surely cannot be: the least of all configurations takes longer, but for a share α of requests, if not by
-        itself then after what is over and what is ahead."""
-        least = choice.least
-        scores = self._scores(asked, least)
-        if scores.lower is None:
+    def _surely_ms(self, asked: AskedBudget, found: Sequence[Decision]) -> float | None:
+        """Return what each of these configurations exceeds alone, but for a share α of requests; None before that is known."""
+        lowers = [self._scores(asked, each).lower for each in found]
+        each_ms = [lower * needed_ms(each) for lower, each in zip(lowers, found, strict=True) if lower is not None]
+        return min(each_ms) if len(each_ms) == len(found) else None
+
+    def _upper_ms(self, asked: AskedBudget, decision: Decision) -> float:
+        """Return what a configuration takes alone at most, as far as it is known."""
+        scores = self._scores(asked, decision)
+        return max(scores.upper or 1.0, scores.lower or 1.0) * needed_ms(decision)
+
+    def _refuse_infeasible(self, asked: AskedBudget, chat: Chat, least: Decision, before_ms: float) -> None:
+        """Refuse what surely cannot be: every configuration takes longer, but for a share α of requests, if not by itself then
+        after what is over and what is ahead."""
+        surely_ms = self._surely_ms(asked, [least])
+        if surely_ms is None or before_ms + surely_ms <= asked.ms:
             return
-        surely_ms, upper_ms = scores.lower * needed_ms(least), (scores.upper or 1.0) * needed_ms(least)
+        found = options(self.controllers[asked.kind], _features(chat), self._tiers_of(asked, chat))
+        surely_ms, upper_ms = self._surely_ms(asked, found), self._upper_ms(asked, least)
+        if surely_ms is None or before_ms + surely_ms <= asked.ms:  # of others less is known, or they spread more
+            return
+        self.metrics.promises["refused"] += 1
         if surely_ms > asked.ms:
-            self.metrics.promises["refused"] += 1
             raise infeasible(asked.ms, least=least, least_ms=upper_ms)
-        if before_ms + surely_ms > asked.ms:
-            self.metrics.promises["refused"] += 1
-            raise contended(asked.ms, wait_ms=before_ms, excess_ms=before_ms + upper_ms - asked.ms)
+        raise contended(asked.ms, wait_ms=before_ms, excess_ms=before_ms + upper_ms - asked.ms)
 
     def _refuse_contended(
         self,
@@ -456,18 +412,18 @@ class Desk:
         scores, kind = self.line.controller.scores, self.line.controller.kind(left)
         seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=left)
         fastest = min(range(len(found)), key=seconds.__getitem__)
-        own = self._scores(asked, found[fastest])
-        own_ms = needed_ms(found[fastest])
         before_ms = spent_ms + max(0.0, 1e3 * seconds[fastest] - self._own_ms(asked, found[fastest]))
-        if own.lower is not None and own.lower * own_ms > asked.ms:
+        alone_ms = self._surely_ms(asked, found)
+        if alone_ms is not None and alone_ms > asked.ms:
             self.metrics.promises["refused"] += 1
-            raise infeasible(asked.ms, least=found[fastest], least_ms=(own.upper or 1.0) * own_ms)
+            raise infeasible(asked.ms, least=found[fastest], least_ms=self._upper_ms(asked, found[fastest]))
         lower, upper = scores.lower_factor(kind), scores.factor(kind)
-        if lower is None and own.lower is None:
+        if lower is not None:
+            surely_ms = spent_ms + 1e3 * lower * seconds[fastest]
+        elif alone_ms is not None:
+            surely_ms = before_ms + alone_ms
+        else:
             return
-        surely_ms = (
-            before_ms + (own.lower or 0.0) * own_ms if lower is None else spent_ms + 1e3 * lower * seconds[fastest]
-        )
         if surely_ms > asked.ms:
             self.metrics.promises["refused"] += 1
             late_ms = spent_ms + 1e3 * seconds[fastest] * (upper or 1.0)

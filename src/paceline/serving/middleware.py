@@ -12,8 +12,9 @@ from typing import Any
 
 from paceline.errors import RequestRefusedError
 from paceline.serving.answer import BudgetedAnswer, EngineTimes, refusal, stripped_header, with_headers
-from paceline.serving.desk import CHAT_PATH, Desk, Reading
+from paceline.serving.desk import CHAT_PATH, Desk
 from paceline.serving.ledger import AcceptedRequest
+from paceline.serving.ticket import Reading
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

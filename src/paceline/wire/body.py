@@ -10,13 +10,13 @@ from typing import Any, cast
 import msgspec
 
 from paceline.errors import RequestRefusedError
-from paceline.wire.budget import BUDGET_FIELD
+from paceline.wire.budget import BUDGET_FIELDS
 
 KNOB_PREFIX = "paceline_"
 TRUSTED_FIELDS = ("mm_processor_kwargs", "media_io_kwargs")  # open on a server whose tiers are steered by them
 EXTRA_FIELDS = (("vllm_xargs",), ("sampling_params", "extra_args"))
 # any of these may stand in a body that has to be read; base64 has no underscore, so that pictures are passed over quickly
-NEEDLES = (KNOB_PREFIX.encode(), BUDGET_FIELD.encode(), *(name.encode() for name in TRUSTED_FIELDS))
+NEEDLES = (KNOB_PREFIX.encode(), *(name.encode() for name in (*BUDGET_FIELDS, *TRUSTED_FIELDS)))
 MOST_LOOKS = 2000  # at underscores and escapes; a body with more is read
 
 Fields = dict[str, msgspec.Raw]

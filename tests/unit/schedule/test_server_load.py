@@ -50,6 +50,40 @@ def test_what_is_ahead_is_worked_off_as_time_passes():
     assert not len(load) and load.decodes.tokens == 0
 
 
+@given(st.lists(st.floats(0.0, 0.05), min_size=1, max_size=60), st.integers(1, 300))
+def test_what_is_worked_off_does_not_depend_on_how_often_it_is_looked_at(gaps, tokens):
+    often, once, now = new_load(), new_load(), 0.0
+    for load in (often, once):
+        admitted(load, "a", 2.0, tokens=tokens)
+        load.started("a", now_seconds=0.0)
+    for gap in gaps:
+        now += gap
+        seen = often.wait_seconds(now_seconds=now)
+    assert seen == pytest.approx(once.wait_seconds(now_seconds=now), abs=1.01 * 2.0 / tokens)
+
+
+def test_under_an_order_by_size_each_candidate_has_its_own_place():
+    load = new_load("spf")
+    admitted(load, "a", 1.0, tokens=50)
+    works = [load.work_of(100, 0.5), load.work_of(10, 0.2)]
+    candidates = [LoadCandidate(accuracy=1.0, work=work) for work in works]
+    large, small = load.predicted_seconds(candidates, now_seconds=0.0, ttft_budget_seconds=None)
+    assert (large, small) == (pytest.approx(1.5), pytest.approx(0.2))
+
+
+def test_where_one_is_served_at_a_time_nobody_is_computed_before_its_turn():
+    load = new_load()
+    admitted(load, "a", 1.0)
+    admitted(load, "b", 1.0)
+    load.started("a", now_seconds=0.0)
+    assert load.wait_seconds(now_seconds=3.0) == pytest.approx(1.0, abs=0.02)  # it is late
+    load.prefilled("a", now_seconds=3.0)
+    assert load.wait_seconds(now_seconds=4.0) == pytest.approx(1.0)  # it answers
+    load.ended("a", now_seconds=4.0)
+    load.started("b", now_seconds=4.0)
+    assert load.wait_seconds(now_seconds=4.5) == pytest.approx(0.5, abs=0.02)
+
+
 def test_a_first_token_is_waited_for_however_late_it_is():
     load = new_load()
     admitted(load, "a", 0.1)

@@ -2,7 +2,7 @@ import asyncio
 import json
 
 import pytest
-from serving_desk import CONFIGS, Client, FakeServer, calibrated_desk, chat, new_desk, picture_url
+from serving_desk import CONFIGS, Client, FakeServer, calibrated_desk, chat, new_desk, picture_url, table
 
 from paceline.control.work_price import PriceSettings
 from paceline.schedule import LoadCandidate, LoadController, LoadSettings, PlannerSettings, ServerLoad
@@ -238,6 +238,44 @@ def test_a_budget_that_surely_cannot_be_kept_is_refused_where_the_caller_says_so
     assert degraded.status == 200 and report["degraded"] and not report["promised"] and server.received
     assert report["not_promised_because"] == "no configuration is bounded by this budget"
     assert desk.metrics.promises["none_fit"] == 1
+
+
+def test_who_says_refuse_in_the_body_is_refused_a_budget_that_stands_in_a_header():
+    desk = calibrated_desk(factor=2.0)
+    body, headers = chat(on_infeasible="refuse"), [(b"x-slo-ttft-ms", b"20")]
+    client, server = ask(body, desk=desk, headers=headers)
+    assert (client.status, client.document["error"]["code"]) == (422, "budget_infeasible") and not server.received
+    client, _ = ask(chat(latency_budget_kind="total"), desk=desk, headers=headers)
+    assert (client.status, client.document["error"]["param"]) == (400, "latency_budget_kind")
+
+
+def test_the_answer_of_a_request_with_a_budget_of_its_total_is_waited_for_once():
+    desk = new_desk(controllers={"ttft": table(), "total": table()}, after_seconds=lambda: 0.008)
+    reading = desk.read("/v1/chat/completions", [], json.dumps(chat(500, latency_budget_kind="total")).encode())
+    ticket = desk.accept(reading, received_seconds=0.0, now_seconds=0.0)
+    wait_ms = 1e3 * desk.line.wait_seconds(now_seconds=0.0)
+    assert wait_ms == pytest.approx(ticket.promise.expected_ms) == pytest.approx(ticket.decision.latency_ms)
+
+
+def test_nobody_is_refused_whom_any_configuration_may_serve_by_its_lower_bound():
+    desk = new_desk(alpha=0.3)
+    for number in range(20):
+        desk.calibrations["ttft"].observe("low", 10.0, 10.0)
+        desk.calibrations["ttft"].observe("medium", 30.0 if number % 2 else 2.0, 10.0)  # 4.4 to 66 ms of 22
+        desk.calibrations["ttft"].observe("high", 10.0, 10.0)
+    assert ask(chat(8, on_infeasible="refuse"), desk=desk)[0].status == 200
+    assert ask(chat(4, on_infeasible="refuse"), desk=desk)[0].status == 422
+    occupied(desk, 0.001)
+    assert ask(chat(8, on_infeasible="refuse"), desk=desk)[0].status == 200
+    assert ask(chat(4, on_infeasible="refuse"), desk=desk)[0].status == 422
+
+
+def test_the_least_budget_that_a_refusal_names_is_no_budget_that_it_refuses():
+    desk = new_desk(alpha=0.3)
+    for _ in range(3):  # enough for a lower bound, too few for an upper one
+        desk.calibrations["ttft"].observe("low", 20.0, 10.0)
+    client, _ = ask(chat(20, on_infeasible="refuse"), desk=desk)
+    assert client.status == 422 and client.document["error"]["least_budget_ms"] == pytest.approx(24.0)
 
 
 def occupied(desk, seconds):
