@@ -8,7 +8,6 @@ import errno
 import fcntl
 import io
 import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -120,11 +119,9 @@ class _WatchedFile(io.FileIO):
 def failing_at(number: int, code: int, *, kind: str | None = None, sticky: bool = False, short: bool = False) -> Before:
     """Return what fails the call of that number (of one kind, or of any), and with `sticky` all that come after it.
 
-    With `short` a write is let through by half, and what follows it fails. EINTR comes three times in a row at most: Python's own
-    buffers call again for as long as it comes (PEP 475).
+    With `short` a write is let through by half, and what follows it fails.
     """
     seen = 0
-    last = number + 3 if code == errno.EINTR else sys.maxsize
 
     def before(made_kind: str, _made: int) -> int | None:
         nonlocal seen
@@ -133,7 +130,7 @@ def failing_at(number: int, code: int, *, kind: str | None = None, sticky: bool 
         seen += 1
         if short and seen == number and made_kind == "write":
             return 7
-        if seen == number or (sticky and number < seen < last):
+        if seen == number or (sticky and seen > number):
             raise OSError(code, os.strerror(code))
         return None
 

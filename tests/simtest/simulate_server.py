@@ -1,0 +1,118 @@
+"""Run seeds of the simulated server: `simulate_server.py --seed 17`, or `--seeds 0:2000 --workers 2`."""
+
+import argparse
+import gc
+import json
+import logging
+import multiprocessing
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+for place in (HERE, HERE.parent):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+from server_world import Result, ServerWorld  # noqa: E402
+
+FOUND = HERE / "found_seeds.json"
+CHUNK = 20
+LOGGER = logging.getLogger("paceline.server")
+
+
+def run_seed(seed: int) -> Result:
+    """Live through one seed's world; memory is not collected meanwhile, for when it is would be no part of the seed."""
+    collected, told = gc.isenabled(), LOGGER.disabled
+    gc.disable()
+    LOGGER.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ServerWorld(seed).run()
+    finally:
+        LOGGER.disabled = told
+        if collected:
+            gc.enable()
+
+
+def run_chunk(seeds: range) -> list[Result]:
+    """Live through some seeds."""
+    results = [run_seed(seed) for seed in seeds]
+    gc.collect()
+    return results
+
+
+def run_seeds(seeds: range, workers: int) -> Iterator[Result]:
+    """Give what comes of each seed, in their order."""
+    chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
+    if workers == 1:
+        for chunk in chunks:
+            yield from run_chunk(chunk)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for results in pool.imap(run_chunk, chunks):
+            yield from results
+
+
+def found_seeds() -> list[int]:
+    """Return the seeds that found a fault once."""
+    return [each["seed"] for each in json.loads(FOUND.read_text())]
+
+
+def shown(result: Result) -> str:
+    """Return one seed's problems in words, with how to see them again."""
+    lines = [f"seed {result.seed} ({result.kind}): make simtest SEED={result.seed}"]
+    lines += [f"  {invariant}: {what}" for invariant, what in result.problems[:8]]
+    return "\n".join(lines)
+
+
+def tell(results: Iterable[Result], total: int) -> int:
+    """Print what comes of seeds as they come; returns how many failed."""
+    began, failed, done, seconds, requests = time.monotonic(), 0, 0, 0.0, 0
+    kinds: Counter[str] = Counter()
+    statuses: Counter[int] = Counter()
+    promised = 0
+    for result in results:
+        done, seconds, requests = done + 1, seconds + result.seconds, requests + result.requests
+        kinds[result.kind] += 1
+        statuses.update(result.statuses)
+        promised += result.promised
+        if result.problems:
+            failed += 1
+            print(shown(result), flush=True)
+        if done % 200 == 0 or done == total:
+            real = time.monotonic() - began
+            print(
+                f"{done}/{total} seeds, to {result.seed}, {failed} failed; {done / real:.1f} seeds/s, "
+                f"{seconds / real:,.0f} simulated seconds a second, {requests:,} requests",
+                flush=True,
+            )
+    print(json.dumps({"kinds": kinds, "statuses": dict(sorted(statuses.items())), "promised": promised}))
+    return failed
+
+
+def main() -> int:
+    """Run what the command line says; 1 where an invariant does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", default="0:2000", help="first:beyond the last")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--trace", action="store_true", help="print all that happens in --seed")
+    arguments = parser.parse_args()
+    if arguments.seed is None:
+        first, last = map(int, arguments.seeds.split(":"))
+        return int(tell(run_seeds(range(first, last), arguments.workers), last - first) > 0)
+    gc.disable()
+    LOGGER.disabled = True
+    world = ServerWorld(arguments.seed, keep_trace=arguments.trace)
+    result = world.run()
+    print(*(world.lines or []), shown(result), world.plan, f"digest {result.digest}", sep="\n")
+    return int(bool(result.problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
