@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads simtest mutants test-lmms test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -43,19 +43,35 @@ test: setup setup-vllm
 explore: setup
 	for round in 1 2 3 4 5; do PACELINE_EXPLORE=1 $(BIN)/pytest -q tests/property tests/unit || exit 1; done
 
-# The store under fault, at length: kills, failing calls and power cuts, of which `make test` holds a share.
+# The store under fault, at length: kills, every n-th call and allocation failing, power cuts and flipped bits, of which `make test`
+# holds a share. What is found goes to benchmarks/results/faults.json.
+FAULTS := PYTHONPATH=tests $(BIN)/python tests/faults
 faults: setup
-	$(BIN)/python tests/faults/kills.py --kills 1000 --seed 0
-	$(BIN)/python tests/faults/nth_calls.py
-	$(BIN)/python tests/faults/power_cuts.py --cuts 3000 --seed 0
+	$(FAULTS)/kills.py --kills 1000 --seed 0 --results benchmarks/results/faults.json
+	$(FAULTS)/nth_calls.py --results benchmarks/results/faults.json
+	$(FAULTS)/nth_reads.py --results benchmarks/results/faults.json
+	$(FAULTS)/nth_allocations.py --results benchmarks/results/faults.json
+	$(FAULTS)/power_cuts.py --cuts 3000 --seed 0 --results benchmarks/results/faults.json
+	$(FAULTS)/flipped_bits.py --results benchmarks/results/faults.json
 
 # A hundred thousand damaged inputs of every format that is read, counted by format and outcome.
 damaged: setup
-	PYTHONPATH=tests $(BIN)/python tests/faults/damaged.py --cases 100000
+	$(FAULTS)/damaged.py --cases 100000 --results benchmarks/results/damaged.json
 
 # Generated loads through the planner and the fast simulator, held to their invariants.
 loads: setup
-	PYTHONPATH=tests/property:benchmarks $(BIN)/python tests/faults/loads.py
+	PYTHONPATH=tests/property:benchmarks $(BIN)/python tests/faults/loads.py --results benchmarks/results/planner_loads.json
+
+# Inputs that coverage guides, for the parsers that matter most, SECONDS each; atheris in an environment that has all else from .venv.
+SECONDS ?= 300
+fuzz: .venv-fuzz/.installed
+	PYTHONPATH=tests .venv-fuzz/bin/python tests/faults/fuzz.py --seconds $(SECONDS) --results benchmarks/results/fuzz.json
+
+.venv-fuzz/.installed: constraints-fuzz.txt constraints.txt pyproject.toml | setup
+	$(BIN)/python -m venv .venv-fuzz
+	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.path.abspath("src"), sep="\n")' > $$(.venv-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_else.pth
+	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-fuzz.txt atheris
+	@touch $@
 
 # The server in simulated worlds, each from one number: its clients, its machine, its clock, and what goes wrong.
 # make simtest SEED=17 shows one, TRACE=1 all that happens in it; SEEDS=2000:4000 goes on where another run ended.
@@ -161,4 +177,4 @@ train: setup
 	$(BIN)/python training/train_digits.py --out src/paceline/models/digits --work build/digits
 
 clean:
-	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest .venv-deploy .venv-oldest .venv-python dist build demo-out
+	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest .venv-deploy .venv-oldest .venv-python .venv-fuzz dist build demo-out

@@ -1,6 +1,6 @@
 """Random requests with random knobs on one real engine, and each of them alone: the answers are the same, nothing is left.
 
-    python benchmarks/knob_loads.py [--requests 1000] [--seed 0]
+    python benchmarks/knob_loads.py [--requests 1000] [--seed 0] [--minutes 60]
 
 Needs vLLM. Prompts share beginnings, knobs are drawn (a tenth of them are lies: too large, no numbers, infinite), priorities and
 arrivals too; a seventh of the requests is given up on the way; key-value memory holds a few requests, prefixes are cached,
@@ -8,6 +8,8 @@ prompts are computed in chunks. One engine serves them in rounds under each of P
 mixture of experts of random weights. Held: tokens and log-probabilities are those of the same request alone, blocks are free
 at rest, and no dictionary, list or set of scheduler, engine and worker holds a request or grows from round to round.
 Writes benchmarks/results/knob_loads.json.
+
+With `--minutes` the engine is kept under open-loop load for that long instead (`knob_endurance.py`).
 """
 
 import argparse
@@ -143,23 +145,24 @@ def check(engine: Any, *, seed: int, count: int) -> Found:
     share = -(-count // len(ORDERS))
     for round_number, order in enumerate(ORDERS):
         requests = random_requests(seed, round_number, min(share, count - round_number * share))
-        built = _fresh(engine, order, SMALL_CACHE, found.totals)
+        built = fresh_scheduler(engine, order, SMALL_CACHE, found.totals)
         together = serve(engine, requests)
         found.violations += [f"{order}: holds {name}" for name in leaks(built)]
         # with another request a worker is told of the last that ended
-        serve(engine, [_closing()])
-        roots = _roots(engine)
+        serve(engine, [closing_request()])
+        roots = roots_of(engine)
         found.violations += [f"{order}: {path} holds a request that ended" for path in holding(roots, MARK)]
         found.sizes.append(container_sizes(roots))
-        _fresh(engine, "stock", LARGE_CACHE, Counter())
+        fresh_scheduler(engine, "stock", LARGE_CACHE, Counter())
         for request in requests:
             alone = serve(engine, [request], by_itself=True)[request.name]
-            found.violations += _compared(request, together[request.name], alone, order, found.totals)
+            found.violations += compared(request, together[request.name], alone, order, found.totals)
     found.violations += grown(found.sizes)
     return found
 
 
-def _fresh(engine: Any, order: str, blocks: int, totals: Counter[str]) -> Any:
+def fresh_scheduler(engine: Any, order: str, blocks: int, totals: Counter[str]) -> Any:
+    """Put a new scheduler of that order into the engine and return it; its preemptions are counted."""
     settings = {"paceline": {"block_ranking": list(RANKING)} | ({} if order == "stock" else {"policy": order})}
     built = with_scheduler(engine, stock if order == "stock" else scheduler, settings, blocks=blocks)
     preempt = built._preempt_request
@@ -172,7 +175,8 @@ def _fresh(engine: Any, order: str, blocks: int, totals: Counter[str]) -> Any:
     return built
 
 
-def _closing() -> KnobRequest:
+def closing_request() -> KnobRequest:
+    """Return a small request that nobody looks at."""
     return KnobRequest(name="closing", step=0, prompt=(1, 2), output_tokens=2, asked={}, priority=0, abort_step=None)
 
 
@@ -183,16 +187,17 @@ def serve(engine: Any, requests: Sequence[KnobRequest], *, by_itself: bool = Fal
     step = coming[0].step if by_itself else 0
     while coming or engine.has_unfinished_requests():
         while coming and coming[0].step <= step:
-            _add(engine, coming.popleft(), by_itself)
+            hand_over(engine, coming.popleft(), by_itself)
         given_up = [each.name for each in requests if each.abort_step == step and not by_itself]
         engine.abort_request(given_up)
         for output in engine.step():
-            answers[output.request_id] = _answer(output)
+            answers[output.request_id] = answer_of(output)
         step += 1
     return answers
 
 
-def _add(engine: Any, request: KnobRequest, by_itself: bool) -> None:
+def hand_over(engine: Any, request: KnobRequest, by_itself: bool) -> None:
+    """Give a request to the engine; `by_itself` it reads no cached prefix."""
     params = SamplingParams(
         temperature=0.0,
         max_tokens=request.output_tokens,
@@ -206,7 +211,8 @@ def _add(engine: Any, request: KnobRequest, by_itself: bool) -> None:
     engine.add_request(request.name, tokens, params, arrival_time=float(request.step), priority=request.priority)
 
 
-def _answer(output: Any) -> Answer:
+def answer_of(output: Any) -> Answer:
+    """Return what an output of the engine says so far."""
     made = output.outputs[0]
     ranked = [sorted((entry.logprob for entry in step.values()), reverse=True) for step in made.logprobs]
     chosen = [step[token].logprob for token, step in zip(made.token_ids, made.logprobs, strict=True)]
@@ -219,7 +225,7 @@ def _answer(output: Any) -> Answer:
     )
 
 
-def _compared(request: KnobRequest, together: Answer, alone: Answer, order: str, totals: Counter[str]) -> list[str]:
+def compared(request: KnobRequest, together: Answer, alone: Answer, order: str, totals: Counter[str]) -> list[str]:
     """Return how an answer differs from that of the same request alone, beyond tokens that are as good as equally likely."""
     totals["requests"] += 1
     totals["tokens"] += len(together.tokens)
@@ -238,7 +244,8 @@ def _compared(request: KnobRequest, together: Answer, alone: Answer, order: str,
     return []
 
 
-def _roots(engine: Any) -> dict[str, Any]:
+def roots_of(engine: Any) -> dict[str, Any]:
+    """Return the objects of an engine that a request passes through, by name."""
     worker = engine.model_executor.driver_worker.worker
     core = engine.engine_core.engine_core
     return {
@@ -305,7 +312,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=None, help="keep the engine under open-loop load for so long")
     arguments = parser.parse_args()
+    if arguments.minutes is not None:
+        from knob_endurance import endure  # built upon this module
+
+        sys.exit(bool(endure(arguments.minutes, seed=arguments.seed)))
     with tempfile.TemporaryDirectory() as folder:
         engine = knob_engine(Path(folder))
         found = check(engine, seed=arguments.seed, count=arguments.requests)

@@ -17,6 +17,7 @@ from random import Random
 
 from formats import ANYTHING, FORMATS, Format, originals
 from mutations import damaged
+from results import quick_folder
 
 from paceline.errors import PacelineError
 
@@ -130,7 +131,7 @@ def run(
     """Damage every format in turn, `cases` times in all; return counts by format and outcome, and complaints by number."""
     counts = {name: Counter() for name in names}
     complaints: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=quick_folder()) as folder:
         damage = Damage(Path(folder))
         for name in names:  # what is loaded with the first reading is no damage's
             damage.content(FORMATS[name], damage.contents[damage.home / FORMATS[name].target])

@@ -7,32 +7,35 @@ Formats without it (pictures) are held to a sentence or a value in range. All or
 import base64
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
-from latency_models import bounds_of
+from estimators import grid_description, write_grid_estimator
 from PIL import Image
-from safetensors.numpy import save
 from serving_desk import calibrated_desk, chat
 from store_work import RUN, question, sample, table
 
+from paceline.certify.procedure import PlannedTest
+from paceline.certify.sequence import StoppingRule
 from paceline.control import LookupTable
 from paceline.control.certificate import Certificate, CertifiedClaim
 from paceline.control.learned.artifact import NUM_INPUTS, chooser_files, read_chooser, weight_shapes
 from paceline.control.learned.description import ChooserDescription
 from paceline.control.learned.reward import Reward
-from paceline.estimate.artifact import weight_shapes as estimator_shapes
-from paceline.estimate.bounds_file import bounds_files, load_bounds
-from paceline.estimate.description import DECODE_DEFINITIONS, EstimatorDescription
-from paceline.estimate.features import FEATURES
+from paceline.estimate.bounds_file import load_bounds
 from paceline.estimate.network import NetworkEstimator
+from paceline.fit.certified.plan import fixed_plan
 from paceline.json_document import SEAL, sealed
+from paceline.models.loading import EMBEDDED
+from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
 from paceline.models.picture_header import size_of_data_url
 from paceline.models.pictures import LARGEST_PIXELS, open_picture
 from paceline.profiles import ProfileStore, import_profile, read_profile, write_core_exp
@@ -42,16 +45,20 @@ from paceline.profiles.fields import FIELDS, OPTIONAL
 from paceline.profiles.parts import QuestionParts, part_questions
 from paceline.profiles.questions import read_questions, write_questions
 from paceline.profiles.sentinels import read_drifts
-from paceline.records import Provenance
+from paceline.records import KnobConfig, Provenance
 from paceline.request_vector import REQUEST_VECTOR_NAMES
 from paceline.schedule import RequestTimes
 from paceline.schedule.step_log import PrefillChunk, StepRecord, read_step_log
 from paceline.schedule.step_time import LinearStepTime
+from paceline.server.chat_request import question_of_request, read_request
+from paceline.server.limits import Limits
 from paceline.simulate import VidurTables
 from paceline.simulate.tables import BY_TOKENS
 from paceline.tune import read_trace
 from paceline.tune.metrics_csv import read_metric, write_metric
 from paceline.tune.run_files import read_requests
+from paceline.wire.budget import TTFT_HEADERS
+from paceline.wire.events import EventSplitter, holds_token, with_report
 
 COUNT = 4
 
@@ -67,6 +74,9 @@ class Format:
     rehash: Callable[[Path], None] | None = (
         None  # let the description name the damaged file, as whoever forges one would
     )
+
+
+WRITTEN: dict[str, Any] = {}  # by format, the value of files that hold a digest of all their bytes
 
 
 def rows_of(frame: pl.DataFrame) -> list[dict[str, Any]]:
@@ -111,6 +121,7 @@ def store_files(home: Path) -> None:
     import_profile(home / "core", home / "imported")
     (home / "parquet").mkdir()
     (home / "imported" / "samples.parquet").rename(home / "parquet" / "samples.parquet")
+    WRITTEN["Parquet"] = rows_of(samples.select(list(FIELDS)))
     older = json.loads(next((home / "core").rglob("*.json")).read_text())
     for each in older["per_sample_results"]:
         each["input_text_tokens"] = each.pop("actual_text_tokens")
@@ -204,40 +215,12 @@ def says_description(content: bytes) -> Any:
 # --- artifacts
 
 
-def grid_description() -> EstimatorDescription:
-    configs = tuple(each.config for each in bounds_of([[0.1, 0.2]] * 4).configs)
-    return EstimatorDescription(
-        hidden_dim=4,
-        num_layers=1,
-        feature_ranges=dict.fromkeys(FEATURES, (0.0, 100.0)),
-        typical_text_tokens=20,
-        typical_vision_tokens={"low": 90, "high": 190},
-        configs=configs,
-        decode_definition=DECODE_DEFINITIONS[0],
-        split={"seed": 1, "calibration_share": 0.2, "test_share": 0.2, "by_picture": False},
-        training={"epochs": 1},
-        datasets=("synthetic",),
-        num_rows=100,
-        num_decode_rows=50,
-        provenance=({"model": "synthetic"},),
-    )
-
-
 def artifact_files(home: Path) -> None:
-    random = np.random.default_rng(0)
     directory = home / "controller" / "estimator"
-    directory.mkdir(parents=True)
-    weights = {
-        name: np.abs(random.normal(size=shape)).astype(np.float32) for name, shape in estimator_shapes(4, 1).items()
-    }
-    content = save(weights)
-    digest = hashlib.sha256(content).hexdigest()
-    described = grid_description()
-    (directory / "estimator.safetensors").write_bytes(content)
-    (directory / "estimator.json").write_bytes(described.written(weights_sha256=digest))
-    bounds = bounds_of([[0.1, 0.2, 0.3]] * 4)
-    for name, data in bounds_files(bounds, estimator_sha256=digest).items():
-        (directory / name).write_bytes(data)
+    directory.parent.mkdir(parents=True)
+    write_grid_estimator(directory, 0)
+    digest = hashlib.sha256((directory / "estimator.safetensors").read_bytes()).hexdigest()
+    described, random = grid_description(), np.random.default_rng(0)
     chooser = ChooserDescription(
         learner="supervised",
         latency_kind="prefill",
@@ -654,7 +637,7 @@ def read_body(folder: Path) -> Any:
     body = (folder / "body.json").read_bytes()
     reading = DESK.read("/v1/chat/completions", [], body)
     if reading.asked is None:
-        return {"budget": None, "knobs": b"paceline_" in _plain_body(reading.body)}
+        return {"budget": None, "knobs": any(name.startswith("paceline_") for name in _extra_of(reading.body))}
     ticket = DESK.accept(reading, received_seconds=0.0, now_seconds=0.0)
     try:
         sent = json.loads(ticket.body)
@@ -664,12 +647,12 @@ def read_body(folder: Path) -> Any:
         DESK.finish(ticket, now_seconds=0.0)
 
 
-def _plain_body(body: bytes) -> bytes:
+def _extra_of(body: bytes) -> list[str]:
     try:
         extra = json.loads(body).get("vllm_xargs")
     except (ValueError, AttributeError, RecursionError):
-        return b""
-    return b" ".join(name.encode("utf-8", "surrogatepass") for name in extra) if isinstance(extra, dict) else b""
+        return []
+    return list(extra) if isinstance(extra, dict) else []
 
 
 def says_body(content: bytes) -> Any:
@@ -680,6 +663,148 @@ def says_body(content: bytes) -> Any:
     if not isinstance(document, dict) or document.get("latency_budget_ms") is None:
         return {"budget": None, "knobs": False}
     return {"budget": document["latency_budget_ms"], "knobs": False}
+
+
+def read_chat(folder: Path) -> Any:
+    """What the server of one model is asked by the same body."""
+    request = read_request((folder / "chat.json").read_bytes(), served="m")
+    question, _ = question_of_request(request, Limits())
+    json.dumps(question.messages)
+    return {
+        "max_tokens": question.max_tokens,
+        "stops": list(question.stops),
+        "pictures": len(question.pictures),
+        "temperature": None if question.sampling is None else question.sampling.temperature,
+        "stream": bool(request.stream),
+        "seed": None if question.sampling is None else question.sampling.seed,
+    }
+
+
+def says_chat(content: bytes) -> Any:
+    document = json.loads(content)
+    kinds = {"max_tokens": int, "max_completion_tokens": int, "temperature": (int, float), "stream": bool, "seed": int}
+    told = {name: document.get(name) for name in kinds}
+    if any(value is not None and type(value) not in _each(kinds[name]) for name, value in told.items()):
+        return ANYTHING  # numbers in quotes, as engines take them: held to their own tests
+    stop, parts = document.get("stop"), [message.get("content") for message in document["messages"]]
+    sampled = told["temperature"] is not None and told["temperature"] >= 1e-3
+    if not sampled and document.get("top_p") is not None:
+        return ANYTHING
+    pictures = [part for content in parts if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return {
+        "max_tokens": told["max_completion_tokens"] or told["max_tokens"],
+        "stops": [] if stop is None else [stop] if isinstance(stop, str) else stop,
+        "pictures": sum((part.get("type") or "image_url") == "image_url" and "image_url" in part for part in pictures),
+        "temperature": told["temperature"] if sampled else None,
+        "stream": bool(told["stream"]),
+        "seed": told["seed"] if sampled else None,
+    }
+
+
+def _each(kind: Any) -> tuple[type, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
+
+
+HEADERS = [
+    b"host: a",
+    b"content-type: application/json",
+    b"x-llm-d-slo-ttft-ms: 50",
+    b"x-slo-ttft-ms: 50.0",
+    b"x-other: 1",
+]
+EVENTS = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+    {"choices": [{"index": 0, "delta": {"content": "4"}}]},
+    {"choices": [{"index": 0, "delta": {"content": " 2"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}},
+]
+
+
+def wire_files(home: Path) -> None:
+    document = chat(None, max_tokens=9, stop=["x", "yz"], temperature=0.5, seed=3, stream=True)
+    (home / "chat.json").write_text(json.dumps(document))
+    (home / "headers.txt").write_bytes(b"\n".join(HEADERS) + b"\n")
+    (home / "events.txt").write_bytes(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in EVENTS))
+    (home / "settings").mkdir()
+    shutil.copy(EMBEDDED["digits"] / SETTINGS_FILE, home / "settings")
+    (home / "plan").mkdir()
+    read_plan(home)
+
+
+def read_headers(folder: Path) -> Any:
+    lines = (folder / "headers.txt").read_bytes().split(b"\n")
+    pairs = [(name.strip(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+    reading = DESK.read("/v1/chat/completions", pairs, json.dumps(chat(None)).encode())
+    return None if reading.asked is None else [reading.asked.ms, reading.asked.kind]
+
+
+def says_headers(content: bytes) -> Any:
+    pairs = [line.partition(b":") for line in content.split(b"\n")]
+    told = {name.strip().decode("latin-1").lower(): value.strip().decode("latin-1").strip() for name, _, value in pairs}
+    budgets = {float(told[name]) for name in TTFT_HEADERS if name in told}
+    assert len(budgets) <= 1
+    return [budgets.pop(), "ttft"] if budgets else ANYTHING  # a proxy's ceiling is held to its own tests
+
+
+def read_stream(folder: Path) -> Any:
+    """Whether each event holds a token: no byte is lost in parts of nine, and a chunk with a report beside it is whole."""
+    content, splitter = (folder / "events.txt").read_bytes(), EventSplitter()
+    events = [event for at in range(0, len(content), 9) for event in splitter.feed(content[at : at + 9])]
+    assert b"".join(events) + splitter.rest() == content, "bytes were lost"
+    for event in events:
+        reported = with_report(event, {"bound_ms": 1.0})
+        assert reported is None or json.loads(reported[6:])["paceline"] == {"bound_ms": 1.0}
+    return [holds_token(event) for event in events]
+
+
+def read_settings(folder: Path) -> Any:
+    return {
+        name: value for name, value in asdict(read_model_settings(folder / "settings")).items() if value is not None
+    }
+
+
+def says_settings(content: bytes) -> Any:
+    names = ("tier_token_caps", "block_ranking", "default_top_ks", "default_block_counts")
+    return {name: value for name, value in _json(content).items() if name in names}
+
+
+def read_plan(folder: Path) -> Any:
+    configs = (table(1).entries[0].config, KnobConfig(tier="high", top_k=8, num_active_blocks=16))
+    rule = StoppingRule(kind="two_looks", epsilon=0.05, delta=0.1, questions=100)
+    planned = [PlannedTest(place=0, expected_loss=0.01, needed=80, rule=rule, bound_ms=12.0)]
+    told = {
+        "epsilon": 0.05,
+        "delta": 0.1,
+        "seed": 1,
+        "latency_kind": "prefill",
+        "parts_sha256": "0",
+        "answers_sha256": "1",
+    }
+    chosen: Any = SimpleNamespace(configs=configs, full=1)
+    found = fixed_plan(folder / "plan", planned, chosen, requests=40, told=told)
+    return {
+        "requests": found.requests,
+        "sequence": [
+            [
+                configs[each.place].key,
+                each.rule.kind,
+                each.rule.questions,
+                each.expected_loss,
+                each.needed,
+                each.bound_ms,
+            ]
+            for each in found.tests
+        ],
+    }
+
+
+def says_plan(content: bytes) -> Any:
+    document = _json(content)
+    names = ("config", "rule", "questions", "expected_loss", "needed", "bound_ms")
+    return {
+        "requests": document["requests"],
+        "sequence": [[each[name] for name in names] for each in document["sequence"]],
+    }
 
 
 # --- all of them
@@ -768,6 +893,7 @@ FORMATS = {
             target="parquet/samples.parquet",
             shape="bytes",
             read=lambda folder: rows_of(read_profile(folder / "parquet" / "samples.parquet").samples),
+            says=lambda _content: WRITTEN["Parquet"],
         ),
         Format(
             name="table",
@@ -863,6 +989,20 @@ FORMATS = {
             for kind in ("png", "jpeg", "webp", "gif")
         ),
         Format(name="HTTP body", target="body.json", shape="json", read=read_body, says=says_body),
+        Format(name="HTTP chat", target="chat.json", shape="json", read=read_chat, says=says_chat),
+        Format(name="HTTP headers", target="headers.txt", shape="bytes", read=read_headers, says=says_headers),
+        Format(name="streamed answer", target="events.txt", shape="events", read=read_stream),
+        Format(
+            name="model settings", target="settings/paceline.json", shape="json", read=read_settings, says=says_settings
+        ),
+        Format(
+            name="certificate plan",
+            target="plan/certify-plan.json",
+            shape="json",
+            seal=resealed,
+            read=read_plan,
+            says=says_plan,
+        ),
     )
 }
 
@@ -871,5 +1011,5 @@ def originals(home: Path) -> None:
     """Write an undamaged original of every format."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for write in (store_files, artifact_files, table_file, run_files, picture_files, body_files):
+        for write in (store_files, artifact_files, table_file, run_files, picture_files, body_files, wire_files):
             write(home)

@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 
 from faulty_calls import REAL, Calls
+from results import keep
 from store_work import WORK, Told, complaint, note_in, parts
 
-LONGEST_SECONDS = {"profile": 0.12, "table": 0.04, "artifact": 0.06, "merge": 0.08}
-MOST_CALLS = {"profile": 150, "table": 60, "artifact": 90, "merge": 60}
+LONGEST_SECONDS = {"profile": 0.12, "table": 0.04, "artifact": 0.06, "estimator": 0.06, "merge": 0.08}
+MOST_CALLS = {"profile": 150, "table": 60, "artifact": 90, "estimator": 120, "merge": 60}
 
 
 def forked(work) -> tuple[int, int]:
@@ -81,7 +82,7 @@ class Round:
         by_time = self.moments.random() < 0.5
         at, behind = self.moments.randint(1, MOST_CALLS[self.kind]), self.moments.random() < 0.5
         named = {"rank": rank} if self.kind == "profile" else {}
-        if self.kind in ("table", "artifact"):
+        if self.kind in ("table", "artifact", "estimator"):
             named = {"first": getattr(self.told, self.kind) + 1, "count": 6}
 
         def work(say) -> None:
@@ -122,7 +123,7 @@ class Round:
     def ended(self) -> bool:
         if self.kind == "profile":
             return len(self.told.samples) == 12
-        return self.told.merged or max(self.told.table, self.told.artifact) > 40
+        return self.told.merged or max(self.told.table, self.told.artifact, self.told.estimator) > 40
 
     def close(self) -> None:
         shutil.rmtree(self.root.parent)
@@ -160,8 +161,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = kills(arguments.kills, arguments.seed)
     print(json.dumps(found, indent=1))
-    if arguments.results is not None:
-        arguments.results.write_text(json.dumps(found, indent=1) + "\n")
+    keep("kills", found, arguments.results)
     sys.exit(bool(found["complaints"]))
 
 

@@ -117,6 +117,16 @@ def in_lines(content: bytes, random: Random, seal) -> bytes:
     return b"\n".join(lines)
 
 
+def in_events(content: bytes, random: Random, seal) -> bytes:
+    events = content.split(b"\n\n")
+    at = random.randrange(len(events))
+    if random.random() < 0.3:
+        events[at] = by_bytes(events[at], random)
+    else:
+        events[at] = b"data: " + in_json(events[at][6:], random, seal)
+    return b"\n\n".join(events)
+
+
 def in_cells(content: bytes, random: Random, _seal) -> bytes:
     lines = content.split(b"\n")
     at = random.randrange(len(lines))
@@ -166,4 +176,11 @@ def in_zip(content: bytes, random: Random, _seal) -> bytes:
     return out.getvalue()
 
 
-BY_SHAPE = {"json": in_json, "lines": in_lines, "csv": in_cells, "safetensors": in_safetensors, "npz": in_zip}
+BY_SHAPE = {
+    "json": in_json,
+    "lines": in_lines,
+    "events": in_events,
+    "csv": in_cells,
+    "safetensors": in_safetensors,
+    "npz": in_zip,
+}

@@ -1,16 +1,22 @@
-"""Every n-th call of the store fails: with ENOSPC, EIO or EINTR, once, or from there on, or after half a write.
+"""Every n-th call of the store fails: with ENOSPC, EIO and EINTR, once, and from there on, and after half a write.
 
-python tests/faults/nth_calls.py [--step 1]
+    python tests/faults/nth_calls.py [--step 1] [--kinds profile …]
+
+For each kind of work, of call and of failure, n rises until the work makes fewer calls than that.
 """
 
 import argparse
+import errno
 import json
 import sys
 import tempfile
-from itertools import count
+import time
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 from faulty_calls import CODES, KINDS, Calls, failing_at
+from results import keep, quick_folder
 from store_work import WORK, Told, complaint, note_in, parts
 
 from paceline.errors import PacelineError
@@ -20,7 +26,7 @@ MODES = {"once": {}, "from there on": {"sticky": True}, "after half a write": {"
 
 def one(kind: str, before, retries: int = 0) -> tuple[bool, str | None]:
     """Do one work under a fault; return whether the fault was met, and what is wrong then, None when nothing is."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=quick_folder()) as folder:
         root, told = Path(folder) / "root", Told()
         root.mkdir()
         if kind == "merge":
@@ -50,32 +56,49 @@ def one(kind: str, before, retries: int = 0) -> tuple[bool, str | None]:
         return met, problem or complaint(kind, root, told)
 
 
-def every(step: int = 1, *, first: int = 1, kinds=tuple(WORK), modes=tuple(MODES)) -> dict[str, object]:
-    """Fail call after call (every `step`-th, from `first`) of every kind, until a run meets none; return counts, complaints."""
-    faults, complaints = dict.fromkeys(kinds, 0), []
-    for kind in kinds:
-        for call in KINDS:
-            for mode in modes:
-                code = CODES[0]
-                for number in count(first, step):
-                    code = CODES[(number + len(mode)) % len(CODES)]
-                    if mode == "after half a write" and call != "write":
-                        break
-                    retries = number % 2 if mode == "once" else 0
-                    met, problem = one(kind, failing_at(number, code, kind=call, **MODES[mode]), retries)
-                    if not met:
-                        break
-                    faults[kind] += 1
-                    if problem is not None:
-                        complaints.append(f"{kind}, {call} {number} fails with {code} {mode}: {problem}")
-    return {"faults": faults, "complaints": complaints}
+def every(step: int = 1, *, kinds=tuple(WORK), modes=tuple(MODES), codes=CODES) -> dict[str, object]:
+    """Fail call after call (every `step`-th) of every kind with every code, until a run meets none; return what was found.
+
+    `faults` counts by work and kind of call, `calls` holds the number of calls of that kind that the work makes.
+    """
+    faults: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+    calls: dict[str, dict[str, int]] = {kind: {} for kind in kinds}
+    complaints: list[str] = []
+    for kind, call, mode, code in product(kinds, KINDS, modes, codes):
+        if mode == "after half a write" and call != "write":
+            continue
+        number = 1
+        while True:
+            retries = number % 2 if mode == "once" else 0
+            met, problem = one(kind, failing_at(number, code, kind=call, **MODES[mode]), retries)
+            if not met:
+                break
+            faults[kind][call] += 1
+            if problem is not None:
+                complaints.append(f"{kind}, {call} {number} fails with {errno.errorcode[code]} {mode}: {problem}")
+            number += step
+        calls[kind][call] = max(calls[kind].get(call, 0), number - 1)
+    return {
+        "codes": [errno.errorcode[code] for code in codes],
+        "modes": list(modes),
+        "total": sum(each.total() for each in faults.values()),
+        "faults": {kind: dict(each) for kind, each in faults.items()},
+        "calls": calls,
+        "complaints": complaints,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step", type=int, default=1)
-    found = every(parser.parse_args().step)
+    parser.add_argument("--kinds", nargs="*", default=list(WORK), choices=list(WORK))
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    started = time.process_time()
+    found = every(arguments.step, kinds=tuple(arguments.kinds))
+    found |= {"step": arguments.step, "processor_seconds": round(time.process_time() - started, 1)}
     print(json.dumps(found, indent=1))
+    keep("nth calls", found, arguments.results)
     sys.exit(bool(found["complaints"]))
 
 

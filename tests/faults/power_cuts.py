@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faulty_calls import REAL_OPEN, Calls
+from results import keep
 from store_work import WORK, Told, complaint, note_in, parts
 
 Names = dict[str, int]
@@ -60,6 +61,7 @@ class Disk:
             answers=set(),  # answers of batched passes are not synced: lost with the power, they are asked again
             table=self.told.table,
             artifact=self.told.artifact,
+            estimator=self.told.estimator,
             merged=self.told.merged,
         )
         names = {number: list(states) for number, states in self.names.items()}
@@ -157,9 +159,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
     found = cuts(arguments.cuts, arguments.seed)
     print(json.dumps(found, indent=1))
+    keep("power cuts", found, arguments.results)
     sys.exit(bool(found["complaints"]))
 
 

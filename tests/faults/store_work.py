@@ -6,8 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from estimators import write_grid_estimator
+
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.errors import OutputPathError, PacelineError
+from paceline.estimate.bounds_file import load_bounds
+from paceline.estimate.network import NetworkEstimator
 from paceline.fit.artifact_directory import replaced_artifact
 from paceline.fit.table import save_table
 from paceline.profiles import ProfileStore, merge_profiles, read_profile
@@ -76,6 +80,7 @@ class Told:
     answers: set[str] = field(default_factory=set)
     table: int = 0
     artifact: int = 0
+    estimator: int = 0
     merged: bool = False
 
 
@@ -154,6 +159,12 @@ def artifact_work(root: Path, told, *, first: int = 1, count: int = 3) -> None:
             (new / "estimator.safetensors").write_bytes(weights)
             (new / "estimator.json").write_text(json.dumps(document))
         told("artifact", version)
+
+
+def estimator_work(root: Path, told, *, first: int = 1, count: int = 2) -> None:
+    for version in range(first, first + count):
+        write_grid_estimator(root / "estimators" / "estimator", version)
+        told("estimator", version)
 
 
 def parts(root: Path, count: int = 8) -> None:
@@ -240,6 +251,25 @@ def _wrong_with_files(directory: Path, versions) -> str | None:
     return None
 
 
+def wrong_with_estimator(root: Path, told: Told) -> str | None:
+    directory = root / "estimators" / "estimator"
+    if not directory.exists():
+        if told.estimator:
+            return f"there is no estimator, and version {told.estimator} was written"
+    elif (version := _estimator_version(directory)) not in (told.estimator, told.estimator + 1):
+        return f"the estimator is version {version}, and {told.estimator} was written"
+    for kept in directory.parent.glob("estimator-*"):
+        if _estimator_version(kept) > told.estimator + 1:
+            return f"{kept.name} is of a version that nobody wrote"
+    estimator_work(root, lambda *_: None, first=told.estimator + 2, count=1)
+    return None if _estimator_version(directory) == told.estimator + 2 else "the next version is not there"
+
+
+def _estimator_version(directory: Path) -> int:
+    load_bounds(directory)
+    return NetworkEstimator.load(directory).description.num_rows - 100
+
+
 def wrong_with_merge(root: Path, told: Told) -> str | None:
     if told.merged and not (root / "merged").exists():
         return "the merged store is not there"
@@ -253,6 +283,7 @@ WORK = {
     "profile": (profile_work, wrong_with_profile),
     "table": (table_work, wrong_with_table),
     "artifact": (artifact_work, wrong_with_artifact),
+    "estimator": (estimator_work, wrong_with_estimator),
     "merge": (merge_work, wrong_with_merge),
 }
 

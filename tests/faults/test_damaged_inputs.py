@@ -11,6 +11,7 @@ from formats import DESK, FORMATS, resealed, sealed_certificate
 from safetensors.numpy import load, save
 
 from paceline.errors import InvalidValueError, RequestRefusedError, UnknownChoiceError
+from paceline.wire.events import holds_token
 
 CASES = 8
 
@@ -99,6 +100,45 @@ FOUND = {
         "table",
         lambda whole: changed(whole, "metadata", "certificate", "full", to=7, seal=sealed_certificate),
     ),
+    "a field that a certificate has not": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "grade", to="A", seal=sealed_certificate),
+    ),
+    "a damaged name of a certificate's optional field": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "stopped", named="stoqped", seal=sealed_certificate),
+    ),
+    "a field that a certificate's claim has not": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "claims", 0, "grade", to="A", seal=sealed_certificate),
+    ),
+    "a model that is a number": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "model", to=7, seal=sealed_certificate),
+    ),
+    "a count of words": (
+        "table",
+        lambda whole: changed(whole, "metadata", "certificate", "mix", "synthetic", to="ten", seal=sealed_certificate),
+    ),
+    "a bound that is no number": (
+        "table",
+        lambda whole: changed(
+            whole, "metadata", "certificate", "claims", 0, "bound_ms", to=float("nan"), seal=sealed_certificate
+        ),
+    ),
+    "an estimator's data set that is a number": (
+        "estimator",
+        lambda whole: changed(whole, "datasets", to=["synthetic", 7], seal=resealed),
+    ),
+    "a controller's data set that is null": ("policy", lambda whole: changed(whole, "datasets", to=[None], seal=resealed)),
+    "a sequence that is none": (
+        "certificate plan",
+        lambda whole: changed(whole, "sequence", to=7, seal=resealed),
+    ),
+    "a configuration that no grid holds": (
+        "certificate plan",
+        lambda whole: changed(whole, "sequence", 0, "config", to="low_7_8", seal=resealed),
+    ),
     "a value of thousands of letters": (
         "answers",
         lambda whole: whole.replace(b"low_4_8", b"low_4_" + b"9" * 5000, 1),
@@ -124,6 +164,10 @@ def test_a_body_that_no_reader_can_hold_is_refused(messages: bytes) -> None:
         assert reading.asked is not None, "what is no JSON at all is the engine's to refuse"
         DESK.accept(reading, received_seconds=0.0, now_seconds=0.0)
     assert refused.value.status == 400 and len(str(refused.value)) < 400
+
+
+def test_an_event_that_nests_too_deeply_is_one_without_a_token() -> None:
+    assert not holds_token(b'data: {"choices": ' + b"[" * 100_000 + b"\n\n")
 
 
 def test_a_sentence_shows_the_beginning_of_a_long_value() -> None:

@@ -1,4 +1,4 @@
-"""A share of what `make faults` does at length: kills, failing calls and power cuts, over all that writes a store."""
+"""A share of what `make faults` does at length: kills, failing calls, allocations, power cuts and flipped bits."""
 
 import json
 import subprocess
@@ -7,8 +7,12 @@ from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
+from damaged import Damage
 from faulty_calls import Calls, failing_at
+from flipped_bits import DIGESTED, flips
+from nth_allocations import through
 from nth_calls import MODES, one
+from nth_reads import every as failing_reads
 from power_cuts import cuts
 from store_work import RUN, sample
 
@@ -23,6 +27,7 @@ FOUND = [
     ("profile", "write", 3, ENOSPC, "once"),
     ("profile", "write", 2, ENOSPC, "from there on"),
     ("profile", "rename", 2, ENOSPC, "once"),
+    ("profile", "open", 31, EIO, "once"),
 ]
 OTHERS = [
     ("profile", "write", 9, ENOSPC, "after half a write"),
@@ -31,6 +36,8 @@ OTHERS = [
     ("profile", "read", 1, EIO, "from there on"),
     ("table", "rename", 2, EIO, "once"),
     ("artifact", "rename", 2, EIO, "once"),
+    ("estimator", "rename", 3, EIO, "once"),
+    ("estimator", "write", 2, ENOSPC, "after half a write"),
     ("merge", "read", 2, EIO, "once"),
 ]
 
@@ -48,6 +55,25 @@ def test_kills_at_random_moments_lose_nothing_that_was_told() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert sum(json.loads(ended.stdout)["kills"].values()) == 32
+
+
+def test_a_failing_allocation_of_a_reader_leaves_nothing_behind(tmp_path) -> None:
+    Damage(tmp_path)
+    found = through("trace lines", tmp_path, most=60)
+    assert found["complaints"] == [] and sum(found["ended"].values()) > 40
+    assert found["ended"]["no memory"] > 30
+
+
+@pytest.mark.parametrize("name", ["sentinels", "older core-exp", "answers", "journal", "certify-parts", "step log"])
+def test_a_file_that_cannot_be_read_is_a_sentence_with_its_name(tmp_path, name) -> None:
+    found = failing_reads(tmp_path, (name,))
+    assert found["complaints"] == [] and found["ended"]["a sentence"] > 4
+
+
+@pytest.mark.parametrize("name", DIGESTED)
+def test_a_flipped_bit_of_what_holds_a_digest_is_an_error_with_its_name(tmp_path, name) -> None:
+    ended, complaints = flips(name, tmp_path, step=37)
+    assert complaints == [] and set(ended) == {"an error with the file's name"}
 
 
 def test_power_cuts_lose_nothing_that_was_told() -> None:

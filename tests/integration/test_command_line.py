@@ -169,6 +169,15 @@ def test_without_arguments_groups_show_their_help(paceline):
 
 
 @pytest.mark.filterwarnings("always::paceline.errors.PacelineWarning")
+def test_no_memory_left_is_one_sentence(paceline, table_path, monkeypatch):
+    def load(_path):
+        raise MemoryError
+
+    monkeypatch.setattr(LookupTable, "load", load)
+    code, out, err = paceline("table", "show", table_path)
+    assert code == 2 and not out and "not enough memory" in said(err) and "Traceback" not in err
+
+
 def test_a_warning_is_one_readable_line(paceline, table_path, picture_path):
     arguments = run_arguments(table_path, picture_path, **{"--budget": "3"})
     code, _out, err = paceline(*arguments, "--warmup", "0")

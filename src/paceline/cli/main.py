@@ -137,6 +137,11 @@ def run(arguments: Sequence[str]) -> int:
             reason = f"{error.filename}: {error.strerror}"
             note(f"{reason}; check the path, its permissions and the room on the disk", mark="error")
             return 2
+        except MemoryError:
+            note(
+                "there is not enough memory for this; give the process more, or it less (fewer data sets)", mark="error"
+            )
+            return 2
         except Exception as error:
             # typer keeps its copy of click to itself: an error in the usage is known by what it can say
             if not (hasattr(error, "format_message") and hasattr(error, "ctx")):

@@ -3,17 +3,53 @@
 It stands in the table's file, sealed: what was edited by hand is refused.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
 from paceline.certify.margin import require_margin
 from paceline.errors import InvalidValueError, UnknownChoiceError
-from paceline.json_document import sealed, stands_as_sealed
+from paceline.json_document import SEAL, sealed, stands_as_sealed
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 FORMAT = "paceline certificate"
 VERDICTS = ("certified", "failed", "open")
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "text": str,
+    "a whole number": int,
+    "a number": (int, float),
+    "a list": list,
+    "an object": dict,
+}
+FIELDS = {
+    "epsilon": "a number",
+    "delta": "a number",
+    "rule": "text",
+    "latency_kind": "text",
+    "full": "text",
+    "claims": "a list",
+    "choosing_questions": "a whole number",
+    "certifying_questions": "a whole number",
+    "mix": "an object",
+    "model": "text",
+    "seed": "a whole number",
+    "plan_sha256": "text",
+    "stopped": "text",
+}
+CLAIM_FIELDS = {
+    "config": "text",
+    "verdict": "text",
+    "asked": "a whole number",
+    "broken": "a whole number",
+    "mended": "a whole number",
+    "mean_loss": "a number",
+    "bound_ms": "a number",
+    "requests": "a whole number",
+    "exceeded": "a whole number",
+    "needed": "a whole number",
+}
+ABSENT = ("stopped", "needed")  # null where there is nothing to say
 
 Verdict = Literal["certified", "failed", "open"]
 
@@ -44,6 +80,9 @@ class CertifiedClaim:
         counts = (self.asked, self.broken, self.mended, self.requests, self.exceeded)
         if min(counts) < 0 or self.broken + self.mended > self.asked or self.exceeded > self.requests:
             raise InvalidValueError("counts of a certificate", counts, "none below 0, and parts no larger than wholes")
+        if not (math.isfinite(self.mean_loss) and math.isfinite(self.bound_ms)):
+            figures = (self.mean_loss, self.bound_ms)
+            raise InvalidValueError("mean_loss, bound_ms of a certificate", figures, "finite numbers")
 
     def __str__(self) -> str:
         loss = f"lost {100 * self.mean_loss:+.2f} points of {self.asked:,} ({self.broken} broken, {self.mended} mended)"
@@ -134,8 +173,9 @@ def parse_certificate(document: object) -> Certificate:
     held = cast("Mapping[str, Any]", document)
     if not isinstance(document, dict) or held.get("format") != FORMAT or not stands_as_sealed(held):
         raise InvalidValueError("certificate", "changed after it was written, or none", expected)
-    known = {each.name for each in fields(Certificate)}
-    values: dict[str, Any] = {name: value for name, value in held.items() if name in known}
+    values: dict[str, Any] = {name: value for name, value in held.items() if name not in ("format", SEAL)}
+    _refuse_unfit(values, FIELDS, "")
+    _refuse_unfit(values.get("mix", {}), dict.fromkeys(values.get("mix", {}), "a whole number"), "mix.")
     try:
         values["claims"] = tuple(_claim(claim) for claim in held["claims"])
         values["full"] = KnobConfig.from_key(held["full"])
@@ -144,6 +184,23 @@ def parse_certificate(document: object) -> Certificate:
         raise InvalidValueError("certificate", f"without a field ({error})", expected) from error
 
 
+def _refuse_unfit(values: Mapping[str, Any], kinds: Mapping[str, str], prefix: str) -> None:
+    """Raise InvalidValueError for a field that a certificate has not, or one of another kind, whoever sealed it."""
+    if not isinstance(values, dict):
+        raise InvalidValueError("certificate", f"with {values!r:.60} for a claim", "an object for each claim")
+    unknown = next((name for name in values if name not in kinds), None)
+    if unknown is not None:
+        raise InvalidValueError(
+            "certificate", f"with a field {prefix}{unknown:.60}", f"no other than {', '.join(kinds)}"
+        )
+    for name, value in values.items():
+        # bool is an int to Python, but `true` is no count
+        fits = isinstance(value, KINDS[kinds[name]]) and not isinstance(value, bool)
+        if not fits and not (name in ABSENT and value is None):
+            raise InvalidValueError(f"certificate.{prefix}{name}", value, kinds[name])
+
+
 def _claim(cells: Mapping[str, Any]) -> CertifiedClaim:
+    _refuse_unfit(cells, CLAIM_FIELDS, "claims.")
     values: dict[str, Any] = {**cells, "config": KnobConfig.from_key(cells["config"])}
     return CertifiedClaim(**values)

@@ -137,6 +137,13 @@ def _parse_provenance(runs: list[Any]) -> tuple[dict[str, object], ...]:
     return tuple(runs)
 
 
+def parse_names(names: list[Any]) -> tuple[str, ...]:
+    """Return names of data sets; raises InvalidValueError for anything but text."""
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidValueError("datasets", names, "text in every place")
+    return tuple(names)
+
+
 def parse_split(split: Mapping[str, Any]) -> dict[str, float]:
     """Return how samples were parted: seed, shares, `by_picture`; false in a description older than that."""
     shares = {name: finite_number(split[name]) for name in ("seed", "calibration_share", "test_share")}
@@ -187,7 +194,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "feature_ranges": _parse_ranges,
     "typical_vision_tokens": _parse_vision_tokens,
     "configs": _parse_configs,
-    "datasets": lambda names: tuple(str(name) for name in names),
+    "datasets": parse_names,
     "provenance": _parse_provenance,
     "split": parse_split,
 }

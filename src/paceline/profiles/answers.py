@@ -86,16 +86,24 @@ def read_answers(directory: Path) -> Iterator[Answer]:
     path = directory / FILE_NAME
     if not path.is_file():
         return
+    try:
+        with path.open("rb") as lines:
+            yield from _answers_in(lines, path)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise ProfileDataError(path, problem, expected="the answers of batched passes", mend=MEND) from error
+
+
+def _answers_in(lines: Iterable[bytes], path: Path) -> Iterator[Answer]:
     decoder = msgspec.json.Decoder(Answer)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                answer = decoder.decode(line)
-                answer.key  # noqa: B018  its configuration is read
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                raise ProfileDataError(
-                    path, f"line {number}: {error}", expected="one answer of a batched pass", mend=MEND
-                ) from error
-            yield answer
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            answer = decoder.decode(line)
+            answer.key  # noqa: B018  its configuration is read
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise ProfileDataError(
+                path, f"line {number}: {error}", expected="one answer of a batched pass", mend=MEND
+            ) from error
+        yield answer

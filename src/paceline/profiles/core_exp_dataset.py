@@ -136,7 +136,11 @@ class DatasetReader:
         return columns
 
     def _read_any_variant(self, path: Path) -> _File:
-        rows, faults = read_any_variant(path.read_bytes(), self.fields)
+        try:
+            content = path.read_bytes()
+        except OSError as error:  # though it could be read a moment ago
+            return self._faulty(path, _unreadable(error))
+        rows, faults = read_any_variant(content, self.fields)
         return _File(path=path, columns={name: [row[name] for row in rows] for name in self.fields}, faults=faults)
 
     def _faulty(self, path: Path, fault: Fault) -> _File:

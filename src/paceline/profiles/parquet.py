@@ -1,10 +1,17 @@
-"""Samples as one Parquet file whose own metadata says where they come from."""
+"""Samples as one Parquet file whose own metadata says where they come from, and what all its bytes hash to.
 
+A page of a column has no checksum of its own: a flipped bit in one would read as another value. So the SHA-256 of the whole file
+stands in its metadata, taken with zeros in its own place, and is compared whenever samples are read.
+"""
+
+import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import polars as pl
@@ -22,7 +29,10 @@ from paceline.profiles.fields import (
 from paceline.profiles.stamps import JournalStamp
 from paceline.profiles.uniqueness import repeated_samples, sample_words
 
-METADATA_KEY = "paceline"
+METADATA_KEY, DIGEST_KEY = "paceline", "paceline_sha256"
+NO_DIGEST = "0" * 64  # what stands in the digest's place while it is taken
+DIGEST_MARK = DIGEST_KEY.encode() + b"\x18@"  # the key, and Thrift's word for 64 bytes of text: no JSON holds it
+FOOTER_END_BYTES, BLOCK_BYTES = 8, 2**20  # the footer's length with Parquet's own mark; what is hashed at once
 MENDING = "delete it if journals lie beside it, for it is made anew from them, or make the file again"
 
 
@@ -30,18 +40,25 @@ MENDING = "delete it if journals lie beside it, for it is made anew from them, o
 class ParquetNote:
     """What a Parquet file says of itself: its store's description, and bytes and stamp of each journal that it covers.
 
-    A file of an older version has no stamps: it stands for no journal, and is read by its own name alone.
+    A file of an older version has no stamps: it stands for no journal, and is read by its own name alone. `digested` files
+    hold the SHA-256 of all their bytes; those of older versions do not, and are read as they are.
     """
 
     description: StoreDescription
     journal_bytes: dict[str, int]
     stamps: dict[str, JournalStamp] = field(default_factory=dict[str, JournalStamp])
+    digested: bool = False
 
 
 def write_parquet(samples: pl.DataFrame, path: Path, note: ParquetNote) -> None:
-    """Write the samples with the note in the file's metadata, atomically; raises OutputPathError."""
-    with renamed_into_place(path) as neighbour, neighbour.open("wb") as file:  # polars knows paths of UTF-8 alone
-        samples.write_parquet(file, metadata=metadata_of(note))
+    """Write the samples with the note and the file's digest in its metadata, atomically; raises OutputPathError."""
+    content = BytesIO()
+    samples.write_parquet(content, metadata=metadata_of(replace(note, digested=True)) | {DIGEST_KEY: NO_DIGEST})
+    found = _digest_in(content)
+    assert found is not None, "polars writes metadata as they are"
+    content.getbuffer()[found.place : found.place + len(NO_DIGEST)] = found.taken.encode()
+    with renamed_into_place(path) as neighbour, neighbour.open("wb") as file:
+        file.write(content.getbuffer())
 
 
 def metadata_of(note: ParquetNote) -> dict[str, str]:
@@ -50,15 +67,23 @@ def metadata_of(note: ParquetNote) -> dict[str, str]:
 
 
 def read_note(path: Path) -> ParquetNote | None:
-    """Return the note of a Parquet file, None when another program wrote it; raises ProfileDataError."""
+    """Return the note of a Parquet file, None when another program wrote it; raises ProfileDataError.
+
+    It is not compared with the file's digest: whoever reads samples too reads those by `read_parquet`.
+    """
     with _damage_named(path):
         text = pl.read_parquet_metadata(_source(path)).get(METADATA_KEY)
         return None if text is None else msgspec.json.decode(text, type=ParquetNote)
 
 
 def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
-    """Read some columns, checked against the rules of their fields; raises ProfileDataError, ProfileConflictError."""
-    own = read_note(path) is not None
+    """Read some columns, checked against the rules of their fields; raises ProfileDataError, ProfileConflictError.
+
+    A file that holds its digest is refused where any byte of it is another than was written.
+    """
+    note = read_note(path)
+    own = note is not None
+    _require_digest(path, note)
     wanted = tuple(dict.fromkeys([*columns, *(() if own else KEY)]))
     with _damage_named(path):
         present = pl.scan_parquet(_source(path), glob=False).collect_schema()  # `[` in a path is no pattern
@@ -77,6 +102,48 @@ def read_parquet(path: Path, *, columns: Sequence[str]) -> pl.DataFrame:
             f"{path} holds {sample_words(repeated[0])} more than once; expected once: delete one"
         )
     return samples.select(columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Digest:
+    """Where the digest of a file stands, what it tells, and what was taken of the file now."""
+
+    place: int
+    told: bytes
+    taken: str
+
+
+def _digest_in(file: BinaryIO) -> _Digest | None:
+    """Return the digest of a Parquet file, None where it holds none; raises OSError."""
+    size = file.seek(0, SEEK_END)
+    file.seek(max(0, size - FOOTER_END_BYTES))
+    footer_bytes = int.from_bytes(file.read(4), "little") + FOOTER_END_BYTES
+    start = max(0, size - footer_bytes)
+    file.seek(start)
+    footer = bytearray(file.read())
+    place = footer.rfind(DIGEST_MARK) + len(DIGEST_MARK)
+    if place < len(DIGEST_MARK):
+        return None
+    told = bytes(footer[place : place + len(NO_DIGEST)])
+    footer[place : place + len(NO_DIGEST)] = NO_DIGEST.encode()
+    taken = hashlib.sha256()
+    file.seek(0)
+    for at in range(0, start, BLOCK_BYTES):
+        taken.update(file.read(min(BLOCK_BYTES, start - at)))
+    taken.update(footer)
+    return _Digest(place=start + place, told=told, taken=taken.hexdigest())
+
+
+def _require_digest(path: Path, note: ParquetNote | None) -> None:
+    with _damage_named(path), path.open("rb") as file:
+        found = _digest_in(file)
+    if found is None and (note is None or not note.digested):
+        return
+    if found is None or found.told != found.taken.encode():
+        problem = "holds other bytes than were written: " + (
+            "its digest is not there" if found is None else f"its SHA-256 is {found.taken[:12]}…, not the one in it"
+        )
+        raise ProfileDataError(path, problem, expected="the file as Paceline wrote it", mend=MENDING)
 
 
 def _source(path: Path) -> Path | BytesIO:

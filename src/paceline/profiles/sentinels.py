@@ -77,7 +77,7 @@ def machine_drift(prefill_ms: Sequence[float], *, rank: str = "0") -> MachineDri
 def read_drifts(store: Path) -> tuple[MachineDrift, ...]:
     """Return the drift of every rank whose sentinels lie in a native store; none for another layout, or too few of them.
 
-    Raises ProfileDataError for a line that is no sentinel, an unfinished last one aside.
+    Raises ProfileDataError for a journal that cannot be read, and for a line that is no sentinel, an unfinished last one aside.
     """
     journals = sorted(store.glob(JOURNALS)) if store.is_dir() else []
     found = [machine_drift(_prefills_ms(path), rank=path.stem.removeprefix("sentinels-rank")) for path in journals]
@@ -85,7 +85,14 @@ def read_drifts(store: Path) -> tuple[MachineDrift, ...]:
 
 
 def _prefills_ms(path: Path) -> list[float]:
-    whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was in flight
+    try:
+        whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was in flight
+    except OSError as error:
+        problem, mend = (
+            f"cannot be read ({error.strerror or error})",
+            "mend its permissions, or delete it: no sample is lost",
+        )
+        raise ProfileDataError(path, problem, expected="the journal of a rank's sentinels", mend=mend) from error
     return [_prefill_ms(line, path, number) for number, line in enumerate(whole, start=1)]
 
 

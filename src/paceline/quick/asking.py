@@ -71,7 +71,7 @@ class Caller:
             raise RemoteServerError(str(self.address), "asks for a key", mend="give it in a file: --api-key-file FILE")
         try:
             return [str(each["id"]) for each in json.loads(content)["data"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             problem = f"answered {answer.status} to {MODELS_PATH} with something else than a list of models"
             raise RemoteServerError(str(self.address), problem, mend="name a server with OpenAI's interface") from error
 

@@ -54,6 +54,6 @@ def chunk_of(event: bytes) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(event[len(DATA) :])
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply for any reader
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from paceline.errors import ProfileConflictError, ProfileDataError
 from paceline.profiles import ProfileStore, import_profile, read_profile
+from paceline.profiles.parquet import DIGEST_KEY, METADATA_KEY, metadata_of, read_note
 from paceline.records import ProfileSample, Provenance
 
 Build = Callable[..., ProfileSample]
@@ -82,3 +84,48 @@ def test_a_path_is_no_pattern(tmp_path: Path, samples: pl.DataFrame, name: str) 
     assert read_profile(path).samples.equals(samples)
     assert import_profile(path, tmp_path / name / "store").samples.height == 3
     assert read_profile(tmp_path / name / "store").samples.equals(samples)
+
+
+def test_a_flipped_bit_in_a_compaction_is_named_or_changes_no_value(tmp_path: Path, samples: pl.DataFrame) -> None:
+    """At every 41st byte and through the footer's keys; `make faults` flips one bit of every byte."""
+    path = tmp_path / "samples.parquet"
+    content = (tmp_path / "store" / "samples.parquet").read_bytes()
+    key = content.rindex(DIGEST_KEY.encode())
+    for place in (*range(0, len(content), 41), *range(key - 4, key + 20), *range(len(content) - 8, len(content))):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(ProfileDataError) as caught:
+            read_profile(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [["sample_id"], ["T_total", "accuracy"]])
+def test_a_flipped_bit_in_a_column_page_is_named_whatever_is_read(
+    tmp_path: Path, samples: pl.DataFrame, columns: list[str]
+) -> None:
+    path = tmp_path / "store" / "samples.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 5] ^= 4
+    (tmp_path / "one.parquet").write_bytes(content)
+    with pytest.raises(ProfileDataError, match=r"one\.parquet: holds other bytes than were written"):
+        read_profile(tmp_path / "one.parquet", columns=columns)
+    path.write_bytes(content)
+    assert read_profile(tmp_path / "store", columns=columns).samples.equals(samples.select(columns))  # by the journals
+
+
+def test_a_file_of_an_older_version_holds_no_digest_and_is_read(tmp_path: Path, samples: pl.DataFrame) -> None:
+    note = read_note(tmp_path / "store" / "samples.parquet")
+    assert note is not None and note.digested
+    document = json.loads(metadata_of(note)[METADATA_KEY])
+    del document["digested"]
+    samples.write_parquet(tmp_path / "older.parquet", metadata={METADATA_KEY: json.dumps(document)})
+    assert read_profile(tmp_path / "older.parquet").samples.equals(samples)
+
+
+def test_a_file_whose_digest_was_taken_out_is_named(tmp_path: Path, samples: pl.DataFrame) -> None:
+    note = read_note(tmp_path / "store" / "samples.parquet")
+    assert note is not None
+    samples.write_parquet(tmp_path / "bare.parquet", metadata=metadata_of(note))
+    with pytest.raises(ProfileDataError, match=r"bare\.parquet: holds other bytes .* its digest is not there"):
+        read_profile(tmp_path / "bare.parquet")

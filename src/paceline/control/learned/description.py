@@ -10,7 +10,7 @@ from paceline.control.learned.reward import Reward
 from paceline.errors import ControllerError, InvalidValueError, PacelineError, UnknownChoiceError
 from paceline.estimate.bounds import require_alpha
 from paceline.estimate.described_files import ArtifactFiles
-from paceline.estimate.description import parse_span, parse_split
+from paceline.estimate.description import parse_names, parse_span, parse_split
 from paceline.estimate.json_fields import finite_number
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 from paceline.request_vector import REQUEST_VECTOR_NAMES, REQUEST_VECTOR_VERSION
@@ -202,6 +202,6 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "reward": _parse_reward,
     "split": parse_split,
     "learning": _parse_learning,
-    "datasets": lambda names: tuple(str(name) for name in names),
+    "datasets": parse_names,
     "provenance": lambda runs: _objects(runs, "provenance"),
 }

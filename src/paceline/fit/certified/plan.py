@@ -12,7 +12,8 @@ from paceline.certify.margin import require_margin
 from paceline.certify.procedure import ChosenGrid, PlannedTest
 from paceline.certify.sequence import Rule, StoppingRule
 from paceline.datasets.scorers.whole_set import WHOLE_SET_SCORERS
-from paceline.errors import CertificateError, InvalidValueError
+from paceline.errors import CertificateError, InvalidValueError, PacelineError
+from paceline.estimate.json_fields import finite_number, typed, typed_fields
 from paceline.json_document import SEAL, parsed_json, sealed, stands_as_sealed
 from paceline.measure.profiling import ProfilePlan
 from paceline.profiles.atomic import write_atomically
@@ -23,6 +24,14 @@ FORMAT = "paceline certificate plan"
 DEFAULT_QUESTIONS = 3000
 MOST_QUESTIONS = 1_000_000
 MEND = "go on with the settings it was written with, or certify into a new directory"
+TEST_FIELDS = {
+    "config": "text",
+    "rule": "text",
+    "questions": "a whole number",
+    "most_shared": "a whole number",
+    "expected_loss": "a number",
+    "bound_ms": "a number",
+}
 RIGHT_OR_WRONG = ("exact_match/1", "multiple_choice/1", "mmmu/1", "tally/1", "tally_normalised/1")
 
 
@@ -140,21 +149,31 @@ def _standing(path: Path, document: Mapping[str, Any], chosen: ChosenGrid) -> Se
         if fields.get(name) != document[name]:
             problem = f"{name} is {fields.get(name)!r:.60}, not {document[name]!r:.60}"
             raise CertificateError(path, problem, expected="the plan of this very run", mend=MEND)
-    places = {config: place for place, config in enumerate(chosen.configs)}
-    tests = tuple(
-        PlannedTest(
-            place=places[KnobConfig.from_key(each["config"])],
-            expected_loss=each["expected_loss"],
-            needed=each["needed"],
-            bound_ms=each["bound_ms"],
-            rule=StoppingRule(
-                kind=each["rule"],
-                epsilon=fields["epsilon"],
-                delta=fields["delta"],
-                questions=each["questions"],
-                most_shared=each["most_shared"],
-            ),
+    try:
+        return SealedPlan(
+            tests=tuple(_test(each, fields, chosen) for each in fields["sequence"]),
+            requests=typed(fields["requests"], "a whole number", "requests"),
+            sha256=fields[SEAL],
         )
-        for each in fields["sequence"]
+    except (PacelineError, ValueError, KeyError, TypeError) as error:
+        raise CertificateError(path, f"{error!s:.200}", expected="the sequence of this very run", mend=MEND) from error
+
+
+def _test(cells: object, fields: Mapping[str, Any], chosen: ChosenGrid) -> PlannedTest:
+    held = typed_fields(cells, TEST_FIELDS, place="sequence", prefix="sequence.")
+    config, needed = KnobConfig.from_key(held["config"]), cast("Mapping[str, Any]", cells)["needed"]
+    if config not in chosen.configs:
+        raise InvalidValueError("sequence.config", config.key, "a configuration of this profile's grid")
+    return PlannedTest(
+        place=chosen.configs.index(config),
+        expected_loss=finite_number(held["expected_loss"]),
+        needed=None if needed is None else typed(needed, "a whole number", "sequence.needed"),
+        bound_ms=finite_number(held["bound_ms"]),
+        rule=StoppingRule(
+            kind=held["rule"],
+            epsilon=fields["epsilon"],
+            delta=fields["delta"],
+            questions=held["questions"],
+            most_shared=held["most_shared"],
+        ),
     )
-    return SealedPlan(tests=tests, requests=fields["requests"], sha256=fields[SEAL])

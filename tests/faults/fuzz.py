@@ -1,0 +1,121 @@
+"""Coverage-guided damage of the parsers that matter most: atheris grows inputs that reach new lines, held as by `damaged.py`.
+
+    python tests/faults/fuzz.py [--seconds 300] [--formats journal "HTTP body" …] [--results PATH]
+
+Needs atheris (`make fuzz` makes an environment with it). Each format runs for so many seconds in a child of its own, from its
+undamaged original and what earlier runs kept in `build/fuzz/FORMAT`; an input that leads to a traceback, to another value than
+the file says, to a slow answer or to a large memory is written there and told as a complaint.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PARSERS = (
+    "profile.json",
+    "journal",
+    "core-exp",
+    "png header",
+    "jpeg header",
+    "HTTP body",
+    "trace lines",
+    "trace table",
+)
+KEPT = Path(__file__).parents[2] / "build" / "fuzz"
+MOST_BYTES, MOST_MEGABYTES, MOST_SECONDS = 1 << 16, 2048, 10
+
+
+def child(name: str, folder: Path, options: list[str]) -> None:
+    """Fuzz one format in this process, which libFuzzer ends."""
+    import atheris
+
+    with atheris.instrument_imports(include=["paceline", "json"]):
+        from damaged import Damage
+        from formats import FORMATS
+
+    damage, form = Damage(folder), FORMATS[name]
+
+    def one(content: bytes) -> None:
+        _, problem = damage.content(form, content)
+        if problem is not None:
+            raise AssertionError(f"{name}: {problem}")
+
+    original = damage.contents[damage.home / form.target]
+    damage.content(form, original)
+    atheris.Setup([sys.argv[0], *options], one)
+    atheris.Fuzz()
+
+
+def fuzzed(name: str, seconds: int) -> dict[str, object]:
+    """Fuzz one format in a child; return what libFuzzer counted, and the complaint with where its input stands."""
+    kept = KEPT / name.replace(" ", "-").replace(".", "-")
+    kept.mkdir(parents=True, exist_ok=True)
+    options = [
+        str(kept),
+        f"-max_total_time={seconds}",
+        f"-max_len={MOST_BYTES}",
+        f"-rss_limit_mb={MOST_MEGABYTES}",
+        f"-timeout={MOST_SECONDS}",
+        f"-artifact_prefix={kept}-",
+        "-print_final_stats=1",
+    ]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        _seed(name, Path(folder), kept)
+        command = [sys.executable, __file__, "--child", name, folder, *options]
+        run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    told = run.stderr + run.stdout
+    covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", told)
+    runs = re.search(r"number_of_executed_units: (\d+)", told)
+    found: dict[str, object] = {
+        "inputs": int(runs[1]) if runs else 0,
+        "seconds": seconds,
+        "coverage": int(covered[-1][0]) if covered else None,
+        "features": int(covered[-1][1]) if covered else None,
+        "kept": int(covered[-1][2]) if covered else None,
+        "complaint": None,
+    }
+    if run.returncode:
+        wrong = re.search(r"AssertionError: .*", told) or re.search(r"ERROR: libFuzzer: .*", told)
+        where = re.search(r"Test unit written to (\S+)", told)
+        found["complaint"] = f"{wrong[0] if wrong else told[-400:]:.600}" + (f" ({where[1]})" if where else "")
+    return found
+
+
+def _seed(name: str, folder: Path, kept: Path) -> None:
+    from formats import FORMATS, originals
+
+    originals(folder / "seed")
+    (kept / "original").write_bytes((folder / "seed" / FORMATS[name].target).read_bytes())
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=300, help="of each format")
+    parser.add_argument("--formats", nargs="*", default=list(PARSERS))
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    started, formats = time.monotonic(), {}
+    for name in arguments.formats:
+        formats[name] = fuzzed(name, arguments.seconds)
+        print(name, json.dumps(formats[name]), flush=True)
+    found = {
+        "command": "make fuzz",
+        "inputs": sum(int(each["inputs"]) for each in formats.values()),
+        "seconds": round(time.monotonic() - started),
+        "formats": formats,
+    }
+    if arguments.results is not None:
+        arguments.results.write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(any(each["complaint"] for each in formats.values()))
+
+
+if __name__ == "__main__":
+    main()

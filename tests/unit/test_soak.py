@@ -1,0 +1,55 @@
+"""What a run of hours is held to would be found where it is not so."""
+
+from collections import Counter
+from copy import deepcopy
+from itertools import count
+from xml.etree import ElementTree
+
+from soak import LOADS, MOST_GROWTH_MIB, Window, complaints, summary
+from soak_chart import write_chart
+
+RESTING = {"memory_mib": 300.0, "descriptors": 9, "threads": 5}
+
+
+def windows(growth_mib: float = 0.0, status: str = "200") -> list[Window]:
+    seconds = count(step=15.0)
+    return [
+        Window(
+            load=load,
+            from_seconds=next(seconds),
+            statuses=Counter({status: 10}),
+            first_ms=[30.0 + number % 7 for number in range(10)],
+            total_ms=[40.0] * 10,
+            promised=8,
+            kept=7,
+            process={**RESTING, "memory_mib": 300.0 + place * growth_mib},
+        )
+        for load in LOADS
+        for place in range(9)
+    ]
+
+
+def test_a_run_that_keeps_everything_has_no_complaint():
+    assert complaints(windows(), [RESTING] * 3, 0) == []
+    held = summary(windows(), LOADS[0])
+    assert held["promises_kept"]["n"] == 72 and held["median_first_ms_of_the_last_third_over_the_first"] == 1.0
+
+
+def test_what_must_not_be_is_named():
+    more = RESTING | {"descriptors": 10, "threads": 6}
+    found = complaints(windows(), [RESTING, RESTING, more], 0)
+    assert found == ["10 descriptors at rest, 9 before", "6 threads at rest, 5 before"]
+    assert complaints(windows(), [RESTING, more, more], 0) == [], "threads that the first load starts"
+    [first, _] = complaints(windows(growth_mib=MOST_GROWTH_MIB / 2), [], 0)
+    assert first.startswith("memory at 80% grew")
+    assert complaints(windows(status="500"), [], 0) == ["180 answers were 500"]
+    assert complaints(windows(), [], 1) == ["the server ended with 1"]
+
+
+def test_the_chart_of_a_run_that_was_stopped_is_drawn(tmp_path):
+    some = [each.document() for each in windows()]
+    some[4]["first_ms"] = None  # a window without an answer
+    for shown in (some, some[:1]):
+        write_chart({"served": {"windows": deepcopy(shown)}}, tmp_path / "soak.svg")
+        drawn = ElementTree.parse(tmp_path / "soak.svg")
+        assert len(drawn.findall("{*}polyline")) == 9
