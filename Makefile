@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-clients test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -117,6 +117,16 @@ docs: setup
 dist: setup
 	$(BIN)/python release/twice_built.py
 	$(BIN)/python release/inventory.py
+
+# A load generator that users have, aiperf, against `paceline serve`: an environment of its own, without CUDA and without torch.
+# The clients `openai`, curl and `vllm bench serve` are in tests/vllm, for its environment has them.
+test-clients: setup .venv-clients/.installed
+	$(BIN)/pytest tests/clients
+
+.venv-clients/.installed: constraints-clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-clients.txt aiperf
+	@touch $@
 
 # The container file, the manifests, the compose file and Grafana's dashboard against their own rules and schemas, in an
 # environment of its own.
