@@ -14,7 +14,9 @@ from paceline.estimate.description import (
     read_description,
 )
 from paceline.estimate.features import FEATURES
+from paceline.estimate.work_terms import TERMS
 
+WORK_WEIGHT = "work_weight_TK"
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -36,12 +38,15 @@ def read_artifact(directory: Path) -> EstimatorArtifact:
     description, digest = read_description(directory / DESCRIPTION_FILE)
     path = directory / WEIGHTS_FILE
     weights = FILES.tensors(path, FILES.content(path, digest, of="an estimator"))
-    FILES.require_tensors(weights, weight_shapes(description.hidden_dim, description.num_layers), path)
+    shapes = weight_shapes(description.hidden_dim, description.num_layers, structured=bool(description.work_terms))
+    FILES.require_tensors(weights, shapes, path)
+    if description.work_terms and (weights[WORK_WEIGHT] < 0).any():
+        raise FILES.unfit(path, f"tensor {WORK_WEIGHT} has a weight below 0", "work that takes no less than no time")
     return EstimatorArtifact(description=description, weights=weights, weights_sha256=digest)
 
 
-def weight_shapes(hidden_dim: int, num_layers: int) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor of a network of this size."""
+def weight_shapes(hidden_dim: int, num_layers: int, *, structured: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor of a network of this size, and of the work that it corrects."""
     shapes: dict[str, tuple[int, ...]] = {
         "feature_mean_F": (len(FEATURES),),
         "feature_scale_F": (len(FEATURES),),
@@ -51,6 +56,8 @@ def weight_shapes(hidden_dim: int, num_layers: int) -> dict[str, tuple[int, ...]
         "decode_head.weight": (1, hidden_dim),
         "decode_head.bias": (1,),
     }
+    if structured:
+        shapes[WORK_WEIGHT] = (len(TERMS), 2)
     for layer in range(num_layers):
         linear, norm = f"encoder.{3 * layer}", f"encoder.{3 * layer + 1}"
         shapes[f"{linear}.weight"] = (hidden_dim, hidden_dim if layer else len(FEATURES))

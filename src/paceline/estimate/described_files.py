@@ -8,7 +8,7 @@ version 1 are older than the seal and are read without it.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from paceline.errors import ControllerError, EstimatorError
 from paceline.estimate.json_fields import UnfitFieldError, typed_fields
 from paceline.json_document import SEAL, parsed_json, sealed, stands_as_sealed
 
-UNSEALED_VERSION, SCHEMA_VERSION = 1, 2
+UNSEALED_VERSION, SCHEMA_VERSION = 1, 2  # an artifact may have later versions of its own
 OTHER_VERSION = "read it with the version of paceline that wrote it, or train it again"
 
 
@@ -31,7 +31,8 @@ class ArtifactFiles:
 
     `described` is what the description is of, in words; `made_by` and `again` are the remedies for one that is not there
     and for one that cannot be trusted. `own` names fields of one possible value, each with the remedy for another; `fields`
-    the others with their kinds.
+    the others with their kinds, `later` those that came with a later schema version, with their kinds, that version and
+    what a file without them means. `versions` are the schema versions that are read, the last of them written.
     """
 
     described: str
@@ -40,6 +41,8 @@ class ArtifactFiles:
     again: str
     own: Mapping[str, tuple[object, str]]
     fields: Mapping[str, str]
+    later: Mapping[str, tuple[str, int, object]] = field(default_factory=dict[str, tuple[str, int, object]])
+    versions: tuple[int, ...] = (UNSEALED_VERSION, SCHEMA_VERSION)
 
     def read(self, path: Path) -> dict[str, Any]:
         """Return the fields of a description by name, each of its kind; raises the artifact's error.
@@ -48,17 +51,19 @@ class ArtifactFiles:
         """
         document = self._object(path)
         version = document.get("schema_version")
-        if isinstance(version, bool) or version not in (UNSEALED_VERSION, SCHEMA_VERSION):
-            problem, expected = f"schema_version is {version!r:.60}", f"{UNSEALED_VERSION} or {SCHEMA_VERSION}"
+        if isinstance(version, bool) or version not in self.versions:
+            problem, expected = f"schema_version is {version!r:.60}", " or ".join(map(str, self.versions))
             raise self.refusal(path, problem, expected=expected, mend=OTHER_VERSION)
         for name, (expected, mend) in self.own.items():
             if document.get(name) != expected:
                 problem = f"{name} is {document.get(name)!r:.60}"
                 raise self.refusal(path, problem, expected=repr(expected), mend=mend)
         try:
-            return typed_fields(document, self.fields, place="the document")
+            kinds = {name: kind for name, (kind, since, _) in self.later.items() if version >= since}
+            found = typed_fields(document, {**self.fields, **kinds}, place="the document")
         except UnfitFieldError as error:
             raise self.unfit(path, error.problem, error.expected) from error
+        return {**{name: without for name, (_, _, without) in self.later.items()}, **found}
 
     def require_seal(self, path: Path) -> None:
         """Refuse a description whose fields are not those that it was written with; raises the artifact's error."""
@@ -68,7 +73,7 @@ class ArtifactFiles:
 
     def written(self, document: Mapping[str, object]) -> bytes:
         """Return the content of a description's file: the document in this version, sealed."""
-        versioned = {**document, "schema_version": SCHEMA_VERSION}
+        versioned = {**document, "schema_version": self.versions[-1]}
         return (json.dumps(sealed(versioned), indent=2, allow_nan=False) + "\n").encode()
 
     def content(self, path: Path, digest: str, *, of: str) -> bytes:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from paceline.errors import EstimatorError, InvalidValueError, PacelineError
-from paceline.estimate.described_files import ArtifactFiles
+from paceline.estimate.described_files import SCHEMA_VERSION, UNSEALED_VERSION, ArtifactFiles
 from paceline.estimate.features import FEATURES
 from paceline.estimate.json_fields import finite_number
+from paceline.estimate.work_terms import TERM_NAMES
 from paceline.records import TIERS, KnobConfig
 
 FORMAT = "paceline-latency-estimator"
 DESCRIPTION_FILE = "estimator.json"
 WEIGHTS_FILE = "estimator.safetensors"
+WORK_VERSION = 3  # since then a prediction may rest on work_terms
 DECODE_DEFINITIONS = ("T_LLM_decode / (output_tokens - 1)", "T_LLM_decode / output_tokens")
 RETRAIN = "train it again with `paceline estimator train`, or restore the file from a copy"
 
@@ -25,8 +27,9 @@ class EstimatorDescription:
 
     `feature_ranges` are (min, max) over the training rows by feature, `typical_tokens` the median request there: text
     tokens, and image tokens by tier. `decode_definition` is how the profile defined T_decode_per_token; the estimator's
-    own figure is always milliseconds a decode step, the first of DECODE_DEFINITIONS. `split` holds seed and shares, and whether
-    all questions of a picture went together.
+    own figure is always milliseconds a decode step, the first of DECODE_DEFINITIONS. `work_terms` names what the weights of its
+    work belong to; empty for an estimator that is a network alone, as all were up to schema version 2. `split` holds seed and
+    shares, and whether all questions of a picture went together.
     """
 
     hidden_dim: int
@@ -41,6 +44,7 @@ class EstimatorDescription:
     datasets: tuple[str, ...]
     num_rows: int
     num_decode_rows: int
+    work_terms: tuple[str, ...] = ()
     provenance: tuple[dict[str, object], ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,6 +59,8 @@ class EstimatorDescription:
             raise InvalidValueError("configs", [each.key for each in self.configs], "at least one, and none twice")
         if self.decode_definition not in DECODE_DEFINITIONS:
             raise InvalidValueError("decode_definition", self.decode_definition, " or ".join(DECODE_DEFINITIONS))
+        if self.work_terms not in ((), TERM_NAMES):
+            raise InvalidValueError("work_terms", list(self.work_terms), f"none, or {', '.join(TERM_NAMES)}")
         _require_ranges(self.feature_ranges)
         if {each.tier for each in self.configs} != set(self.typical_vision_tokens):
             raise InvalidValueError(
@@ -83,6 +89,7 @@ class EstimatorDescription:
             "datasets": list(self.datasets),
             "num_rows": self.num_rows,
             "num_decode_rows": self.num_decode_rows,
+            "work_terms": list(self.work_terms),
             "provenance": list(self.provenance),
             "weights_sha256": weights_sha256,
         }
@@ -189,6 +196,8 @@ FILES = ArtifactFiles(
         "provenance": "a list",
         "weights_sha256": "text",
     },
+    later={"work_terms": ("a list", WORK_VERSION, [])},
+    versions=(UNSEALED_VERSION, SCHEMA_VERSION, WORK_VERSION),
 )
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "feature_ranges": _parse_ranges,
@@ -197,4 +206,5 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "datasets": parse_names,
     "provenance": _parse_provenance,
     "split": parse_split,
+    "work_terms": lambda names: tuple(str(name) for name in names),
 }

@@ -1,9 +1,12 @@
 """The trained network in numpy: a whole grid of configurations in one call, a single one in microseconds.
 
+A prediction is what the request's work costs times the network's correction; of an estimator that knows no work, its mean
+latency times that.
+
 Standardisation and LayerNorm's centring and gain are folded into the weights once, so that a layer costs one product,
 one sum of squares and three or four passes. Rows carry a last feature that is always 1, whose weights are the first bias.
-Legend of array suffixes: N rows, C configurations, F features, I inputs of a layer, H hidden, D blocks
-of W hidden columns each, K heads (prefill, decode).
+Legend of array suffixes: N rows, C configurations, F features, I inputs of a layer, H hidden, D blocks of W hidden columns each,
+T terms of work and P parts of a request, R of those of all tiers, K heads (prefill, decode), X of those of all configurations.
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paceline.errors import EstimatorError
-from paceline.estimate.artifact import Weights, read_artifact
+from paceline.estimate.artifact import WORK_WEIGHT, Weights, read_artifact
 from paceline.estimate.description import DESCRIPTION_FILE, EstimatorDescription
 from paceline.estimate.features import (
     FEATURES,
@@ -24,6 +27,7 @@ from paceline.estimate.features import (
     vision_tokens_of,
 )
 from paceline.estimate.latency_model import LatencyEstimates
+from paceline.estimate.work_terms import constant_weights, request_parts, term_rows, weights_of_configs
 from paceline.records import KnobConfig, RequestFeatures
 
 NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's own
@@ -66,13 +70,18 @@ class NetworkEstimator:
         self._layers, head_HK = _folded_layers(description, weights)
         self._head_HK = head_HK.astype(np.float32)
         self._head_bias_K = np.concatenate([weights["prefill_head.bias"], weights["decode_head.bias"]]).astype(float)
-        self._half_scale_K = weights["target_scale_K"].astype(float) / 2
-        self._half_scale = tuple(self._half_scale_K.tolist())
+        work_TK = weights[WORK_WEIGHT] if description.work_terms else constant_weights(weights["target_scale_K"])
+        self._half_work_TK = work_TK.astype(float) / 2
         self._head_bias = tuple(self._head_bias_K.tolist())
         self._no_decode = description.num_decode_rows == 0
         configs = description.configs
         self._tiers = tuple(dict.fromkeys(config.tier for config in configs))
         self._tier_of_C = np.array([self._tiers.index(config.tier) for config in configs])
+        work_CPK = weights_of_configs(configs, self._half_work_TK)
+        self._half_work_by_config = {
+            config: _weights_by_head(own_PK) for config, own_PK in zip(configs, work_CPK, strict=True)
+        }
+        self._half_work_RX = _by_tier(work_CPK, self._tier_of_C)
         self._grid_CF = np.array([(0, 0, *knob_features(config), 1) for config in configs], dtype=np.float32)
 
     @staticmethod
@@ -115,8 +124,10 @@ class NetworkEstimator:
         rows_CF[:, 0] = np.array(vision, dtype=np.float32)[self._tier_of_C]
         rows_CF[:, 1] = features.text_tokens
         starts = range(0, len(rows_CF), GRID_ROWS)
-        parts = [self._milliseconds(rows_CF[start : start + GRID_ROWS]) for start in starts]
-        milliseconds_CK = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts = [self._corrections(rows_CF[start : start + GRID_ROWS]) for start in starts]
+        corrections_CK = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts_R = np.array([part for tokens in vision for part in request_parts(tokens, features.text_tokens)])
+        milliseconds_CK = (parts_R @ self._half_work_RX).reshape(-1, 2) * corrections_CK
         return LatencyEstimates(
             prefill_ms_C=milliseconds_CK[:, 0],
             decode_per_token_ms_C=milliseconds_CK[:, 1],
@@ -139,9 +150,10 @@ class NetworkEstimator:
             np.maximum(x, 0.0, out=x)
         prefill, decode = x.dot(self._head_HK).tolist()
         prefill, decode = prefill + self._head_bias[0], decode + self._head_bias[1]
+        half_prefill_ms, half_decode_ms = self._half_work_of(vision_tokens, features.text_tokens, config)
         # squareplus; what cancels far below 0 is a time near 0 ms
-        prefill_ms = (prefill + (prefill * prefill + 4.0) ** 0.5) * self._half_scale[0]
-        decode_ms = (decode + (decode * decode + 4.0) ** 0.5) * self._half_scale[1]
+        prefill_ms = (prefill + (prefill * prefill + 4.0) ** 0.5) * half_prefill_ms
+        decode_ms = (decode + (decode * decode + 4.0) ** 0.5) * half_decode_ms
         return prefill_ms, float("nan") if self._no_decode else decode_ms
 
     def estimate_rows(self, rows_NF: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -152,7 +164,11 @@ class NetworkEstimator:
         require_finite_features(rows_NF)
         rows = np.column_stack([rows_NF, np.ones(len(rows_NF))]).astype(np.float32)
         starts = range(0, len(rows), ROWS_AT_ONCE)
-        parts = [self._milliseconds(rows[start : start + ROWS_AT_ONCE]) for start in starts]
+        parts = [
+            self._corrections(rows[start : start + ROWS_AT_ONCE])
+            * (term_rows(rows_NF[start : start + ROWS_AT_ONCE]) @ self._half_work_TK)
+            for start in starts
+        ]
         milliseconds_NK = np.concatenate([np.empty((0, 2)), *parts])
         return milliseconds_NK[:, 0], milliseconds_NK[:, 1]
 
@@ -160,7 +176,16 @@ class NetworkEstimator:
         """Return the features of a request under one configuration that lie beyond the training ranges."""
         return outside_ranges(feature_rows(features, [config]), self.description.feature_ranges)
 
-    def _milliseconds(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _half_work_of(self, vision_tokens: float, text_tokens: float, config: KnobConfig) -> tuple[float, float]:
+        weights = self._half_work_by_config.get(config)
+        if weights is None:  # it was never measured
+            weights = _weights_by_head(weights_of_configs([config], self._half_work_TK)[0])
+        one, vision, vision_2, tokens, tokens_2 = request_parts(vision_tokens, text_tokens)
+        prefill, decode = (a * one + b * vision + c * vision_2 + d * tokens + e * tokens_2 for a, b, c, d, e in weights)
+        return prefill, decode
+
+    def _corrections(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return twice what the work of rows is multiplied by."""
         for layer in self._layers:
             x = layer.product(x)
             if layer.bias_H is not None:
@@ -169,10 +194,10 @@ class NetworkEstimator:
             x += layer.shift_H
             np.maximum(x, 0.0, out=x)
         heads_NK = (x @ self._head_HK).astype(np.float64) + self._head_bias_K
-        milliseconds_NK = (heads_NK + np.sqrt(heads_NK * heads_NK + 4.0)) * self._half_scale_K
+        doubled_NK = heads_NK + np.sqrt(heads_NK * heads_NK + 4.0)  # squareplus
         if self._no_decode:
-            milliseconds_NK[:, 1] = np.nan
-        return milliseconds_NK
+            doubled_NK[:, 1] = np.nan
+        return doubled_NK
 
     def _outside(self, least_vision: float, most_vision: float, text_tokens: float) -> tuple[str, ...]:
         # the knobs of the grid are inside by construction
@@ -181,6 +206,19 @@ class NetworkEstimator:
         vision = () if vision_low <= least_vision and most_vision <= vision_high else FEATURES[:1]
         text = () if text_low <= text_tokens <= text_high else FEATURES[1:2]
         return (*vision, *text)
+
+
+def _by_tier(work_CPK: NDArray[np.float64], tier_of_C: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what the parts of a request under every tier weigh in each configuration's latencies, for a single product."""
+    configs, parts, heads = work_CPK.shape
+    found_SPCK = np.zeros((int(tier_of_C.max()) + 1, parts, configs, heads))
+    for config, tier in enumerate(tier_of_C.tolist()):
+        found_SPCK[tier, :, config] = work_CPK[config]
+    return found_SPCK.reshape(-1, configs * heads)
+
+
+def _weights_by_head(weights_PK: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, weights_PK.T.tolist()))
 
 
 def _folded_layers(

@@ -11,12 +11,22 @@ from safetensors.numpy import save
 
 from paceline.errors import EstimatorError, InvalidValueError
 from paceline.estimate import NetworkEstimator
-from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE, read_description
+from paceline.estimate.artifact import WORK_WEIGHT
+from paceline.estimate.description import DESCRIPTION_FILE, WEIGHTS_FILE, EstimatorDescription, read_description
+from paceline.estimate.features import feature_rows
+from paceline.estimate.work_terms import TERM_NAMES, TERMS
+from paceline.json_document import SEAL, sealed
+from paceline.records import RequestFeatures
 
 
-def write(directory: Path, weights: dict[str, Any] | None = None, **changes: Any) -> Path:
+def write(
+    directory: Path,
+    weights: dict[str, Any] | None = None,
+    of: EstimatorDescription | None = None,
+    **changes: Any,
+) -> Path:
     content = save(weights_of(random_model()) if weights is None else weights)
-    document = json.loads(description().written(weights_sha256=hashlib.sha256(content).hexdigest())) | changes
+    document = json.loads((of or description()).written(weights_sha256=hashlib.sha256(content).hexdigest())) | changes
     directory.mkdir(exist_ok=True)
     (directory / WEIGHTS_FILE).write_bytes(content)
     (directory / DESCRIPTION_FILE).write_text(json.dumps(document))
@@ -30,9 +40,57 @@ def test_an_artifact_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert network.provenance == ({"model": "synthetic"},)
 
 
+def structured(**changes: Any) -> dict[str, Any]:
+    """Weights that correct what work costs, with some of them replaced."""
+    work = np.random.default_rng(0).random((len(TERMS), 2)).astype(np.float32)
+    return {**weights_of(random_model()), WORK_WEIGHT: work, **changes}
+
+
+def test_an_estimator_of_work_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    weights, described = structured(), description(work_terms=TERM_NAMES)
+    network = NetworkEstimator.load(write(tmp_path / "out", weights, of=described))
+    assert network.description == described
+    same = NetworkEstimator(description=described, weights=weights)
+    request = RequestFeatures(text_tokens=20, vision_tokens={"low": 300, "medium": 900, "high": 2000})
+    found, expected = network.estimate(request), same.estimate(request)
+    np.testing.assert_array_equal(found.prefill_ms_C, expected.prefill_ms_C)
+    prefill, decode = network.estimate_one(request, network.configs[4])
+    assert prefill == pytest.approx(found.prefill_ms_C[4], rel=1e-4)
+    assert decode == pytest.approx(found.decode_per_token_ms_C[4], rel=1e-4)
+    row = feature_rows(request, [network.configs[4]])
+    assert network.estimate_rows(row)[0][0] == pytest.approx(prefill, rel=1e-4)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_older_than_work_are_read_as_they_were(version: int, tmp_path: Path) -> None:
+    weights = weights_of(random_model())
+    new = NetworkEstimator.load(write(tmp_path / "new", weights))
+    path = write(tmp_path / "old", weights) / DESCRIPTION_FILE
+    document = json.loads(path.read_text()) | {"schema_version": version}
+    del document["work_terms"], document[SEAL]
+    path.write_text(json.dumps(document if version == 1 else sealed(document)))
+    old = NetworkEstimator.load(tmp_path / "old")
+    assert old.description == new.description and old.description.work_terms == ()
+    request = RequestFeatures(text_tokens=20, vision_tokens={"low": 300, "medium": 900, "high": 2000})
+    np.testing.assert_array_equal(old.estimate(request).prefill_ms_C, new.estimate(request).prefill_ms_C)
+
+
+def test_work_that_takes_less_than_no_time_and_work_without_weights_are_refused(tmp_path: Path) -> None:
+    described = description(work_terms=TERM_NAMES)
+    below = structured(**{WORK_WEIGHT: np.full((len(TERMS), 2), -1, np.float32)})
+    with pytest.raises(EstimatorError, match="has a weight below 0"):
+        NetworkEstimator.load(write(tmp_path / "below", below, of=described))
+    with pytest.raises(EstimatorError, match="tensor work_weight_TK is missing"):
+        NetworkEstimator.load(write(tmp_path / "none", of=described))
+    with pytest.raises(EstimatorError, match="tensor work_weight_TK is not of this network"):
+        NetworkEstimator.load(write(tmp_path / "more", structured()))
+
+
 WRONG_FIELDS: dict[str, dict[str, Any]] = {
     "format is 'lookup table'": {"format": "lookup table"},
-    "schema_version is 3": {"schema_version": 3},
+    "schema_version is 4": {"schema_version": 4},
+    "work_terms is 'one'": {"work_terms": "one"},
+    r"work_terms is \['one'\]": {"work_terms": ["one"]},
     "schema_version is True": {"schema_version": True},
     "feature_order is": {"feature_order": ["text_tokens", "vision_tokens", "tier_idx", "top_k", "num_active_blocks"]},
     "hidden_dim is '32'": {"hidden_dim": "32"},

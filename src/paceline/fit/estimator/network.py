@@ -1,6 +1,7 @@
 """The latency network and one step of its training.
 
-Legend of tensor suffixes: B batch, F features in the order of FEATURES, K heads (prefill, decode).
+Legend of tensor suffixes: B batch, F features in the order of FEATURES, T terms of work, A knob parts, P request parts, K heads
+(prefill, decode).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from paceline.errors import InvalidValueError
+from paceline.estimate.artifact import WORK_WEIGHT
 from paceline.estimate.features import FEATURES, tier_index
+from paceline.estimate.work_terms import KNOB_PART_OF_T, REQUEST_PART_OF_T, TERMS
 from paceline.fit.estimator.losses import loss_named
 
 PARAMETER_LIMIT = 200_000
@@ -55,15 +58,18 @@ class LatencyEstimator(nn.Module):
     """Five features to two latencies that are never negative, standardised inside by statistics of the training data.
 
     `feature_scale_F` is 1 / standard deviation, and 0 for a feature that never varied: what was never seen to matter
-    moves nothing. `target_scale_K` is the mean measured latency of each head, so that a head starts at the mean.
+    moves nothing. `target_scale_K` is the mean measured latency of each head, so that a head starts at the mean. A `structured`
+    one starts at what the work costs instead, `work_weight_TK` by `paceline.estimate.work_terms`, and learns what that misses.
     """
 
     feature_mean_F: Tensor
     feature_scale_F: Tensor
     target_scale_K: Tensor
+    work_weight_TK: Tensor
 
-    def __init__(self, hidden_dim: int = 256, num_layers: int = 2) -> None:
+    def __init__(self, hidden_dim: int = 256, num_layers: int = 2, *, structured: bool = False) -> None:
         super().__init__()
+        self.structured = structured
         _require_size(hidden_dim, num_layers)
         self.hidden_dim, self.num_layers = hidden_dim, num_layers
         widths = [len(FEATURES), *[hidden_dim] * num_layers]
@@ -77,12 +83,25 @@ class LatencyEstimator(nn.Module):
         self.prefill_head, self.decode_head = nn.Linear(hidden_dim, 1), nn.Linear(hidden_dim, 1)
         for head in (self.prefill_head, self.decode_head):
             nn.init.zeros_(head.bias)  # squareplus(0) = 1: the head starts around the mean of its target
+            if structured:
+                nn.init.zeros_(head.weight)  # and exactly at what its work costs
         self.register_buffer("feature_mean_F", torch.zeros(len(FEATURES)))
         self.register_buffer("feature_scale_F", torch.ones(len(FEATURES)))
         self.register_buffer("target_scale_K", torch.ones(2))
+        if structured:
+            self.register_buffer(WORK_WEIGHT, torch.zeros(len(TERMS), 2))
 
-    def standardise(self, *, feature_mean_F: Tensor, feature_scale_F: Tensor, target_scale_K: Tensor) -> None:
-        """Keep the statistics of the training data; before the first training step."""
+    def standardise(
+        self,
+        *,
+        feature_mean_F: Tensor,
+        feature_scale_F: Tensor,
+        target_scale_K: Tensor,
+        work_weight_TK: Tensor | None = None,
+    ) -> None:
+        """Keep the statistics of the training data, and what its work costs; before the first training step."""
+        if work_weight_TK is not None:
+            self.work_weight_TK.copy_(work_weight_TK)
         self.feature_mean_F.copy_(feature_mean_F)
         self.feature_scale_F.copy_(feature_scale_F)
         self.target_scale_K.copy_(target_scale_K)
@@ -107,9 +126,8 @@ class LatencyEstimator(nn.Module):
         """Return the latencies of rows of features in the order of FEATURES."""
         hidden = self.encoder((features_BF - self.feature_mean_F) * self.feature_scale_F)
         prefill, decode = self.prefill_head(hidden).squeeze(-1), self.decode_head(hidden).squeeze(-1)
-        return LatencyPrediction(
-            squareplus(prefill) * self.target_scale_K[0], squareplus(decode) * self.target_scale_K[1]
-        )
+        scale_BK = terms_of(features_BF) @ self.work_weight_TK if self.structured else self.target_scale_K
+        return LatencyPrediction(squareplus(prefill) * scale_BK[..., 0], squareplus(decode) * scale_BK[..., 1])
 
     @torch.no_grad()
     def predict_from_config(self, config: Mapping[str, object]) -> LatencyPrediction:
@@ -202,9 +220,21 @@ class LatencyEstimatorTrainer:
 
     def losses(self, batch: TrainingBatch) -> Tensor:
         """Return the weighted mean loss of each head: equal weights of prefill and decode make up the whole."""
+        return self.row_losses(batch).mean(dim=0)
+
+    def row_losses(self, batch: TrainingBatch) -> Tensor:
+        """Return the weighted loss of every row and head."""
         predicted_BK = torch.stack(self.model.predict_rows(batch.features_BF), dim=-1)
-        errors_BK = self.loss(predicted_BK, batch.measured_BK, self.model.target_scale_K)
-        return (errors_BK * batch.weight_BK).mean(dim=0)
+        return self.loss(predicted_BK, batch.measured_BK, self.model.target_scale_K) * batch.weight_BK
+
+
+def terms_of(features_BF: Tensor) -> Tensor:
+    """Return the terms of rows of features: `paceline.estimate.work_terms.term_rows` in torch."""
+    vision, text, tier, top_k, blocks = features_BF.unbind(-1)
+    one, tokens = torch.ones_like(vision), vision + text
+    knobs_BA = torch.stack([one, top_k, blocks, top_k * blocks, (tier >= 1) * one, (tier >= 2) * one], dim=-1)
+    requests_BP = torch.stack([one, vision, vision**2, tokens, tokens**2], dim=-1)
+    return knobs_BA[..., KNOB_PART_OF_T] * requests_BP[..., REQUEST_PART_OF_T]
 
 
 def squareplus(x: Tensor) -> Tensor:

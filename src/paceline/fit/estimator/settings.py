@@ -44,12 +44,15 @@ class EstimatorSettings:
 
     `step_choices`, ascending, serve data so small that `num_epochs` would be fewer steps than the last of them: then the
     number of steps is the one with the best loss on `validation_share` of the samples, and training starts again on all.
+    With `structured` a prediction is what the work costs (`paceline.estimate.work_terms`, fitted first) times what the
+    network makes of it; then no step at all is the first of the choices, and more are taken only where they are surely better.
     `join_equal_rows` replaces rows of equal features by their mean with their count as weight: the same loss up to a
     constant, in fewer rows. `patience` ends training after that many rounds (an epoch, or a fiftieth of all of them)
     without a better loss on `validation_share` of the samples; None trains to the end on all of them.
     """
 
     loss: str = "mse"
+    structured: bool = False
     hidden_dim: int = 256
     num_layers: int = 2
     learning_rate: float = 1e-3
@@ -96,6 +99,7 @@ REFERENCE = EstimatorSettings()
 # the loss: latencies are skewed, most of all on a busy machine; squared milliseconds follow the stalls, logarithms do not
 FAST = EstimatorSettings(
     loss="log",
+    structured=True,
     learning_rate=4e-3,
     schedule="one_cycle",
     batch_size=1024,

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from paceline.analyze import dataset_names
@@ -25,10 +26,12 @@ from paceline.estimate.artifact import Weights
 from paceline.estimate.description import EstimatorDescription
 from paceline.estimate.features import FEATURES
 from paceline.estimate.network import NetworkEstimator
+from paceline.estimate.work_terms import TERM_NAMES
 from paceline.fit.checkpoint import TrainingState, resume, write_checkpoint
 from paceline.fit.estimator.network import LatencyEstimator, LatencyEstimatorTrainer, TrainingBatch
 from paceline.fit.estimator.rows import LatencyRows, decode_definition_of, joined_rows, latency_rows
 from paceline.fit.estimator.settings import FAST, SCHEDULES, EstimatorSettings
+from paceline.fit.estimator.work import fitted_work
 from paceline.profiles import CONFIGURATION, Split
 from paceline.records import KnobConfig, Provenance
 
@@ -36,6 +39,7 @@ ROUNDS = 50  # checkpoints and validation losses of a run, at most
 CHECKPOINT_SECONDS = 2.0  # between two of them: what is lost is less than what more of them would cost
 ONE_THREAD_ROWS = 20_000
 ONE_THREAD_BATCH = 256
+FOLDS, FEW_SAMPLES = 5, 100  # of fewer samples each is held back once: a fifth of them would choose by chance
 REPORTS = 200  # calls of on_progress, about
 
 Progress = Callable[[int, int], None]
@@ -96,33 +100,44 @@ def train_estimator(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TrainingData:
-    """Rows to train on, and rows of other samples to judge by where some are held back."""
+    """Rows to train on, and rows of other samples to judge by where some are held back, with the number of each's sample."""
 
     training: LatencyRows
     validation: LatencyRows | None
+    validation_sample_N: NDArray[np.int64] | None = None
 
     @staticmethod
     def of(samples: pl.DataFrame, settings: EstimatorSettings, definition: str) -> "_TrainingData":
         """Hold samples back for early stopping only."""
         if settings.patience is not None:
-            return _TrainingData.holding_back(samples, settings, definition)
+            return _TrainingData.holding_back(samples, settings, definition)[0]
         return _TrainingData(training=_training_rows(samples, settings, definition), validation=None)
 
     @staticmethod
-    def holding_back(samples: pl.DataFrame, settings: EstimatorSettings, definition: str) -> "_TrainingData":
-        """Hold back `validation_share` of the samples, all configurations of a sample together."""
+    def holding_back(
+        samples: pl.DataFrame, settings: EstimatorSettings, definition: str, *, folds: int = 1
+    ) -> list["_TrainingData"]:
+        """Hold back `validation_share` of the samples, all configurations of a sample together; in each fold others."""
         names = samples.select(pl.col("dataset").cast(pl.String), "sample_id").unique().sort("dataset", "sample_id")
         held = round(names.height * settings.validation_share)
         if not 0 < held < names.height:
             raise InvalidValueError(
                 "samples", names.height, f"enough to hold back a share of {settings.validation_share:g} of them"
             )
-        chosen, keys = names.sample(held, seed=settings.seed), ["dataset", "sample_id"]
-        keyed = samples.with_columns(pl.col("dataset").cast(pl.String))
-        kept, validated = keyed.join(chosen, on=keys, how="anti"), keyed.join(chosen, on=keys, how="semi")
-        return _TrainingData(
-            training=_training_rows(kept, settings, definition), validation=latency_rows(validated, definition)
-        )
+        shuffled = names.sample(fraction=1.0, shuffle=True, seed=settings.seed)
+        keyed, keys = samples.with_columns(pl.col("dataset").cast(pl.String)), ["dataset", "sample_id"]
+        found: list[_TrainingData] = []
+        for fold in range(folds):
+            chosen = names.sample(held, seed=settings.seed) if folds == 1 else shuffled.gather_every(folds, fold)
+            kept, judged = (keyed.join(chosen, on=keys, how=how) for how in ("anti", "semi"))
+            found.append(
+                _TrainingData(
+                    training=_training_rows(kept, settings, definition),
+                    validation=latency_rows(judged, definition),
+                    validation_sample_N=judged.select(pl.struct(keys).rank("dense")).to_series().to_numpy() - 1,
+                )
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +164,8 @@ class _Run:
 
     def train(self, checkpoint: Path | None, fingerprint: str, on_progress: Progress | None) -> tuple[int, int]:
         """Train to the end; returns the epochs trained in all, and those that a checkpoint spared."""
+        if not self.epochs and on_progress:
+            on_progress(1, 1)  # what the work costs is all there is
         state = (checkpoint and resume(checkpoint, fingerprint, self.trainer)) or TrainingState(best={})
         resumed, round_epochs, written = state.epoch, max(1, self.epochs // ROUNDS), time.monotonic()
         while state.epoch < self.epochs and not self._exhausted(state):
@@ -162,6 +179,13 @@ class _Run:
         if state.best:
             self.trainer.model.load_state_dict(state.best)
         return state.epoch, resumed
+
+    def validation_losses(self, sample_N: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the mean loss of each sample held back."""
+        assert self.validation is not None
+        with torch.no_grad():
+            loss_N = self.trainer.row_losses(self.validation).sum(dim=1).cpu().numpy().astype(float)
+        return np.bincount(sample_N, loss_N) / np.bincount(sample_N)
 
     def validation_loss(self) -> float:
         """Return the loss on the samples held back; infinite where none were."""
@@ -226,18 +250,40 @@ def _epochs(
         return settings.num_epochs
     if settings.patience is not None or len(settings.step_choices) == 1:  # early stopping finds its own number
         return -(-most // batches)
-    held_back = _TrainingData.holding_back(samples, settings, definition)
-    best, steps = math.inf, settings.step_choices[0]
-    for choice in settings.step_choices:
-        epochs = -(-choice // _batches(len(held_back.training.features_NF), settings))
-        trial = _Run.of(held_back, settings, device, epochs)
+    count = samples.select(pl.struct("dataset", "sample_id").n_unique()).item()
+    folds = FOLDS if settings.structured and FOLDS <= count < FEW_SAMPLES else 1
+    held_back = _TrainingData.holding_back(samples, settings, definition, folds=folds)
+    choices = (0, *settings.step_choices) if settings.structured else settings.step_choices
+    steps, best = choices[0], _losses_after(choices[0], held_back, settings, device)
+    for choice in choices[1:]:
+        losses = _losses_after(choice, held_back, settings, device)
+        if not _better(losses, best, surely=settings.structured):
+            break  # more steps fit the noise
+        steps, best = choice, losses
+    return -(-steps // batches)
+
+
+def _losses_after(
+    steps: int, held_back: Sequence[_TrainingData], settings: EstimatorSettings, device: torch.device | str
+) -> NDArray[np.float64]:
+    """Return the loss of every sample that some fold holds back, after so many steps on that fold's others."""
+    losses: list[NDArray[np.float64]] = []
+    for fold in held_back:
+        epochs = -(-steps // _batches(len(fold.training.features_NF), settings))
+        trial = _Run.of(fold, settings, device, epochs)
         for epoch in range(epochs):
             trial.run_epoch(epoch, None)
-        loss = trial.validation_loss()
-        if loss >= best:
-            break  # more steps fit the noise
-        best, steps = loss, choice
-    return -(-steps // batches)
+        assert fold.validation_sample_N is not None
+        losses.append(trial.validation_losses(fold.validation_sample_N))
+    return np.concatenate(losses)
+
+
+def _better(losses_S: NDArray[np.float64], before_S: NDArray[np.float64], *, surely: bool) -> bool:
+    """Tell whether losses are smaller in the mean; surely: by a standard error of their paired difference, which leaves the
+    simpler model where the samples tell no difference (Breiman et al., Classification and Regression Trees, 1984, 3.4.3)."""
+    gain_S = before_S - losses_S
+    error = float(gain_S.std(ddof=1)) / math.sqrt(len(gain_S)) if surely and len(gain_S) > 1 else 0.0
+    return bool(gain_S.mean() > error)
 
 
 def _batches(rows: int, settings: EstimatorSettings) -> int:
@@ -265,7 +311,7 @@ def _training_rows(samples: pl.DataFrame, settings: EstimatorSettings, definitio
 def _trainer(rows: LatencyRows, settings: EstimatorSettings, device: torch.device | str) -> LatencyEstimatorTrainer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = LatencyEstimator(settings.hidden_dim, settings.num_layers)
+        model = LatencyEstimator(settings.hidden_dim, settings.num_layers, structured=settings.structured)
     weight_N = rows.weight_NK[:, 0]
     mean_F = np.average(rows.features_NF, axis=0, weights=weight_N)
     std_F = np.sqrt(np.average((rows.features_NF - mean_F) ** 2, axis=0, weights=weight_N))
@@ -276,6 +322,7 @@ def _trainer(rows: LatencyRows, settings: EstimatorSettings, device: torch.devic
         feature_mean_F=torch.from_numpy(mean_F),
         feature_scale_F=torch.from_numpy(np.divide(1.0, std_F, out=np.zeros(len(FEATURES)), where=varies_F)),
         target_scale_K=torch.from_numpy(scale_K),
+        work_weight_TK=torch.from_numpy(fitted_work(rows)) if settings.structured else None,
     )
     return LatencyEstimatorTrainer(
         model, device, settings.learning_rate, weight_decay=settings.weight_decay, loss=settings.loss
@@ -319,6 +366,7 @@ def _describe(
         datasets=tuple(dataset_names(samples)),
         num_rows=int(rows.weight_NK[:, 0].sum()),
         num_decode_rows=int(rows.weight_NK[:, 1].sum()),
+        work_terms=TERM_NAMES if run.settings.structured else (),
         provenance=tuple(json.loads(msgspec.json.encode(run)) for run in provenance),
     )
 

@@ -12,6 +12,7 @@ from estimator_samples import CONFIGS, GRID, synthetic_run, synthetic_samples, t
 
 from paceline.errors import InvalidValueError, PacelineWarning, UnknownChoiceError
 from paceline.estimate.description import DECODE_DEFINITIONS
+from paceline.estimate.work_terms import TERM_NAMES
 from paceline.fit.estimator import training
 from paceline.fit.estimator.rows import decode_definition_of, decode_step_ms, joined_rows, latency_rows
 from paceline.fit.estimator.settings import FAST, REFERENCE, SCHEDULES, EstimatorSettings, settings_named
@@ -130,10 +131,40 @@ def test_early_stopping_keeps_the_best_weights_and_ends_before_the_last_epoch() 
 
 
 def test_steps_are_chosen_by_samples_held_back_and_stop_at_the_first_that_is_no_better() -> None:
-    noise = trained(synthetic_samples(40, noise=0.6), replace(QUICK, step_choices=(50, 2000)))
+    plain = replace(QUICK, structured=False)
+    noise = trained(synthetic_samples(40, noise=0.6), replace(plain, step_choices=(50, 2000)))
     assert noise.epochs == 50
-    clear = trained(synthetic_samples(40, noise=0.001), replace(QUICK, step_choices=(20, 600)))
+    clear = trained(synthetic_samples(40, noise=0.001), replace(plain, step_choices=(20, 600)))
     assert clear.epochs == 600
+
+
+def relative_errors(found: TrainedEstimator, samples: pl.DataFrame) -> np.ndarray[Any, Any]:
+    rows = latency_rows(samples, STEPS)
+    predicted = np.stack(found.network.estimate_rows(rows.features_NF), axis=1)
+    return np.abs(predicted / rows.measured_ms_NK - 1)[rows.weight_NK[:, 1] > 0].mean(axis=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_few_samples_what_the_work_costs_is_taken_as_it_is(seed: int) -> None:
+    parts = split_samples(synthetic_samples(25, seed=seed, noise=0.08), Split(seed=seed))
+    settings = replace(FAST, hidden_dim=64, step_choices=(100, 300))
+    seen: list[tuple[int, int]] = []
+    found = trained(parts.fit, settings, on_progress=lambda done, total: seen.append((done, total)))
+    assert found.epochs == 0 and seen == [(1, 1)]
+    plain = trained(parts.fit, replace(settings, structured=False))
+    assert relative_errors(found, parts.test)[0] < relative_errors(plain, parts.test)[0]
+
+
+def test_the_network_learns_what_work_does_not_tell() -> None:
+    bent = 1 + 0.5 * (pl.col("actual_text_tokens") - 24).abs() / 16  # no sum of work that costs more than nothing
+    samples = synthetic_samples(60, noise=0.01).with_columns(
+        bent * pl.col(name) for name in ("T_vision_total", "T_LLM_prefill", "T_LLM_decode", "T_decode_per_token")
+    )
+    parts = split_samples(samples, Split())
+    found = trained(parts.fit, replace(FAST, hidden_dim=64, step_choices=(400,)))
+    chosen = trained(parts.fit, replace(FAST, hidden_dim=64, step_choices=(400, 401)))
+    assert chosen.epochs >= 400
+    assert (relative_errors(found, parts.test) < 0.05).all()
 
 
 def test_a_constant_feature_moves_nothing() -> None:
@@ -201,6 +232,8 @@ def test_the_description_says_what_it_was_trained_on() -> None:
         found.typical_vision_tokens["low"] == samples.filter(pl.col("tier") == "low")["actual_vision_tokens"].median()
     )
     assert json.loads(json.dumps(found.training)) == found.training
+    assert found.work_terms == TERM_NAMES
+    assert trained(samples, replace(QUICK, structured=False)).description.work_terms == ()
 
 
 def test_both_definitions_of_decode_are_told_apart_and_give_milliseconds_a_step() -> None:
