@@ -12,7 +12,7 @@ from paceline.errors import PictureError, RequestRefusedError
 from paceline.serving import desk as desk_module
 from paceline.wire import cut_body
 from paceline.wire.body import body_of, fields_of, value_of
-from paceline.wire.cut_body import MARK, CutBody, cut_out
+from paceline.wire.cut_body import MARK, CutBody, SlashedUrl, cut_out
 
 PATH = "/v1/chat/completions"
 
@@ -160,7 +160,21 @@ def test_a_picture_is_not_read_with_the_words_around_it(monkeypatch):
     said = value_of(fields_of(cut.text), "a")
     assert bytes(cut.url(said[0])).decode() == url and cut.url(said[1]) == "data:image/png;base64,BBBB"
     escaped = cut_out(body.replace(b"/", b"\\/"))  # as PHP writes it
-    assert len(escaped.text) < 300 and escaped.url(value_of(fields_of(escaped.text), "a")[0]) == url
+    slashed = escaped.url(value_of(fields_of(escaped.text), "a")[0])
+    assert len(escaped.text) < 300 and len(slashed) == len(url) and slashed[:].decode() == url
+
+
+@given(st.lists(st.sampled_from(["/", "a", "B", "=", "+"]), min_size=1, max_size=60).map("".join), st.data())
+def test_a_part_of_a_slashed_url_is_that_part_of_the_url(letters, data):
+    text = "data:/;base64," + letters
+    escaped = cut_out(json.dumps({"a": text}).replace("/", "\\/").encode())
+    url = escaped.url(value_of(fields_of(escaped.text), "a"))
+    assert isinstance(url, SlashedUrl) and len(url) == len(text)
+    first, last = (data.draw(st.integers(0, len(text) + 3)) for _ in range(2))
+    assert url[first:last].decode() == text[first:last] and url[first:].decode() == text[first:]
+    assert url[-2:].decode() == text[-2:] and escaped.whole(escaped.text).decode() == json.dumps({"a": text}).replace(
+        "/", "\\/"
+    )
 
 
 @pytest.mark.parametrize("words", [b'\\"data:', b'"data:', b'"data:;base64,\\"', b'"data:;base64,AAAAAAAAAAAAAA",'])

@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -30,12 +31,27 @@ class PictureSize:
     height: int
 
 
+class Letters(Protocol):
+    """A text of single bytes that is read by parts."""
+
+    def __len__(self) -> int:
+        """Return how many bytes it has."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Return some of them."""
+        ...
+
+
+Text = str | memoryview | Letters
+
+
 class Base64File(io.RawIOBase):
     """A file in base64, from a place in a text or its bytes, of which only what is read is decoded, and no more than
     `most_bytes` in all.
     """
 
-    def __init__(self, text: str | memoryview, start: int = 0, *, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, text: Text, start: int = 0, *, most_bytes: int = MOST_BYTES) -> None:
         self._text, self._start, self._place, self._left = text, start, 0, most_bytes
         self.size = (len(text) - start) // 4 * 3 - _written(text[-2:]).count("=")
 
@@ -75,7 +91,7 @@ class Base64File(io.RawIOBase):
         return decoded[skipped : skipped + wanted]
 
 
-def size_of_data_url(url: str | memoryview) -> PictureSize:
+def size_of_data_url(url: Text) -> PictureSize:
     """Return the size of the picture in a `data:` URL of base64, or in the bytes of one, upright.
 
     Raises PictureError for another URL and for a picture whose header cannot be read.
@@ -101,7 +117,7 @@ def size_of_data_url(url: str | memoryview) -> PictureSize:
         ) from error
 
 
-def _written(part: str | memoryview) -> str:
+def _written(part: str | bytes | memoryview) -> str:
     return part if isinstance(part, str) else bytes(part).decode("latin-1")  # a letter a byte, so that places stay
 
 
