@@ -220,8 +220,8 @@ FLAGS = {
     ),
     "models": "--markdown --json",
     "serve": (
-        "--controller --host --port --alpha --policy --served-model-name --api-key-file --allow-urls --grace-seconds "
-        "--log-prompts --otlp-traces-endpoint --device --dtype --revision --template-argument --trust-remote-code"
+        "--controller --host --port --alpha --certified-only --policy --served-model-name --api-key-file --allow-urls "
+        "--grace-seconds --log-prompts --otlp-traces-endpoint --device --dtype --revision --template-argument --trust-remote-code"
     ),
     "verify": (
         "--tiers --top-k --blocks --pairs --out -o --under-load --device --dtype --revision --device-map --offload-folder "

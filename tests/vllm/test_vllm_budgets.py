@@ -23,11 +23,14 @@ import openai
 import pytest
 import torch
 from budget_table import write_table
+from certified_tables import HELD, certified_table
 from learned_controllers import synthetic_learned
 
+from paceline.control.choosing import configurations
 from paceline.dashboard import live_dashboard
 from paceline.datasets.digits import digit_questions
-from paceline.errors import EngineError, InvalidValueError
+from paceline.errors import EngineError, InvalidValueError, TableError
+from paceline.fit import save_table
 from paceline.models.knobs import applied
 from paceline.models.loading import load_model, load_request_plans
 from paceline.quick.run import QuickJudge
@@ -420,12 +423,26 @@ def test_servers_that_budgets_cannot_be_kept_on_are_refused():
     for cells, key in (
         ({"controller": "c", "alpha": 2}, "alpha"),
         ({"controller": "c", "client_knobs": 1.5}, "client_knobs"),
+        ({"controller": "c", "certified_only": "yes"}, "certified_only"),
+        ({"controller": "c", "certified_only": True, "client_knobs": True}, "client_knobs"),
         ({"controller": "c", "price_floor": "high"}, "price_floor"),
         ({"controller": "c", "price_floor": -1}, "floor"),
         ({"controller": "c", "price_share": 2}, "share"),
     ):
         with pytest.raises(InvalidValueError, match=key):
             read_budget_settings(cells)
+
+
+def test_nothing_but_what_is_certified_is_served_where_that_is_asked(tmp_path):
+    save_table(certified_table(HELD), tmp_path / "table.json")
+    cells = {"controller": str(tmp_path / "table.json"), "certified_only": True}
+    [served] = load_controllers(read_budget_settings(cells)).values()
+    assert configurations(served) == HELD.certified[::-1]
+    [whole] = load_controllers(read_budget_settings({**cells, "certified_only": False})).values()
+    assert len(configurations(whole)) == len(configurations(served)) + 1
+    save_table(certified_table(None), tmp_path / "plain.json")
+    with pytest.raises(TableError, match="holds no certificate"):
+        load_controllers(read_budget_settings({**cells, "controller": str(tmp_path / "plain.json")}))
 
 
 @pytest.mark.parametrize(("latency_kind", "served"), [("ttft", "ttft"), ("prefill", "ttft"), ("total", "total")])
@@ -436,7 +453,7 @@ def test_milliseconds_of_totals_serve_no_budget_of_first_tokens(tmp_path, latenc
 
 def test_a_learned_controller_is_served_by_its_bounds_and_that_is_said(tmp_path, monkeypatch, caplog):
     learned = synthetic_learned()
-    monkeypatch.setattr("paceline.serving.controllers.load_controller", lambda path, alpha: learned)
+    monkeypatch.setattr("paceline.serving.controllers.load_controller", lambda path, alpha, certified_only: learned)
     with caplog.at_level("WARNING", "vllm.paceline"):
         controllers = load_controllers(BudgetSettings(controller=tmp_path))
     assert controllers == {"ttft": learned.bound}

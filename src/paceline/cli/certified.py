@@ -99,5 +99,5 @@ def _print_run(run: CertifiedRun, *, served: bool) -> None:
     if run.agreement is not None:
         note(str(run.agreement), mark="caution" if run.agreement.differing else "")
     if run.table is not None:
-        serve = "vllm serve MODEL --controller" if served else "run MODEL --certified-only --table"
+        serve = "vllm serve MODEL --certified-only --controller" if served else "run MODEL --certified-only --table"
         note(f"next: paceline table show {run.table}    paceline {serve} {run.table} …")

@@ -34,6 +34,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)] = 8000,
     alpha: Annotated[float, typer.Option(help="Share of promised budgets that may be missed.")] = 0.05,
+    certified_only: Annotated[
+        bool, typer.Option("--certified-only", help="Take nothing that the table's certificate does not hold.")
+    ] = False,
     policy: Annotated[str, typer.Option(help=f"Order of waiting requests: {', '.join(POLICIES)}.")] = "edf",
     served_model_name: Annotated[
         str | None, typer.Option(help="What clients call the model.", show_default="MODEL")
@@ -76,6 +79,7 @@ def serve(
         model,
         _controller(model, controller),
         alpha=alpha,
+        certified_only=certified_only,
         device=device,
         dtype=dtype,
         revision=revision,

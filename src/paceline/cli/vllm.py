@@ -29,11 +29,16 @@ def serve(
     alpha: Annotated[
         float | None, typer.Option(help="Share of promised budgets that may be missed.", show_default="0.05")
     ] = None,
+    certified_only: Annotated[
+        bool, typer.Option("--certified-only", help="Take nothing that the table's certificate does not hold.")
+    ] = False,
     print_only: Annotated[bool, typer.Option("--print-only", help="Print the command and run nothing.")] = False,
 ) -> None:
     """Print the `vllm serve` command that serves MODEL under latency budgets, and run it; other options are vLLM's."""
     require_vllm()
-    words = serve_command(model, controller=controller, alpha=alpha, arguments=context.args)
+    words = serve_command(
+        model, controller=controller, alpha=alpha, certified_only=certified_only, arguments=context.args
+    )
     say(shlex.join(words))
     if not print_only:
         os.execv(words[0], words)

@@ -39,9 +39,9 @@ from paceline.server.question import AnswersQuestions
 from paceline.server.request_log import RequestLog
 from paceline.serving.chat import Sizes
 from paceline.serving.controllers import served_controllers
-from paceline.serving.desk import Desk, largest_ms
+from paceline.serving.desk import Desk
 from paceline.serving.middleware import BudgetMiddleware
-from paceline.serving.pricing import price_settings
+from paceline.serving.pricing import largest_ms, price_settings
 from paceline.serving.rewriting import KnobNames
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def load_served(
     controller: Path,
     *,
     alpha: float = DEFAULT_ALPHA,
+    certified_only: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
@@ -92,7 +93,7 @@ def load_served(
     """Load a model with the controllers of its budgets; raises what `load_model` and `load_controller` raise, and TableError
     for a controller of another model."""
     require_alpha(alpha)
-    controllers = served_controllers(controller, alpha=alpha, tell=_warn)
+    controllers = served_controllers(controller, alpha=alpha, tell=_warn, certified_only=certified_only)
     require_same_model(name, next(iter(controllers.values())))
     model = load_model(
         name,

@@ -1,11 +1,16 @@
 """The price of an engine's time where nobody tuned one: by the model's own times."""
 
+from paceline.control.choosing import needed_ms, options
+from paceline.control.controller import Controller
 from paceline.control.work_price import PriceSettings
+from paceline.records import RequestFeatures
+from paceline.serving.chat import Sizes
 
 # of the price's step and ceiling: accuracy, where time is counted in T0, the time of the largest configuration alone
 # (benchmarks/under_load.py: 0.3 a second² at a T0 of 0.28 s)
 STEP_T0, CEILING_T0 = 0.0235, 5.0
 SHARE = 0.5
+TEXT_TOKENS = 64  # of a question
 
 
 def price_settings(
@@ -18,3 +23,10 @@ def price_settings(
         share=share,
         ceiling=max(CEILING_T0 / t0_seconds, floor),
     )
+
+
+def largest_ms(controller: Controller, sizes: Sizes) -> float:
+    """Return what a controller says of a picture of a megapixel under its largest configuration: a server's T0, in ms."""
+    tokens = {tier: plan.tokens for tier, plan in sizes.plans([(1024, 1024)]).items()}
+    found = options(controller, RequestFeatures(text_tokens=TEXT_TOKENS, vision_tokens=tokens), tuple(tokens))
+    return needed_ms(max(found, key=lambda each: each.config.size))

@@ -48,7 +48,8 @@ logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSettings:
-    """What an API server is told: whose choice, at which α it bounds, and whether clients may set knobs themselves.
+    """What an API server is told: whose choice, at which α it bounds, whether clients may set knobs themselves, and whether
+    nothing is taken but what the controller's certificate holds.
 
     `price_floor` (accuracy a second), `price_step` (accuracy a second²; None for one by the model's own times) and `price_share`
     (of time) are of the price of an engine's time: `paceline.control.work_price`.
@@ -57,6 +58,7 @@ class BudgetSettings:
     controller: Path
     alpha: float = DEFAULT_ALPHA
     client_knobs: bool = False
+    certified_only: bool = False
     price_floor: float = 0.0
     price_step: float | None = None
     price_share: float = SHARE
@@ -133,19 +135,32 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
 
 def read_budget_settings(cells: Mapping[str, Any]) -> BudgetSettings:
     """Return the settings of Paceline's section of additional_config; raises InvalidValueError with the key that is wrong."""
-    controller, alpha, client_knobs = (cells.get(key) for key in ("controller", "alpha", "client_knobs"))
+    controller, alpha = (cells.get(key) for key in ("controller", "alpha"))
     if not isinstance(controller, str) or not controller:
         expected = "the path of a table file, or of the directory of an estimator or a learned controller"
         raise InvalidValueError('additional_config["paceline"]["controller"]', controller, expected)
-    if client_knobs not in (None, False, True):
-        raise InvalidValueError('additional_config["paceline"]["client_knobs"]', client_knobs, "true or false")
+    client_knobs, certified_only = (_switch(cells, key) for key in ("client_knobs", "certified_only"))
+    if client_knobs and certified_only:
+        expected = "false where certified configurations alone are served: clients could ask for any other"
+        raise InvalidValueError('additional_config["paceline"]["client_knobs"]', client_knobs, expected)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float | None):
         raise InvalidValueError('additional_config["paceline"]["alpha"]', alpha, "a probability, for example 0.05")
     if alpha is not None:
         require_alpha(alpha)
     return BudgetSettings(
-        controller=Path(controller), alpha=alpha or DEFAULT_ALPHA, client_knobs=bool(client_knobs), **_price(cells)
+        controller=Path(controller),
+        alpha=alpha or DEFAULT_ALPHA,
+        client_knobs=client_knobs,
+        certified_only=certified_only,
+        **_price(cells),
     )
+
+
+def _switch(cells: Mapping[str, Any], key: str) -> bool:
+    value = cells.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidValueError(f'additional_config["paceline"]["{key}"]', value, "true or false")
+    return bool(value)
 
 
 def _price(cells: Mapping[str, Any]) -> dict[str, float]:
@@ -175,7 +190,12 @@ def load_controller_of(settings: BudgetSettings, cells: Mapping[str, Any], vllm_
 
 def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:
     """Return the controllers by kind of budget, as `served_controllers` does."""
-    return served_controllers(settings.controller, alpha=settings.alpha, tell=partial(logger.warning, "budgets: %s"))
+    return served_controllers(
+        settings.controller,
+        alpha=settings.alpha,
+        tell=partial(logger.warning, "budgets: %s"),
+        certified_only=settings.certified_only,
+    )
 
 
 def _require_blocks(controller: Controller, configs: tuple[KnobConfig, ...], given: Any, model: Any) -> None:

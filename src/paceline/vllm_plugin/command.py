@@ -5,7 +5,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,14 +36,21 @@ def require_vllm() -> None:
 
 
 def serve_command(
-    model: str, *, controller: Path, alpha: float | None = None, arguments: Sequence[str] = ()
+    model: str,
+    *,
+    controller: Path,
+    alpha: float | None = None,
+    certified_only: bool = False,
+    arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return the words of `vllm serve` for a model under a controller, with further arguments of vLLM's own.
 
-    The embedded model is first written as vLLM loads it, once, into the user's cache. Raises EngineError or InvalidValueError
+    The embedded model is first written as vLLM loads it, once, into the user's cache. With `certified_only` nothing is served but
+    what the controller's certificate holds. Raises EngineError or InvalidValueError
     for arguments that budgets cannot stand beside, and what `load_controller` raises.
     """
-    chosen = load_controller(controller) if alpha is None else load_controller(controller, alpha=alpha)
+    bounded = {} if alpha is None else {"alpha": alpha}
+    chosen = load_controller(controller, certified_only=certified_only, **bounded)
     given = [
         word.replace("_", "-", word.partition("=")[0].count("_")) if word.startswith("--") else word
         for word in arguments
@@ -58,10 +65,13 @@ def serve_command(
     words += [] if _value(rest, SCHEDULER) is not None else [SCHEDULER, f"{MODULE}.scheduler"]
     words += ["--middleware", f"{MODULE}.budgets", "--trust-request-mm-kwargs", "--enable-per-request-metrics"]
     words += ["--enable-logging-iteration-details"]  # the middleware learns from steps, and keeps them out of the log
-    return [*words, CONFIG, json.dumps(_settings(config, chosen, controller, alpha)), *rest]
+    ours = {**bounded, **({"certified_only": True} if certified_only else {})}
+    return [*words, CONFIG, json.dumps(_settings(config, chosen, controller, ours)), *rest]
 
 
-def _settings(given: str | None, chosen: Controller, controller: Path, alpha: float | None) -> dict[str, Any]:
+def _settings(
+    given: str | None, chosen: Controller, controller: Path, asked: Mapping[str, float | bool]
+) -> dict[str, Any]:
     try:
         whole = {} if given is None else parsed_json(given)
     except ValueError as error:
@@ -69,9 +79,7 @@ def _settings(given: str | None, chosen: Controller, controller: Path, alpha: fl
     section = cast("dict[str, Any]", whole).get(SECTION, {}) if isinstance(whole, dict) else None
     if not isinstance(whole, dict) or not isinstance(section, dict):
         raise InvalidValueError(CONFIG, given, f'a JSON object, with an object under "{SECTION}" if it has that')
-    ours: dict[str, Any] = {"controller": str(controller.resolve()), "policy": section.get("policy", "edf")}
-    if alpha is not None:
-        ours["alpha"] = alpha
+    ours: dict[str, Any] = {"controller": str(controller.resolve()), "policy": section.get("policy", "edf"), **asked}
     rankings = [run["block_ranking"] for run in chosen.provenance if "block_ranking" in run]
     if rankings:
         ours["block_ranking"] = rankings[0]

@@ -3,85 +3,26 @@
 import json
 
 import pytest
+from certified_tables import CONFIGS, HELD, certificate, certified_table, claim
 
-from paceline.control import LookupTable, TableEntry, TableMetadata
-from paceline.control.certificate import Certificate, CertifiedClaim, parse_certificate
+from paceline.control import LookupTable
+from paceline.control.certificate import parse_certificate
 from paceline.control.loading import load_controller
 from paceline.errors import ControllerError, InvalidValueError, PacelineWarning, TableError, UnknownChoiceError
 from paceline.fit import save_table
-from paceline.records import KnobConfig
-
-CONFIGS = [KnobConfig(tier="low", top_k=k, num_active_blocks=16) for k in (1, 4, 8)]
-
-
-def claim(config, verdict, **values):
-    counts = {
-        "asked": 100,
-        "broken": 2,
-        "mended": 1,
-        "mean_loss": 0.01,
-        "bound_ms": 30.0,
-        "requests": 60,
-        "exceeded": 1,
-    }
-    return CertifiedClaim(config=config, verdict=verdict, needed=90, **{**counts, **values})
-
-
-def certificate(*claims, **values):
-    told = {
-        "epsilon": 0.03,
-        "delta": 0.1,
-        "rule": "two_looks",
-        "latency_kind": "prefill",
-        "full": CONFIGS[2],
-        "choosing_questions": 50,
-        "certifying_questions": 400,
-        "mix": {"digits_read": 200, "digits_count": 200},
-        "model": "digits",
-        "seed": 1,
-        "plan_sha256": "ab" * 32,
-    }
-    return Certificate(claims=claims, **{**told, **values})
-
-
-def table(held):
-    entries = [
-        TableEntry(
-            config=config,
-            accuracy=0.5 + place / 10,
-            latency_ms=10.0 * (place + 1),
-            num_samples=50,
-            accuracy_std=0.4,
-            latency_std_ms=1.0,
-        )
-        for place, config in enumerate(CONFIGS)
-    ]
-    metadata = TableMetadata(
-        aggregation_method="mean",
-        tolerance=0.05,
-        latency_kind="prefill",
-        datasets=("digits_read",),
-        num_profiling_results=150,
-        certificate=held,
-        chosen_on=50,
-    )
-    return LookupTable(entries=entries, metadata=metadata)
-
-
-HELD = certificate(claim(CONFIGS[1], "certified"), claim(CONFIGS[0], "failed", broken=9))
 
 
 def test_a_certificate_is_read_as_it_was_written(tmp_path):
-    save_table(table(HELD), tmp_path / "table.json")
+    save_table(certified_table(HELD), tmp_path / "table.json")
     read = LookupTable.load(tmp_path / "table.json")
     assert read.certificate == HELD
     assert read.metadata.chosen_on == 50
     assert parse_certificate(HELD.document()) == HELD
-    assert read.document() == table(HELD).document()
+    assert read.document() == certified_table(HELD).document()
 
 
 def test_without_a_certificate_the_file_is_as_before():
-    plain = table(None).document()["metadata"]
+    plain = certified_table(None).document()["metadata"]
     assert "certificate" not in plain and plain["chosen_on"] == 50
 
 
@@ -97,7 +38,7 @@ def test_without_a_certificate_the_file_is_as_before():
 )
 def test_a_certificate_that_was_edited_is_refused(tmp_path, edit):
     path = tmp_path / "table.json"
-    save_table(table(HELD), path)
+    save_table(certified_table(HELD), path)
     document = json.loads(path.read_text())
     edit(document["metadata"]["certificate"])
     path.write_text(json.dumps(document))
@@ -107,7 +48,7 @@ def test_a_certificate_that_was_edited_is_refused(tmp_path, edit):
 
 def test_certified_only_takes_what_was_certified_and_the_full_configuration(tmp_path):
     path = tmp_path / "table.json"
-    save_table(table(HELD), path)
+    save_table(certified_table(HELD), path)
     only = load_controller(path, certified_only=True)
     assert [entry.config for entry in only.entries] == [CONFIGS[1], CONFIGS[2]]
     assert only.predict(25).config == CONFIGS[1]
@@ -119,7 +60,7 @@ def test_certified_only_takes_what_was_certified_and_the_full_configuration(tmp_
 
 def test_certified_only_of_what_holds_no_certificate_is_refused(tmp_path):
     path = tmp_path / "table.json"
-    save_table(table(None), path)
+    save_table(certified_table(None), path)
     with pytest.raises(TableError, match="holds no certificate"):
         load_controller(path, certified_only=True)
     with pytest.raises(ControllerError, match="hold no certificate"):
@@ -149,6 +90,6 @@ def test_a_certificate_that_cannot_be_is_refused():
 
 
 def test_cautions_say_that_accuracies_are_smoothed_and_when_nothing_is_certified():
-    assert any("smoothed over the grid from 50" in caution for caution in table(HELD).cautions)
-    assert any("nothing of this table is certified" in caution for caution in table(None).cautions)
-    assert not any("nothing of this table" in caution for caution in table(HELD).cautions)
+    assert any("smoothed over the grid from 50" in caution for caution in certified_table(HELD).cautions)
+    assert any("nothing of this table is certified" in caution for caution in certified_table(None).cautions)
+    assert not any("nothing of this table" in caution for caution in certified_table(HELD).cautions)

@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from certified_tables import HELD, certified_table
 from serving_desk import table
 
 from paceline.errors import EngineError, InvalidValueError, MissingExtraError, TableError
+from paceline.fit import save_table
 from paceline.vllm_plugin import command
 
 
@@ -32,6 +34,15 @@ def test_the_command_has_all_that_budgets_need(controller):
     assert {"--trust-request-mm-kwargs", "--enable-logging-iteration-details"} <= set(words)
     expected = {"controller": str(controller), "policy": "edf", "alpha": 0.1, "block_ranking": [3, 1, 2]}
     assert settings_of(words) == {"paceline": expected}
+
+
+def test_certified_configurations_alone_are_served_where_that_is_asked(tmp_path, controller):
+    save_table(certified_table(HELD), path := tmp_path / "certified.json")
+    words = command.serve_command("m", controller=path, certified_only=True)
+    assert settings_of(words)["paceline"]["certified_only"] is True
+    assert "certified_only" not in settings_of(command.serve_command("m", controller=path))["paceline"]
+    with pytest.raises(TableError, match="holds no certificate"):
+        command.serve_command("m", controller=controller, certified_only=True)
 
 
 @pytest.mark.parametrize(
