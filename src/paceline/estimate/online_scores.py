@@ -13,6 +13,7 @@ from collections.abc import Hashable
 
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import RANK_SLACK, SMALLEST_MS, least_requests, require_alpha
+from paceline.estimate.promises import shifted_score
 
 DEFAULT_WINDOW = 500
 SMALLEST_SECONDS = SMALLEST_MS / 1e3
@@ -37,11 +38,14 @@ class OnlineScores:
         """Return how many scores a class has."""
         return len(self._sorted.get(kind, ()))
 
-    def factor(self, kind: Hashable) -> float | None:
-        """Return what a prediction is multiplied by to bound the time; None while the class has too few scores."""
+    def factor(self, kind: Hashable, *, shift: float = 0.0) -> float | None:
+        """Return what a prediction is multiplied by to bound the time; None while the class has too few scores.
+
+        `shift` is by how much the level is to be smaller than α: `PromiseAccounts` says so.
+        """
         scores = self._sorted.get(kind, ())
         rank = max(1, math.ceil((len(scores) + 1) * (1 - self.alpha) - RANK_SLACK))
-        return math.exp(scores[rank - 1]) if rank <= len(scores) else None
+        return math.exp(shifted_score(scores, rank, shift)) if rank <= len(scores) else None
 
     def lower_factor(self, kind: Hashable) -> float | None:
         """Return what a prediction is multiplied by to be surely exceeded, but for a share α; None for too few scores."""

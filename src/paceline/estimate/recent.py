@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from paceline.errors import InvalidValueError
 from paceline.estimate.bounds import DEFAULT_CONFIDENCE, SMALLEST_MS, least_requests, require_alpha
+from paceline.estimate.promises import shifted_score
 from paceline.slo import tolerance_rank
 
 WINDOW = 500  # requests: the rank is then the 483rd for α 0.05 and confidence 0.9
@@ -51,8 +52,12 @@ class RecentScores:
     @property
     def upper(self) -> float | None:
         """What a prediction is multiplied by to be its bound."""
+        return self.upper_at(0.0)
+
+    def upper_at(self, shift: float) -> float | None:
+        """Return what a prediction is multiplied by to be its bound at a level smaller by `shift`: `PromiseAccounts` says so."""
         rank = _upper_rank(len(self._last), self.alpha, self.confidence)
-        return None if rank is None else math.exp(self._sorted[rank - 1])
+        return None if rank is None else math.exp(shifted_score(self._sorted, rank, shift))
 
     @property
     def lower(self) -> float | None:
@@ -82,19 +87,20 @@ class ClassedScores:
     def observe(self, name: Hashable, measured_ms: float, predicted_ms: float) -> None:
         """Take note of what a request of a class took, beside what was predicted of it."""
         self.pooled.observe(measured_ms, predicted_ms)
-        for own in (name, (name, _size(predicted_ms))):
+        for own in (name, (name, size_class(predicted_ms))):
             self._classes.setdefault(own, RecentScores(self.alpha)).observe(measured_ms, predicted_ms)
 
     def of(self, name: Hashable, predicted_ms: float) -> RecentScores:
         """Return the scores of predictions of this size in a class where they bound, else its own, else those of all."""
-        for own in ((name, _size(predicted_ms)), name):
+        for own in ((name, size_class(predicted_ms)), name):
             found = self._classes.get(own)
             if found is not None and found.upper is not None:
                 return found
         return self.pooled
 
 
-def _size(predicted_ms: float) -> int:
+def size_class(predicted_ms: float) -> int:
+    """Return which half octave a number of milliseconds is in."""
     return round(2 * math.log2(max(predicted_ms, SMALLEST_MS)))
 
 

@@ -1,10 +1,10 @@
 """The choice at arrival under load: the worthiest configuration that keeps the request's own promise and breaks no other.
 
 A budget counts from the arrival and covers waiting. What is promised is that the first token comes within it with
-probability 1 − α; nothing is promised while a class of requests has too few scores, nor where no configuration's bound
-fits. A request that even its fastest configuration would not serve in time by the point estimate is relegated: it gives up
-its place in the order, for late anyway it would make others late. On the upper bound that would be done to many that
-are served in time.
+probability 1 − α, by the scores of its class and by how earlier promises were kept (`PromiseAccounts`); nothing is promised while
+a class of requests has too few scores, nor where no configuration's bound fits. A request that even its fastest configuration
+would not serve in time by the point estimate is relegated: it gives up its place in the order, for late anyway it would make
+others late. On the upper bound that would be done to many that are served in time.
 
 A host tells what happens: `decide` and `admit` at an arrival, `computed` as prompts get on, `finished` for a first token, and
 `stepped` after each step. Nothing here reads a clock.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from paceline.control.work_price import PriceSettings, WorkPrice, worthiest
 from paceline.errors import InvalidValueError
 from paceline.estimate.online_scores import DEFAULT_WINDOW, SMALLEST_SECONDS, OnlineScores, budget_class
+from paceline.estimate.promises import PromiseAccounts
 from paceline.estimate.step_drift import StepDrift
 from paceline.schedule.look_ahead import LookAhead, Outlook, PrefillWork, StepPace
 from paceline.schedule.policies import SortKey, request_order
@@ -66,6 +67,7 @@ class LoadDecision:
     `chosen` is the place of a candidate. `ttft_budget_seconds` is what it is queued with, None without a budget or for one
     that is relegated. `predicted_seconds` and `bound_seconds` count from the arrival; the bound is None while nothing can
     be bounded. `unpromised` says why nothing is promised: `cold`, `none_fit`, `relegated` or `no_budget`; None for a promise.
+    `withheld` says that a promise would have been given if earlier ones had been kept.
     """
 
     chosen: int
@@ -75,6 +77,7 @@ class LoadDecision:
     work_seconds: float
     price_per_second: float
     unpromised: str | None
+    withheld: bool = False
 
     @property
     def promised(self) -> bool:
@@ -89,6 +92,7 @@ class _Awaited:
     arrival_seconds: float
     kind: Hashable
     predicted_seconds: float
+    promised_seconds: float | None
 
 
 class LoadController:
@@ -97,6 +101,7 @@ class LoadController:
     def __init__(self, settings: LoadSettings, planner: PlannerSettings, model: LinearStepTime) -> None:
         self.settings, self._planner, self._model = settings, planner, model
         self.scores = OnlineScores(alpha=settings.alpha, window=settings.window)
+        self.promises = PromiseAccounts(settings.alpha)
         self.price = WorkPrice(settings.price)
         self.drift = StepDrift()
         self.ahead = LookAhead(model)
@@ -144,11 +149,10 @@ class LoadController:
         fastest = min(range(len(found)), key=predicted.__getitem__)
         if budget is not None and self.settings.relegates and predicted[fastest] > budget:
             return self._relegated(candidates, fastest, ahead_seconds, ready_seconds, pace)
-        factor = self.scores.factor(self.kind(budget))
+        factor = self._factor(budget)
         slack = self._slack(budget, ready_seconds, pace)
-        limit = math.inf if budget is None else budget / (1.0 if factor is None else factor)
         leaves = [each.work_seconds <= slack for each in found]
-        fits = [seconds <= limit and one for seconds, one in zip(predicted, leaves, strict=True)]
+        fits = _fitting(predicted, leaves, budget, factor)
         price, works = self.price.per_second, [each.work_seconds for each in found]
         worths = self._worths(candidates, predicted, budget)
         chosen = worthiest(worths, works, fits, price_per_second=price)
@@ -158,6 +162,8 @@ class LoadController:
             reason = COLD
         else:
             reason = NONE_FIT if chosen is None else None
+        calibrated = self.scores.factor(self.kind(budget))
+        withheld = reason == NONE_FIT and calibrated != factor and any(_fitting(predicted, leaves, budget, calibrated))
         if chosen is None and self.settings.weighs_chances:
             chosen = worthiest(worths, works, leaves, price_per_second=price)
         taken = fastest if chosen is None else chosen
@@ -169,6 +175,7 @@ class LoadController:
             work_seconds=found[taken].work_seconds,
             price_per_second=price,
             unpromised=reason,
+            withheld=withheld,
         )
 
     def admit(
@@ -192,7 +199,10 @@ class LoadController:
         due = arrival_seconds + budget if decision.promised and budget is not None else None
         self.ahead.add(name, self.key(work, budget, ready_seconds), work, due_seconds=due, after_seconds=after_seconds)
         self._queued += 1
-        self._awaited[name] = _Awaited(arrival_seconds, self.kind(budget), decision.predicted_seconds)
+        if decision.withheld:
+            self.promises.withheld(budget_class(budget))
+        promised = budget if decision.promised else None
+        self._awaited[name] = _Awaited(arrival_seconds, self.kind(budget), decision.predicted_seconds, promised)
 
     def computed(self, name: Hashable, work: PrefillWork | None) -> None:
         """Take note of what is left to prefill of a request, None for nothing; of one that is unknown nothing is kept."""
@@ -206,12 +216,12 @@ class LoadController:
         """Take note of a first token: what was predicted of it becomes a score of its class."""
         self.computed(name, None)
         awaited = self._awaited.pop(name, None)
-        if awaited is not None:
-            self.scores.observe(
-                awaited.kind,
-                measured_seconds=first_token_seconds - awaited.arrival_seconds,
-                predicted_seconds=awaited.predicted_seconds,
-            )
+        if awaited is None:
+            return
+        measured, promised = first_token_seconds - awaited.arrival_seconds, awaited.promised_seconds
+        self.scores.observe(awaited.kind, measured_seconds=measured, predicted_seconds=awaited.predicted_seconds)
+        if promised is not None:
+            self.promises.observe(budget_class(promised), kept=measured <= promised)
 
     def gone(self, name: Hashable) -> None:
         """Take note that a request was given up before its first token: it is measured no more."""
@@ -281,6 +291,11 @@ class LoadController:
             unpromised=RELEGATED,
         )
 
+    def _factor(self, budget: float | None) -> float | None:
+        """Return what a prediction is multiplied by to be promised under a budget."""
+        shift = 0.0 if budget is None else self.promises.shift(budget_class(budget))
+        return self.scores.factor(self.kind(budget), shift=shift)
+
     def kind(self, budget: float | None) -> Hashable:
         """Return the class of a budget's scores: one for each budget under orders by deadline, one for all otherwise."""
         return budget_class(budget) if self._by_budget else None
@@ -298,3 +313,11 @@ class LoadController:
                 ttft_budget_seconds=budget,
             )
         )
+
+
+def _fitting(
+    predicted: Sequence[float], leaves: Sequence[bool], budget: float | None, factor: float | None
+) -> list[bool]:
+    """Return which candidates' bounds are within a budget, and leave others what they were promised."""
+    limit = math.inf if budget is None else budget / (1.0 if factor is None else factor)
+    return [seconds <= limit and one for seconds, one in zip(predicted, leaves, strict=True)]

@@ -1,11 +1,12 @@
 """Where a request with a budget is decided: its promise, its place in the line, and its body as the engine takes it.
 
 A request that is alone is bounded by what others took that were alone. One that has others beside it is decided by what they
-have yet to compute, and bounded by what others took that had some beside them. Clocks and engines are the host's.
+have yet to compute, and bounded by what others took that had some beside them. Promises that are broken more often than they may
+be widen the bounds of those to come. Clocks and engines are the host's.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,8 @@ from paceline.control.choosing import choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
 from paceline.control.work_price import PriceSettings, worthiest
 from paceline.errors import RequestRefusedError
-from paceline.estimate.recent import ClassedScores, RecentScores
+from paceline.estimate.promises import PromiseAccounts
+from paceline.estimate.recent import ClassedScores, RecentScores, size_class
 from paceline.records import Decision, RequestFeatures
 from paceline.schedule.load_control import (
     NONE_FIT,
@@ -29,6 +31,7 @@ from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
 from paceline.serving.chat import Chat, Sizes, read_chat
 from paceline.serving.ledger import AcceptedRequest, Ledger
+from paceline.serving.pricing import largest_ms
 from paceline.serving.rewriting import KnobNames, rewrite
 from paceline.serving.ticket import Reading, Ticket
 from paceline.serving.verdict import Verdict, contended, infeasible, why_none_beside
@@ -43,7 +46,7 @@ LARGEST_BODY_BYTES = 100 * 1024 * 1024
 MOST_RECENT = 100  # reports that are kept for whoever watches
 WARM_UP_REQUESTS = 3  # a process's first are slow, and say nothing of those to come
 SMALLEST_LEFT_MS = 1e-3  # of a budget that waiting has used up: the fastest is taken, marked
-TEXT_TOKENS = 64  # of a question
+NONE_BOUNDED = "no configuration is bounded by this budget"
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -80,6 +83,7 @@ class Desk:
         self.metrics = PromiseMetrics(alpha=alpha)
         self.recent: deque[Ticket] = deque(maxlen=MOST_RECENT)
         self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
+        self.promises = {kind: PromiseAccounts(alpha) for kind in controllers}  # of requests that were alone
         self._tiers = {kind: {each.tier for each in configurations(one)} for kind, one in controllers.items()}
         self._native: PrefillWork | None = None  # of a request that nobody decides on
         self._price_at = price_at
@@ -185,7 +189,10 @@ class Desk:
             self.metrics.promises["none_fit"] += 1
         if measured_ms is not None:  # neither did the client go away before, nor did the engine fail it
             if promise.why_not is None:
-                self.metrics.promises["kept" if measured_ms <= asked.ms else "missed"] += 1
+                kept = measured_ms <= asked.ms
+                self.metrics.promises["kept" if kept else "missed"] += 1
+                if ticket.alone:  # the line has the accounts of the others
+                    self.promises[asked.kind].observe(size_class(asked.ms), kept=kept)
             if asked.kind == "ttft":
                 self.metrics.predicted_ttft.observe(promise.expected_ms / 1e3)
                 self.metrics.measured_ttft.observe(measured_ms / 1e3)
@@ -269,8 +276,12 @@ class Desk:
         )
         taken = choice.least if best is None else choice.fitting[best]
         scores, own_ms = self._scores(asked, taken), self._own_ms(asked, taken)
-        bound_ms = None if scores.upper is None else before_ms + scores.upper * needed_ms(taken)
+        bound_ms = None
+        if scores.upper is not None:
+            bound_ms = before_ms + self._bounded_ms(asked, taken.config.tier, needed_ms(taken))
         why_not = self._why_not_alone(scores.upper is None, asked, chat, taken)
+        if why_not == NONE_BOUNDED and self._fits_as_calibrated(asked, chat, tiers, before_ms):
+            self.promises[asked.kind].withheld(size_class(asked.ms))
         load = LoadDecision(
             chosen=0,
             ttft_budget_seconds=left_ms / 1e3 if asked.kind == "ttft" else None,
@@ -302,10 +313,11 @@ class Desk:
         taken, scores = found[load.chosen], controller.scores
         seen = scores.count(controller.kind(budget))
         reason = why_none_beside(load.unpromised, seen=seen, needed=scores.least)
-        why_not = reason if reason is not None else self._why_unknown(chat, taken)
+        unknown = self._why_unknown(chat, taken)
+        why_not = reason if reason is not None else unknown
         return Verdict(
             taken=replace(taken, within_budget=load.unpromised not in (NONE_FIT, RELEGATED)),
-            load=replace(load, unpromised=load.unpromised or why_not),
+            load=replace(load, unpromised=load.unpromised or why_not, withheld=load.withheld and unknown is None),
             work=candidates[load.chosen].work,
             expected_ms=spent_ms + 1e3 * load.predicted_seconds,
             bound_ms=None if load.bound_seconds is None else spent_ms + 1e3 * load.bound_seconds,
@@ -317,8 +329,19 @@ class Desk:
         return self.calibrations[asked.kind].of(decision.config.tier, needed_ms(decision))
 
     def _bounded_ms(self, asked: AskedBudget, tier: str | None, ms: float) -> float:
-        """Return the bound here of what a controller says of a tier, or that itself while nothing bounds."""
-        return ms * (self.calibrations[asked.kind].of(tier, ms).upper or 1.0)
+        """Return the bound here of what a controller says of a tier, wider for broken promises; that itself without one."""
+        shift = self.promises[asked.kind].shift(size_class(asked.ms))
+        return ms * (self.calibrations[asked.kind].of(tier, ms).upper_at(shift) or 1.0)
+
+    def _fits_as_calibrated(
+        self, asked: AskedBudget, chat: Chat, tiers: Collection[str | None], before_ms: float
+    ) -> bool:
+        """Tell whether some bound would fit a budget if earlier promises had been kept."""
+        if not self.promises[asked.kind].shift(size_class(asked.ms)):
+            return False
+        scores, found = self.calibrations[asked.kind], options(self.controllers[asked.kind], _features(chat), tiers)
+        needs_ms = ((needed_ms(each), scores.of(each.config.tier, needed_ms(each)).upper) for each in found)
+        return any(upper is not None and before_ms + upper * ms <= asked.ms for ms, upper in needs_ms)
 
     def _own_ms(self, asked: AskedBudget, decision: Decision) -> float:
         """Return what a configuration takes alone, by the controller and by what such requests took here."""
@@ -361,7 +384,7 @@ class Desk:
             pooled = self.calibrations[asked.kind].pooled
             return f"{len(pooled)} of {pooled.needed} requests that calibrate the bound were answered alone so far"
         unknown = self._why_unknown(chat, taken)
-        return unknown or (None if taken.within_budget else "no configuration is bounded by this budget")
+        return unknown or (None if taken.within_budget else NONE_BOUNDED)
 
     def _why_unknown(self, chat: Chat, taken: Decision) -> str | None:
         if self._unlike(chat):
@@ -428,13 +451,6 @@ class Desk:
             self.metrics.promises["refused"] += 1
             late_ms = spent_ms + 1e3 * seconds[fastest] * (upper or 1.0)
             raise contended(asked.ms, wait_ms=before_ms, excess_ms=late_ms - asked.ms)
-
-
-def largest_ms(controller: Controller, sizes: Sizes) -> float:
-    """Return what a controller says of a picture of a megapixel under its largest configuration: a server's T0, in ms."""
-    tokens = {tier: plan.tokens for tier, plan in sizes.plans([(1024, 1024)]).items()}
-    found = options(controller, RequestFeatures(text_tokens=TEXT_TOKENS, vision_tokens=tokens), tuple(tokens))
-    return needed_ms(max(found, key=_size))
 
 
 def _later(budget_seconds: float | None, spent_ms: float) -> float | None:

@@ -1,0 +1,122 @@
+"""Promises that were broken widen the bounds of the next ones, alone and beside others, and come back once they are kept."""
+
+import pytest
+from serving_desk import calibrated_desk, chat
+
+from paceline.estimate.online_scores import budget_class
+from paceline.estimate.recent import size_class
+from paceline.schedule import DecodeLoad, LoadCandidate, LoadController, LoadSettings, PlannerSettings, PrefillWork
+from paceline.schedule.server_load import MILLISECONDS
+from paceline.wire.body import body_of, raw
+
+PATH = "/v1/chat/completions"
+BUDGET_MS = 38.2  # the largest configuration takes 38
+EDF = PlannerSettings(chunk_size=1, policy="edf")
+WORK = PrefillWork(tokens=100)
+NOBODY = DecodeLoad(tokens=0, context_tokens=0)
+
+
+def spread_desk():
+    """A desk whose hundred calibrating requests took 0.9 to 1 times what was predicted."""
+    desk = calibrated_desk()
+    for number in range(100):
+        desk.calibrations["ttft"].pooled.observe(9.0 + number / 100, 10.0)
+    return desk
+
+
+def accepted(desk, budget_ms):
+    body = body_of({name: raw(value) for name, value in chat(budget_ms).items()})
+    ticket = desk.accept(desk.read(PATH, [], body), received_seconds=0.0, now_seconds=0.0)
+    desk.finish(ticket, 0.0)  # the client left: nothing is measured
+    return ticket
+
+
+def broken(accounts, name, count):
+    for _ in range(count):
+        accounts.observe(name, kept=False)
+
+
+def test_a_bound_widens_with_broken_promises_of_such_budgets_and_never_narrows():
+    desk, before = spread_desk(), accepted(spread_desk(), 500.0).promise
+    accounts = desk.promises["ttft"]
+    broken(accounts, size_class(500.0), 3)
+    wider = accepted(desk, 500.0).promise
+    assert wider.bound_ms > before.bound_ms and wider.config == before.config and wider.why_not is None
+    for _ in range(2000):
+        accounts.observe(size_class(500.0), kept=True)
+    assert accepted(desk, 500.0).promise.bound_ms == before.bound_ms
+
+
+def test_a_promise_that_is_withheld_for_broken_ones_comes_back():
+    desk = spread_desk()
+    least = min(each.latency_ms for each in desk.controllers["ttft"].entries)
+    budget_ms = 1.005 * least
+    assert accepted(desk, budget_ms).promise.why_not is None
+    broken(desk.promises["ttft"], size_class(budget_ms), 8)
+    withheld = accepted(desk, budget_ms).promise
+    assert withheld.why_not == "no configuration is bounded by this budget" and withheld.degraded
+    assert accepted(desk, 0.5 * least).promise.why_not  # bounded by none either way
+    numbers = [number for number in range(400) if accepted(desk, budget_ms).promise.why_not is None]
+    assert 20 < numbers[0] < 250  # each counts as one that was kept
+
+
+def test_what_a_client_measured_is_counted():
+    desk = spread_desk()
+    for number in range(4):
+        body = body_of({name: raw(value) for name, value in chat(500.0).items()})
+        ticket = desk.accept(desk.read(PATH, [], body), received_seconds=float(number), now_seconds=float(number))
+        desk.first_token(ticket, 600.0)
+        desk.finish(ticket, number + 0.7)
+    assert desk.metrics.promises["missed"] == 4
+    assert desk.promises["ttft"].shift(size_class(500.0)) == pytest.approx(0.2 * 0.05 * (4 - 4 * 0.04))
+
+
+def line():
+    controller = LoadController(LoadSettings(alpha=0.1), EDF, MILLISECONDS)
+    for number in range(100):
+        for budget in (0.12, 1.0):
+            kind = controller.kind(budget)
+            controller.scores.observe(kind, measured_seconds=1.0 + number / 1000, predicted_seconds=1.0)
+    return controller
+
+
+def decided(controller, budget):
+    return controller.decide(
+        [LoadCandidate(accuracy=0.9, work=WORK)],
+        arrival_seconds=0.0,
+        ready_seconds=0.0,
+        ttft_budget_seconds=budget,
+        decodes=NOBODY,
+    )
+
+
+def test_beside_others_the_engines_own_outcomes_are_counted():
+    controller = line()
+    before = decided(controller, 1.0)
+    assert before.promised and not before.withheld
+    for name in range(4):
+        controller.admit(name, before, WORK, arrival_seconds=0.0, ready_seconds=0.0)
+        controller.finished(name, 1.5)
+    after = decided(controller, 1.0)
+    assert controller.promises.shift(budget_class(1.0)) > 0
+    assert after.bound_seconds / after.predicted_seconds > 1.4  # by the scores and by the account
+    again = line()
+    broken(again.promises, budget_class(1.0), 2)
+    assert decided(again, 1.0).bound_seconds > before.bound_seconds
+    assert decided(again, None).bound_seconds == decided(line(), None).bound_seconds
+
+
+def test_beside_others_too_a_withheld_promise_comes_back():
+    controller = line()
+    budget = decided(controller, 1.0).bound_seconds * 1.002
+    assert decided(controller, budget).promised
+    broken(controller.promises, budget_class(budget), 15)
+    numbers = []
+    for number in range(400):
+        decision = decided(controller, budget)
+        if decision.promised:
+            numbers.append(number)
+        assert decision.withheld != decision.promised
+        controller.admit(number, decision, WORK, arrival_seconds=0.0, ready_seconds=0.0)
+        controller.gone(number)
+    assert 20 < numbers[0] < 300
