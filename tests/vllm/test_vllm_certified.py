@@ -30,18 +30,30 @@ PROFILE = ProfilePlan(
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def started(tmp_path_factory):
+    """The engine's profile on its way, in a process of its own, while transformers makes its own here."""
     out = tmp_path_factory.mktemp("engine") / "profile"
     paths = [HERE / "torchvision_standin", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "engine_certified.py"), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out, json.loads(done.stdout)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield out, process
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="module")
-def of_transformers(tmp_path_factory):
+def stored(started, of_transformers):
+    del of_transformers  # made meanwhile
+    out, process = started
+    said, errors = process.communicate(timeout=800)
+    assert process.returncode == 0, errors[-3000:]
+    return out, json.loads(said)
+
+
+@pytest.fixture(scope="module")
+def of_transformers(started, tmp_path_factory):
+    del started  # first: it takes longer
     model = load_model("digits", device="cpu", dtype="float32")
     plan = CertifyPlan(profile=PROFILE, epsilon=0.3, delta=0.3, questions=64, batch_size=11)
     return run_certified(model, plan, tmp_path_factory.mktemp("transformers") / "profile")

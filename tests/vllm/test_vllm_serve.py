@@ -89,8 +89,19 @@ def wait_until_healthy(server, address, output):
 
 
 @pytest.fixture(scope="module")
-def steered(serve, tmp_path_factory):
+def misguided(serve):
+    """A server with settings that cannot work; it starts beside the other one, which takes as long."""
+    server, _, output = serve(
+        *("--scheduler-cls", "paceline.vllm_plugin.scheduler"),
+        *("--additional-config", '{"paceline": {"policy": "srft"}}'),
+    )
+    return server, output
+
+
+@pytest.fixture(scope="module")
+def steered(serve, misguided, tmp_path_factory):
     """A server with Paceline's scheduler and worker, and the folder of its logs."""
+    del misguided  # started first
     logs = tmp_path_factory.mktemp("logs")
     settings = {
         **{"policy": "srtf", "min_chunk_threshold": 10, "block_ranking": [1]},
@@ -128,11 +139,8 @@ def test_a_server_takes_scheduler_and_settings_from_its_command_line(steered, ti
     assert times.execution_seconds == pytest.approx(sum(step.execute_ms for step in records) / 1e3)
 
 
-def test_a_server_with_settings_that_cannot_work_says_so_and_ends(serve):
-    server, _, output = serve(
-        *("--scheduler-cls", "paceline.vllm_plugin.scheduler"),
-        *("--additional-config", '{"paceline": {"policy": "srft"}}'),
-    )
+def test_a_server_with_settings_that_cannot_work_says_so_and_ends(misguided):
+    server, output = misguided
     assert server.wait(START_SECONDS) != 0
     assert "policy 'srft' is unknown; expected fcfs, spf, srtf, aging or edf (did you mean 'srtf'?)" in text_of(output)
 
