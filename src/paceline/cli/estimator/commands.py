@@ -275,10 +275,13 @@ def _training_document(written: WrittenEstimator, out: Path) -> dict[str, Any]:
 def _print_training(written: WrittenEstimator) -> None:
     trained, description = written.trained, written.trained.description
     resumed = f", {trained.resumed_epochs:,} of them before it was stopped" if trained.resumed_epochs else ""
+    how = f"{trained.epochs:,} epochs of {description.training['steps_an_epoch']} steps{resumed}"
+    if not trained.epochs:
+        how = "by what work costs alone, which no network improved for samples held back"
     say(
         f"Trained on {description.num_rows:,} measurements ({description.num_decode_rows:,} with decode) of "
-        f"{', '.join(description.datasets)} under {len(description.configs)} configurations: {trained.epochs:,} "
-        f"epochs of {description.training['steps_an_epoch']} steps{resumed}, loss {description.training['loss']}. "
+        f"{', '.join(description.datasets)} under {len(description.configs)} configurations: {how}, "
+        f"loss {description.training['loss']}. "
         f"{written.parts.calibration.height:,} more calibrate the bounds; judged on the other "
         f"{written.parts.test.height:,}:",
     )
