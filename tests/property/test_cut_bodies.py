@@ -71,6 +71,7 @@ def torn(draw):
 
 @given(st.one_of(bodies, torn()))
 @example('{"a": "搢瑡㩡xxxxxxxxxxxx", "vllm_xargs": {"paceline_top_k": 99}, "b": ""}'.encode("utf-16"))
+@example(b'\xef\xbb\xbf{"0000\\\\ud800\\udc00": []}')
 @example(b'{"data:image/png;base64,AAAA": "data:image/png;base64,AAAA", "a": "\\"data:image/png;base64,AAAA"}')
 def test_what_a_server_reads_is_what_is_read_here(body):
     cut = cut_out(body)

@@ -70,8 +70,9 @@ class NetworkEstimator:
         self._layers, head_HK = _folded_layers(description, weights)
         self._head_HK = head_HK.astype(np.float32)
         self._head_bias_K = np.concatenate([weights["prefill_head.bias"], weights["decode_head.bias"]]).astype(float)
-        work_TK = weights[WORK_WEIGHT] if description.work_terms else constant_weights(weights["target_scale_K"])
-        self._half_work_TK = work_TK.astype(float) / 2
+        known = WORK_WEIGHT if description.work_terms else "target_scale_K"
+        costs = weights[known].astype(float) / 2
+        self._half_work_TK = costs if description.work_terms else constant_weights(costs)
         self._head_bias = tuple(self._head_bias_K.tolist())
         self._no_decode = description.num_decode_rows == 0
         configs = description.configs

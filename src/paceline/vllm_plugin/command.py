@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from paceline.control.controller import Controller
+from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.loading import load_controller
 from paceline.errors import EngineError, InvalidValueError, MissingExtraError
 from paceline.json_document import parsed_json
@@ -49,8 +50,7 @@ def serve_command(
     what the controller's certificate holds. Raises EngineError or InvalidValueError
     for arguments that budgets cannot stand beside, and what `load_controller` raises.
     """
-    bounded = {} if alpha is None else {"alpha": alpha}
-    chosen = load_controller(controller, certified_only=certified_only, **bounded)
+    chosen = load_controller(controller, alpha=DEFAULT_ALPHA if alpha is None else alpha, certified_only=certified_only)
     given = [
         word.replace("_", "-", word.partition("=")[0].count("_")) if word.startswith("--") else word
         for word in arguments
@@ -65,7 +65,8 @@ def serve_command(
     words += [] if _value(rest, SCHEDULER) is not None else [SCHEDULER, f"{MODULE}.scheduler"]
     words += ["--middleware", f"{MODULE}.budgets", "--trust-request-mm-kwargs", "--enable-per-request-metrics"]
     words += ["--enable-logging-iteration-details"]  # the middleware learns from steps, and keeps them out of the log
-    ours = {**bounded, **({"certified_only": True} if certified_only else {})}
+    ours = {} if alpha is None else {"alpha": alpha}
+    ours |= {"certified_only": True} if certified_only else {}
     return [*words, CONFIG, json.dumps(_settings(config, chosen, controller, ours)), *rest]
 
 

@@ -95,7 +95,10 @@ def raw(value: object) -> msgspec.Raw:
 
 def body_of(fields: Mapping[str, msgspec.Raw]) -> bytes:
     """Return the body of these fields."""
-    return msgspec.json.encode(dict(fields))
+    try:
+        return msgspec.json.encode(dict(fields))
+    except UnicodeEncodeError:  # half of a surrogate pair in a name, which Python's reader takes
+        return b"{" + b",".join(json.dumps(name).encode() + b":" + bytes(part) for name, part in fields.items()) + b"}"
 
 
 def strip_knobs(fields: Fields) -> tuple[str, ...]:

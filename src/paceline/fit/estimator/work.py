@@ -3,6 +3,8 @@
 Legend of array suffixes: N rows, F features, T terms, K heads (prefill, decode).
 """
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
@@ -73,5 +75,5 @@ def _fitted(features_NF: Floats, measured_N: Floats, count_N: Floats) -> Floats:
 
 def _nnls(columns_NT: Floats, target_N: Floats) -> Floats:
     """Return the non-negative least squares, of the triangle that as many rows say as much with."""
-    triangle = np.linalg.qr(np.column_stack([columns_NT, target_N]), mode="r")
+    triangle = cast("Floats", np.linalg.qr(np.column_stack([columns_NT, target_N]), mode="r"))
     return nnls(triangle[:, :-1], triangle[:, -1])[0]
