@@ -2,20 +2,20 @@
 
 from html import escape
 from pathlib import Path
-from string import Template
 
 from paceline.compare import ConfigChange, ProfileComparison, compare_profiles
 from paceline.profiles import CONFIGURATION, Profile, read_profile
 from paceline.records import LatencyKind
 from paceline.report.charts import change_chart
 from paceline.report.parts import (
-    ASSETS,
-    embedded_json,
+    Head,
+    chart_scripts,
     facts_list,
+    filled,
+    framed,
     provenance_list,
     table,
     title_of,
-    vega_script,
     write_page,
 )
 
@@ -52,19 +52,16 @@ def comparison_page(found: ProfileComparison, after: Profile, before: Profile) -
         "accuracy": change_chart("accuracy", "accuracy change, points", middle=0.0, worse="below", num_configs=count),
     }
     cells = {
-        "title": escape(title_of(after)),
-        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
-        "script": (ASSETS / "evaluation.js").read_text(encoding="utf-8"),
-        "vega": vega_script(),
-        "figures": embedded_json({"rows": comparison_rows(found), "charts": charts}),
-        "summary": facts_list(after, _facts(found)),
         "latency_note": escape(_latency_note(found)),
         "accuracy_note": escape(_accuracy_note(found)),
         "numbers": table(COLUMNS, [_number_row(each) for each in found.changes]),
         "after": provenance_list(after),
         "before": provenance_list(before),
     }
-    return Template((ASSETS / "comparison.html").read_text(encoding="utf-8")).substitute(cells)
+    summary = facts_list(after, _facts(found))
+    head = Head(kind="Paceline comparison", heading=title_of(after), about="before and after", summary=summary)
+    scripts = chart_scripts({"rows": comparison_rows(found), "charts": charts})
+    return framed(head, filled("comparison.html", cells), scripts)
 
 
 def comparison_rows(found: ProfileComparison) -> list[dict[str, str | float | int]]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
 from paceline.control.choosing import choose, configurations, needed_ms
 from paceline.control.estimated import BoundController
@@ -16,7 +15,7 @@ from paceline.estimate.description import DESCRIPTION_FILE
 from paceline.estimate.network import NetworkEstimator
 from paceline.estimate.request import typical_request
 from paceline.records import Decision, KnobConfig, RequestFeatures
-from paceline.report.parts import ASSETS, origin_list, plain_facts, table
+from paceline.report.parts import Head, filled, framed, origin_list, plain_facts, table
 
 KINDS: dict[type, str] = {
     LookupTable: "lookup table",
@@ -42,16 +41,19 @@ def controller_page(path: Path) -> str:
     request = _typical(path, loaded)
     decisions = _each(controller, request)
     cells = {
-        "title": escape(path.resolve().name),
-        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
-        "kind": KINDS[type(loaded)],
-        "summary": plain_facts(_facts(controller, decisions), mark=_mark(controller)),
         "note": escape(_note(loaded, request)),
         "steps": _steps(controller, decisions, request),
         "configurations": table(COLUMNS, [_row(each) for each in sorted(decisions.values(), key=needed_ms)]),
         "provenance": _provenance(controller),
     }
-    return Template((ASSETS / "controller.html").read_text(encoding="utf-8")).substitute(cells)
+    head = Head(
+        kind=f"Paceline: {KINDS[type(loaded)]}",
+        heading=path.resolve().name,
+        about="what budgets buy",
+        summary=plain_facts(_facts(controller, decisions), mark=_mark(controller)),
+        skip_words="the figures",
+    )
+    return framed(head, filled("controller.html", cells))
 
 
 def _typical(path: Path, loaded: object) -> RequestFeatures:

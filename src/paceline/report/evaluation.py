@@ -2,7 +2,6 @@
 
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from paceline.evaluate import Evaluation
@@ -13,13 +12,14 @@ from paceline.report.charts import budget_chart
 from paceline.report.learning import Curves, learning_charts, learning_section
 from paceline.report.lines import lines_of, words_of
 from paceline.report.parts import (
-    ASSETS,
-    embedded_json,
+    Head,
+    chart_scripts,
     facts_list,
+    filled,
+    framed,
     numbers_table,
     provenance_list,
     title_of,
-    vega_script,
     write_page,
 )
 
@@ -54,7 +54,6 @@ def evaluation_page(evaluation: Evaluation, profile: Profile, *, curves: Curves 
 
     `curves` holds the rows of each learned controller's learning curve by its name.
     """
-    rows = evaluation_rows(evaluation)
     lines = {words_of(name): line for name, line in lines_of(evaluation.controllers).items()}
     first = [words_of(name) for name in FIRST_SHOWN if name in evaluation.controllers]
     charts = {
@@ -63,12 +62,6 @@ def evaluation_page(evaluation: Evaluation, profile: Profile, *, curves: Curves 
         **learning_charts(curves),
     }
     cells = {
-        "title": escape(title_of(profile)),
-        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
-        "script": (ASSETS / "evaluation.js").read_text(encoding="utf-8"),
-        "vega": vega_script(),
-        "figures": embedded_json({"rows": rows, "charts": charts}),
-        "summary": facts_list(profile, _facts(evaluation)),
         "adherence_note": escape(_adherence_note(evaluation)),
         "accuracy_note": escape(_accuracy_note(evaluation)),
         "learning": learning_section(evaluation, curves),
@@ -76,7 +69,10 @@ def evaluation_page(evaluation: Evaluation, profile: Profile, *, curves: Curves 
         "numbers": _numbers(evaluation),
         "provenance": provenance_list(profile),
     }
-    return Template((ASSETS / "evaluation.html").read_text(encoding="utf-8")).substitute(cells)
+    summary = facts_list(profile, _facts(evaluation))
+    head = Head(kind="Paceline evaluation", heading=title_of(profile), about="controllers", summary=summary)
+    scripts = chart_scripts({"rows": evaluation_rows(evaluation), "charts": charts})
+    return framed(head, filled("evaluation.html", cells), scripts)
 
 
 def evaluation_rows(evaluation: Evaluation) -> list[Row]:

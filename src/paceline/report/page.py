@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from paceline.analyze import BudgetAnalysis, LatencyPercentiles, analyze_budgets
@@ -18,13 +17,14 @@ from paceline.report.charts import TIER_COLOURS, chart_specifications
 from paceline.report.decisions import DecidedWith, judged_on_slider
 from paceline.report.load_effects import load_section
 from paceline.report.parts import (
-    ASSETS,
-    embedded_json,
+    Head,
+    chart_scripts,
     facts_list,
+    filled,
+    framed,
     numbers_table,
     provenance_list,
     title_of,
-    vega_script,
     write_page,
 )
 
@@ -90,12 +90,6 @@ def report_page(
     datasets = tuple(analysis.datasets)
     shares = figures.dataset_percentiles(samples, latency_kind, datasets)
     cells = {
-        "title": escape(title_of(profile)),
-        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
-        "script": (ASSETS / "page.js").read_text(encoding="utf-8"),
-        "vega": vega_script(),
-        "figures": embedded_json(document),
-        "summary": _summary(profile, analysis),
         "last_budget": str(len(document["budgets"]) - 1),
         "first_shown": str(int(FIRST_SHOWN_SHARE * len(document["budgets"]))),
         "tier_legend": _tier_legend(document["rows"]["front"]),
@@ -111,7 +105,14 @@ def report_page(
         "certificate": certificate_section(profile.source),
         "provenance": provenance_list(profile),
     }
-    return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(cells)
+    head = Head(
+        kind="Paceline profile report",
+        heading=title_of(profile),
+        summary=_summary(profile, analysis),
+        skip_to="budget",
+        skip_words="the budget slider",
+    )
+    return framed(head, filled("profile.html", cells), chart_scripts(document, "profile.js"))
 
 
 def _figures(

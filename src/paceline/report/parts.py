@@ -1,10 +1,12 @@
-"""What every page of this package is made of: its script, its figures, its tables, where its numbers come from."""
+"""What every page of this package is made of: its frame, its script, its figures, its tables, where its numbers come from."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from paceline.errors import InvalidValueError, MissingExtraError
@@ -20,6 +22,58 @@ except ModuleNotFoundError as missing:
 ASSETS = Path(__file__).parent / "assets"
 LARGEST_PAGE_BYTES = 1_500_000
 VEGA_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+STILL_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is loaded from elsewhere
+CHART_POLICY = f"{STILL_POLICY}; script-src 'unsafe-inline' 'unsafe-eval'; img-src data:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What stands over a page; all but `summary`, which is HTML, are words that may hold anything.
+
+    `skip_to` is the id of what the keyboard's first link leads to, `skip_words` what it is called.
+    """
+
+    kind: str
+    heading: str
+    summary: str
+    about: str = ""
+    skip_to: str = "content"
+    skip_words: str = "the charts"
+
+    @property
+    def title(self) -> str:
+        """Its name in the browser."""
+        return f"{self.heading}: {self.about}" if self.about else self.heading
+
+
+def filled(asset: str, cells: Mapping[str, str]) -> str:
+    """Return a file of the assets with HTML in its cells."""
+    return Template((ASSETS / asset).read_text(encoding="utf-8")).substitute(cells)
+
+
+def framed(head: Head, content: str, scripts: str = "") -> str:
+    """Return a whole page around its content; `scripts` are those of `chart_scripts`, a page without them runs none."""
+    return filled(
+        "frame.html",
+        {
+            "policy": CHART_POLICY if scripts else STILL_POLICY,
+            "title": escape(head.title),
+            "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
+            "skip_to": head.skip_to,
+            "skip_words": escape(head.skip_words),
+            "brand": escape(head.kind),
+            "heading": escape(head.heading),
+            "summary": head.summary,
+            "content": content.rstrip("\n"),
+            "scripts": scripts,
+        },
+    )
+
+
+def chart_scripts(figures: Mapping[str, Any], *more: str) -> str:
+    """Return what draws a page's charts: its figures, Vega, the script of all pages, and `more` files of the assets."""
+    script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("charts.js", *more))
+    return filled("scripts.html", {"figures": embedded_json(figures), "vega": vega_script(), "script": script}).rstrip()
 
 
 def write_page(out: Path, page: str) -> int:

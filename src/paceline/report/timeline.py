@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ from numpy.typing import NDArray
 
 from paceline.report.charts import timeline_chart
 from paceline.report.parts import (
-    ASSETS,
-    embedded_json,
+    Head,
+    chart_scripts,
+    filled,
+    framed,
     numbers_table,
     origin_list,
     plain_facts,
-    vega_script,
     write_page,
 )
 from paceline.schedule.request_times import RequestTimes
@@ -59,19 +59,19 @@ def timeline_page(
     rows = timeline_rows(requests, steps)
     has_blocks = "used_blocks" in rows[0]
     cells = {
-        "title": escape(title),
-        "style": (ASSETS / "page.css").read_text(encoding="utf-8"),
-        "script": (ASSETS / "evaluation.js").read_text(encoding="utf-8"),
-        "vega": vega_script(),
-        "figures": embedded_json({"rows": rows, "charts": _charts(has_blocks=has_blocks, document=document)}),
-        "kind": "Simulated run" if document.get("simulated") else "Run",
-        "summary": _summary(requests, steps, document),
         "blocks": _BLOCKS if has_blocks else "<p>This log does not say how many blocks were held.</p>",
         "note": escape(_note(rows, len(steps))),
         "numbers": _numbers(rows),
         "provenance": origin_list(_flat(document)),
     }
-    return Template((ASSETS / "timeline.html").read_text(encoding="utf-8")).substitute(cells)
+    head = Head(
+        kind=f"Paceline: {'Simulated run' if document.get('simulated') else 'Run'}",
+        heading=title,
+        about="timeline",
+        summary=_summary(requests, steps, document),
+    )
+    charts = _charts(has_blocks=has_blocks, document=document)
+    return framed(head, filled("timeline.html", cells), chart_scripts({"rows": rows, "charts": charts}))
 
 
 def timeline_rows(requests: Sequence[RequestTimes], steps: Sequence[StepRecord], *, spans: int = SPANS) -> list[Row]:

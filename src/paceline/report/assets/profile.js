@@ -1,19 +1,5 @@
-"use strict";
-const report = JSON.parse(document.getElementById("figures").textContent);
 const slider = document.getElementById("budget");
 const fronts = new Map();
-const views = [];
-const PRINTED_WIDTH_PX = 640; // A4 between its margins; charts do not measure the paper by themselves
-
-async function draw(element) {
-  const { chart, rows, dataset } = element.dataset;
-  const found = dataset === undefined ? report.rows[rows] : report.rows[rows][dataset];
-  const specification = structuredClone(report.charts[chart]);
-  specification.datasets = { ...specification.datasets, rows: found, cuts: report.cuts };
-  const { view } = await vegaEmbed(element, specification, { renderer: "svg", actions: false });
-  views.push(view);
-  if (chart === "front") fronts.set(dataset, view);
-}
 
 const percent = (share) => (100 * share).toFixed(0);
 
@@ -85,16 +71,10 @@ function show(index) {
   }
 }
 
-async function start() {
-  await Promise.all([...document.querySelectorAll("[data-chart]")].map(draw));
+drawn.then(() => {
+  for (const [element, view] of views) {
+    if (element.dataset.chart === "front") fronts.set(element.dataset.dataset, view);
+  }
   slider.addEventListener("input", () => show(slider.valueAsNumber));
   show(slider.valueAsNumber);
-  document.body.dataset.ready = "yes";
-}
-
-addEventListener("beforeprint", () => {
-  document.querySelectorAll("details").forEach((each) => (each.open = true));
-  views.forEach((view) => view.signal("width", PRINTED_WIDTH_PX).runAsync());
 });
-addEventListener("afterprint", () => dispatchEvent(new Event("resize")));
-start();
