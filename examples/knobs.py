@@ -5,7 +5,7 @@ python examples/knobs.py
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the model is small, and one thread waits for no other
 import torch
 
 from paceline import KnobConfig, applied, load_model

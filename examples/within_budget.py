@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait leave the cores to others
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the model is small, and one thread waits for no other
 from paceline import AdaptiveModel, ProfilePlan, build_lookup_table, load_model, read_profile, run_profile
 from paceline.datasets import DIGIT_SETS, digit_questions
 

@@ -4,10 +4,15 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from paceline.doctor import EXTRAS, FOR_DEVELOPERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +85,12 @@ MISSING = {  # extra: its packages, and a program that needs them
 }
 
 
+def test_every_extra_of_the_package_is_tried_and_told_by_the_doctor():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - set(FOR_DEVELOPERS)
+    assert set(MISSING) == extras == set(EXTRAS)
+
+
 @pytest.mark.parametrize("extra", MISSING)
 def test_a_missing_extra_is_one_sentence_with_its_install_line(extra, tmp_path):
     packages, program = MISSING[extra]
@@ -118,7 +129,8 @@ def test_the_bill_of_materials_names_everything_with_version_and_licence(invento
     names = {each.name for each in found}
     assert {"torch", "transformers", "numpy", "polars"} <= names and not {"ruff", "pytest", "paceline"} & names
     bill = inventory.bill_of_materials(found, version="0", epoch_seconds=0)
-    assert bill == json.loads(json.dumps(bill))
+    wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill))
+    assert wrong is None, wrong
     known = {each["bom-ref"] for each in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
     assert len(known) == len(found) + 1
     assert all({each["ref"], *each["dependsOn"]} <= known for each in bill["dependencies"])

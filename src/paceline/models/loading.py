@@ -22,7 +22,7 @@ from paceline.models.families.choosing import family_of
 from paceline.models.families.declared import FAMILIES
 from paceline.models.families.plans import Vision
 from paceline.models.features import project_tokens
-from paceline.models.model_settings import SETTINGS_FILE, read_model_settings
+from paceline.models.model_settings import SETTINGS_FILE, ModelSettings, read_model_settings
 from paceline.models.molmo.crops import CropProcessor
 from paceline.models.molmo.shims import with_shims
 from paceline.models.placement import (
@@ -67,8 +67,7 @@ def load_model(
     their kind. Raises ModelError when there is no such model or it cannot be steered, and InvalidValueError
     for an argument that its template does not read, and for a `device_map` that places no model.
     """
-    source = str(EMBEDDED.get(name, name))
-    where = torch_device(device)
+    source, where = str(EMBEDDED.get(name, name)), torch_device(device)
     torch_dtype = _dtype(dtype, where)
     settings = read_model_settings(Path(source))
     if device_map is not None:
@@ -89,20 +88,8 @@ def load_model(
         _require_every_part(described, readers.model_class, device_map)
     with _told(name), _quiet_bars() if name in EMBEDDED else nullcontext():
         model = _weights(source, described, readers, torch_dtype, placed, offload_folder)
-    parts = find_parts((model if placed is not None else model.to(where)).eval())
-    loaded = VisionLanguageModel(
-        name=name,
-        revision=described.revision or getattr(described.config, "_commit_hash", None),
-        remote_code=None if described.code is None else described.code.pinned,
-        parts=parts,
-        tokenizer=readers.tokenizer,
-        image_processor=readers.image_processor,
-        prompts=prompts,
-        token_projection_VP=project_tokens(parts.embeddings),
-        tier_token_caps=settings.tier_token_caps or dict(family.caps),
-        block_ranking=settings.block_ranking,
-        default_top_ks=settings.default_top_ks,
-        default_block_counts=settings.default_block_counts,
+    loaded = _put_together(
+        name, model if placed is not None else model.to(where), described, readers, prompts, settings
     )
     check_counts(loaded)
     return loaded
@@ -125,6 +112,27 @@ class _Readers:
     tokenizer: Any
     image_processor: Any
     model_class: Any
+
+
+def _put_together(
+    name: str, model: Any, described: _Described, readers: _Readers, prompts: Prompts, settings: ModelSettings
+) -> VisionLanguageModel:
+    """Return a model whose weights were read, with what reads its requests and what its settings file says."""
+    parts = find_parts(model.eval())
+    return VisionLanguageModel(
+        name=name,
+        revision=described.revision or getattr(described.config, "_commit_hash", None),
+        remote_code=None if described.code is None else described.code.pinned,
+        parts=parts,
+        tokenizer=readers.tokenizer,
+        image_processor=readers.image_processor,
+        prompts=prompts,
+        token_projection_VP=project_tokens(parts.embeddings),
+        tier_token_caps=settings.tier_token_caps or dict(prompts.family.caps),
+        block_ranking=settings.block_ranking,
+        default_top_ks=settings.default_top_ks,
+        default_block_counts=settings.default_block_counts,
+    )
 
 
 def _described(name: str, source: str, revision: str | None, pinned: str | None) -> _Described:
