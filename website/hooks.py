@@ -17,6 +17,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / each) for each in ("website", "src")]
 import commands  # noqa: E402
+import python_names  # noqa: E402
 import recipe_commands  # noqa: E402
 import trend  # noqa: E402
 
@@ -25,7 +26,8 @@ ELSEWHERE = {  # page: the file it is made from
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
-DECISIONS = "decisions/README.md"
+DECISIONS, PYTHON = "decisions/README.md", "reference/python.md"
+PYTHON_HEAD = "# Python\n\nEverything here is imported from `paceline` itself; names load when they are first used.\n\n"
 NAMED = re.compile(r"`(?P<path>docs/[\w/.-]+\.md|benchmarks/README\.md|CONTRIBUTING\.md|CHANGELOG\.md|README\.md)`")
 NOT_RUN = re.compile(r"<!-- not run: .*? -->\n")
 PAGE_OF = {source: page for page, source in ELSEWHERE.items()} | {"README.md": "index.md"}
@@ -34,10 +36,14 @@ WRITTEN: dict[str, str] = {}  # Markdown by page, as it was turned into HTML
 
 def python_page() -> str:
     """Return the page of public names, in the order of `paceline.__all__`, each with its own docstring."""
+    return PYTHON_HEAD + "".join(f"::: {home}.{name}\n\n" for name, home in homes().items())
+
+
+def homes() -> dict[str, str]:
+    """Return the module of every public name."""
     import paceline
 
-    names = "\n\n".join(f"::: {paceline._HOME[name]}.{name}" for name in paceline.__all__)  # pyright: ignore[reportPrivateUsage]
-    return f"# Python\n\nEverything here is imported from `paceline` itself; names load when they are first used.\n\n{names}\n"
+    return {name: paceline._HOME[name] for name in paceline.__all__}  # pyright: ignore[reportPrivateUsage]
 
 
 def decisions() -> list[str]:
@@ -50,7 +56,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made from elsewhere, and the recipes as JSON."""
     made = {page: (ROOT / source).read_text() for page, source in ELSEWHERE.items()}
     made["reference/commands.md"] = commands.page()
-    made["reference/python.md"] = python_page()
+    made[PYTHON] = python_page()
     made["trend.md"] = trend.page(trend.histories())
     made["llms.txt"] = listing(config["nav"], config["site_description"])
     made["recipes.json"] = json.dumps(recipe_commands.exported(), indent=1)
@@ -78,9 +84,8 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
     text = linked(NOT_RUN.sub("", markdown), page.file.src_uri, {each.src_uri for each in files.documentation_pages()})
     if page.file.src_uri == DECISIONS:
         text += "\n" + "\n".join(decisions()) + "\n"
-    WRITTEN[page.file.src_uri] = text
-    inlined = json.dumps(recipe_commands.exported(), separators=(",", ":")).replace("<", "\\u003c")
-    return text.replace("<!-- recipes -->", f'<script type="application/json" id="recipes">{inlined}</script>')
+    WRITTEN[page.file.src_uri] = text if page.file.src_uri != PYTHON else python_names.page(homes(), PYTHON_HEAD)
+    return recipe_commands.inlined(text)
 
 
 def on_post_build(config: Any) -> None:

@@ -76,6 +76,12 @@ def _grid_flags(grid: Mapping[str, Any]) -> str:
     return "".join(f" {flags[name]} {' '.join(map(str, values))}" for name, values in grid.items())
 
 
+def inlined(text: str) -> str:
+    """Return a page's text with the recipes where it asks for them."""
+    found = json.dumps(exported(), separators=(",", ":")).replace("<", "\\u003c")
+    return text.replace("<!-- recipes -->", f'<script type="application/json" id="recipes">{found}</script>')
+
+
 def measured(source: Mapping[str, str] | None) -> dict[str, Any] | None:
     """Return the rows of a measured front with where they come from; None where nothing was measured."""
     if source is None:

@@ -14,13 +14,18 @@
 
   function show() {
     const recipe = chosen();
-    const budget = at("budget").value || "300";
+    const budget = at("budget");
+    const valid = budget.value !== "" && budget.checkValidity();
     const lines = recipe.hardware[at("hardware").value].commands;
-    at("commands").textContent = lines.map((line) => line.replace("BUDGET", budget)).join("\n");
+    at("commands").textContent = valid
+      ? lines.map((line) => line.replaceAll("BUDGET", budget.value)).join("\n")
+      : `A budget is a whole number of milliseconds, ${budget.min} to ${budget.max}.`;
+    at("copy").disabled = !valid;
+    at("copied").textContent = "";
     at("facts").textContent =
       `Family ${recipe.family}, about ${recipe.parameters_billions} billion parameters; prompts by ${recipe.prompt_template}. ` +
       (recipe.measured === null ? "Not measured: no figure of this model is known here." : "Measured; see below.");
-    at("measured").replaceChildren(...(recipe.measured === null ? [] : [measured(recipe.measured)]));
+    at("measured").replaceChildren(...(recipe.measured === null ? [] : measured(recipe.measured)));
   }
 
   function measured(found) {
@@ -36,13 +41,22 @@
       const accuracies = names.map((name) => each.accuracy[name].toFixed(3));
       table.append(row([each.config, `${(100 * each.prefill_saved).toFixed(1)} %`, ...accuracies], "td"));
     }
-    return table;
+    const scrolled = Object.assign(document.createElement("div"), { className: "builder-scroll" });
+    scrolled.append(table);
+    const source = document.createElement("p");
+    source.textContent = `Accuracies by question set. By ${found.script}, in ${found.results}.`;
+    return [scrolled, source];
+  }
+
+  async function copy() {
+    await navigator.clipboard.writeText(at("commands").textContent);
+    at("copied").textContent = "Copied.";
   }
 
   at("model").addEventListener("change", listHardware);
   at("hardware").addEventListener("change", show);
   at("budget").addEventListener("input", show);
-  at("copy").addEventListener("click", () => navigator.clipboard.writeText(at("commands").textContent));
+  at("copy").addEventListener("click", copy);
   document.getElementById("builder").hidden = false;
   listHardware();
 })();

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+import paceline
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "website"))
 import commands  # noqa: E402
+import python_names  # noqa: E402
 import recorded  # noqa: E402
 
 NAV = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))["nav"]
@@ -76,3 +79,11 @@ def test_the_reference_has_every_command_with_its_flags():
 
 def test_no_page_is_left_without_a_heading_of_its_own():
     assert all(re.search(r"^# \S", path.read_text(), re.MULTILINE) for path in PAGES.values())
+
+
+def test_every_public_name_is_written_out_for_readers_of_markdown():
+    page = python_names.page({name: paceline._HOME[name] for name in paceline.__all__}, "# Python")
+    parts = page.split("\n## ")[1:]
+    assert [part.split("\n")[0] for part in parts] == [f"`paceline.{name}`" for name in paceline.__all__]
+    assert all("```python\n" in part and ":::" not in part for part in parts)
+    assert "def generate(" in page and "latency_budget_ms" in page

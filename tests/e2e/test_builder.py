@@ -1,0 +1,90 @@
+"""The builder of docs/recipes.md in a browser: every model and hardware, the budget, what was measured, and the copied lines."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from headless import launched
+from playwright.sync_api import expect
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "website"))
+import recipe_commands  # noqa: E402
+
+RECIPES = recipe_commands.exported()
+browser = pytest.fixture(scope="module")(launched)
+
+
+@pytest.fixture(scope="module")
+def builder_file(tmp_path_factory):
+    """What the site makes of the page, its other words left out."""
+    folder = tmp_path_factory.mktemp("builder")
+    (folder / "assets").mkdir()
+    shutil.copy(ROOT / "docs/assets/builder.js", folder / "assets")
+    text = recipe_commands.inlined((ROOT / "docs/recipes.md").read_text())
+    form = re.search(r'<div id="builder".*?\n</div>\n', text, re.DOTALL)[0]
+    scripts = "".join(re.findall(r"<script.*?</script>", text, re.DOTALL))
+    (folder / "recipes.html").write_text(f"<!doctype html><meta charset='utf-8'><body>{form}{scripts}</body>")
+    return folder / "recipes.html"
+
+
+@pytest.fixture
+def page(browser, builder_file):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.complaints = []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.goto(builder_file.as_uri())
+    expect(page.locator("#builder")).to_be_visible()
+    yield page
+    context.close()
+    assert page.complaints == []
+
+
+def lines_of(page):
+    return page.inner_text("#builder-commands").split("\n")
+
+
+def test_every_model_hardware_and_budget_gives_the_exact_commands(page):
+    assert page.locator("#builder-model option").all_inner_texts() == [each["hub"] for each in RECIPES]
+    for budget, recipe in enumerate(RECIPES, start=250):
+        page.select_option("#builder-model", label=recipe["hub"])
+        names = [each["name"] for each in recipe["hardware"]]
+        assert page.locator("#builder-hardware option").all_inner_texts() == names
+        page.fill("#builder-budget", str(budget))
+        for each in recipe["hardware"]:
+            page.select_option("#builder-hardware", label=each["name"])
+            assert lines_of(page) == [line.replace("BUDGET", str(budget)) for line in each["commands"]]
+        facts = page.inner_text("#builder-facts")
+        assert f"Family {recipe['family']}," in facts
+        assert ("Not measured" in facts) == (recipe["measured"] is None)
+        rows = page.locator("#builder-measured tr").count()
+        assert rows == (0 if recipe["measured"] is None else 1 + len(recipe["measured"]["rows"]))
+
+
+def test_a_measured_front_is_told_with_its_figures_and_its_source(page):
+    recipe = next(each for each in RECIPES if each["measured"])
+    page.select_option("#builder-model", label=recipe["hub"])
+    for row in recipe["measured"]["rows"]:
+        shown = page.locator("#builder-measured tr", has_text=row["config"]).all_inner_texts()
+        assert any(all(f"{value:.3f}" in text for value in row["accuracy"].values()) for text in shown), row
+    assert recipe["measured"]["script"] in page.inner_text("#builder-measured")
+
+
+@pytest.mark.parametrize("budget", ["", "0", "-5", "1.5", "3600001"])
+def test_a_budget_that_is_none_gives_no_commands(page, budget):
+    page.fill("#builder-budget", budget)
+    assert lines_of(page) == ["A budget is a whole number of milliseconds, 1 to 3600000."]
+    expect(page.locator("#builder-copy")).to_be_disabled()
+    page.fill("#builder-budget", "40")
+    expect(page.locator("#builder-copy")).to_be_enabled()
+
+
+def test_what_is_copied_is_what_is_shown(page):
+    page.fill("#builder-budget", "123")
+    page.click("#builder-copy")
+    expect(page.locator("#builder-copied")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()").split("\n") == lines_of(page)
