@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm docs dist lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-clients test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist bare lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-clients test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -127,6 +127,14 @@ test-clients: setup .venv-clients/.installed
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-clients.txt aiperf
 	@touch $@
+
+# What a stranger does: the wheel in a bare environment, then the demonstration in a folder that is no checkout.
+bare: dist
+	rm -rf build/bare && mkdir -p build/bare
+	$(PYTHON) -m venv build/bare/venv
+	build/bare/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	build/bare/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd build/bare && env -u PYTHONPATH venv/bin/paceline demo --samples 34 --requests 3
 
 # The container file, the manifests, the compose file and Grafana's dashboard against their own rules and schemas, in an
 # environment of its own.

@@ -1,4 +1,4 @@
-"""What pages show of recorded results: the first screen's chart and terminal, and the table of routers.
+"""What pages show of recorded results: the first screen's chart, its words and terminal, and the table of routers.
 
     python website/recorded.py
 
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from paceline.slo import Proportion
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -40,7 +42,7 @@ def picture(found: Mapping[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
         "<title>Accuracy of answers in time against the budget</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="18" font-size="14">Answers right and in time, of {found["requests"]} held-out questions</text>',
+        f'<text x="{LEFT}" y="18" font-size="14">Answers right and in time, of {found["requests"]:,} questions held out</text>',
         f'<text x="{LEFT}" y="34" fill="#59616d">embedded model, {escape(device)}; bands are 95 % intervals</text>',
     ]
     for tick in range(0, 11, 2):
@@ -75,6 +77,31 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
 
 
+def first_screen(found: Mapping[str, Any]) -> str:
+    """Return in words what the chart shows: means over the budgets, who is ahead where, and promises kept."""
+    rows, budgets = found["rows"], found["budgets_ms"]
+    means = {name: [row["mean"] for row in rows[name]] for name in LINES}
+    over_all = {name: sum(each) / len(each) for name, each in means.items()}
+    promises = Proportion(successes=sum(found["promises_kept"]), count=sum(found["promised"]))
+    return (
+        f"{found['requests']:,} questions under {found['configurations']} configurations, each question held out once. Over the "
+        f"{len(budgets)} budgets {over_all['paceline']:.3f} of answers are right and in time with Paceline, "
+        f"{over_all['table']:.3f} with a table of means, {over_all['best fixed']:.3f} with the best fixed setting. The table is "
+        f"{_ahead(means['table'], means['paceline'], budgets)}. The best fixed setting is chosen in hindsight, on these very "
+        f"questions, anew for each budget; it is {_ahead(means['best fixed'], means['paceline'], budgets)}, for Paceline has to "
+        f"promise before it knows. Of {promises.count:,} promises {promises.share:.3f} were kept; 0.95 are asked."
+    )
+
+
+def _ahead(one: Sequence[float], other: Sequence[float], budgets_ms: Sequence[float]) -> str:
+    by = [mine - theirs for mine, theirs in zip(one, other, strict=True)]
+    places = [place for place, each in enumerate(by) if each > 0]
+    if not places:
+        return "never ahead of it"
+    most = max(places, key=lambda place: by[place])
+    return f"ahead of it at {len(places)}, by {by[most]:.3f} at most ({budgets_ms[most]:g} ms)"
+
+
 def terminal(found: Mapping[str, Any]) -> str:
     """Return the recorded command as a block, with what it printed and how long it took."""
     said = found["terminal"]
@@ -107,12 +134,14 @@ def recorded(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def parts() -> dict[Path, tuple[str, str]]:
-    """Return what stands in which page between which marks."""
-    return {
-        ROOT / "docs" / "index.md": ("terminal", terminal(recorded("first_screen"))),
-        ROOT / "docs" / "deployment" / "replicas.md": ("routers", routers(recorded("routers"))),
-    }
+def parts() -> list[tuple[Path, str, str]]:
+    """Return page, mark and part of everything that stands in a page between marks."""
+    shown = recorded("first_screen")
+    return [
+        (ROOT / "docs" / "index.md", "first screen", first_screen(shown)),
+        (ROOT / "docs" / "index.md", "terminal", terminal(shown)),
+        (ROOT / "docs" / "deployment" / "replicas.md", "routers", routers(recorded("routers"))),
+    ]
 
 
 def page(text: str, mark: str, part: str) -> str:
@@ -125,7 +154,7 @@ def page(text: str, mark: str, part: str) -> str:
 def main() -> None:
     """Write picture and pages."""
     PICTURE.write_text(picture(recorded("first_screen")))
-    for path, (mark, part) in parts().items():
+    for path, mark, part in parts():
         path.write_text(page(path.read_text(), mark, part))
 
 

@@ -592,6 +592,29 @@ def test_the_slider_shows_what_the_bound_and_learned_controllers_take(
     assert visit.complaints == [] and visit.requests == [path.as_uri()]
 
 
+def test_effects_under_load_stand_on_the_page_of_a_profile(
+    browser: Browser, profile_file: Path, tmp_path: Path
+) -> None:
+    interval = {"low": 0.05, "high": 0.35}
+    effects = [
+        {"in_flight": count, "full_ms": 40.0 * count, "low_ms": 40.0 * count * (1 - saved), "saved": saved,
+         "saved_interval": interval, "reason": None}
+        for count, saved in ((1, 0.3), (4, 0.1), (8, -0.125))
+    ]  # fmt: skip
+    document, out = tmp_path / "verify.json", tmp_path / "report.html"
+    document.write_text(json.dumps({"model": HOSTILE, "under_load": {"tier": effects, "top_k": effects[:1]}}))
+    words = [str(profile_file), "--under-load", str(document), "-o", str(out)]
+    CliRunner().invoke(command_line(), words, catch_exceptions=False)
+    visit = Visit(browser, out, width=390)
+    section = visit.page.locator("section[aria-labelledby=load-title]")
+    assert HOSTILE in section.inner_text() and section.locator("img").count() == 0
+    rows = section.locator("tbody tr").all_inner_texts()
+    shown = [("tier", "1", "30.0%"), ("tier", "4", "10.0%"), ("tier", "8", "-12.5%"), ("top_k", "1", "30.0%")]
+    assert [tuple(row.split("\t")[place] for place in (0, 1, 4)) for row in rows] == shown
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert visit.complaints == []
+
+
 def test_what_is_decided_is_what_was_judged(learned_evaluation: Evaluation) -> None:
     decided = decided_document(learned_evaluation)
     bound = decided["controllers"][0]

@@ -66,7 +66,7 @@ def test_pages_show_what_was_recorded():
     told = "out of date: python website/recorded.py draws it anew"
     drawn = recorded.picture(recorded.recorded("first_screen"))
     assert recorded.PICTURE.read_text() == drawn, f"docs/first_screen.svg is {told}"
-    for path, (mark, part) in recorded.parts().items():
+    for path, mark, part in recorded.parts():
         assert path.read_text() == recorded.page(path.read_text(), mark, part), f"{path.name} is {told}"
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from paceline.analyze import ChosenBudgets
 from paceline.cli.evaluate.judging import Progress, chosen_budgets, judge, write_page
 from paceline.cli.evaluate.printing import print_evaluation
 from paceline.cli.flags.lists import ListFlagCommand, split_list, split_numbers
@@ -13,7 +14,7 @@ from paceline.cli.flags.profiles import DatasetsOption, ProfileArgument, SkipBad
 from paceline.cli.printing import JsonFlag, print_json, progress_bars, write_document
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.errors import InvalidValueError, UnknownChoiceError
-from paceline.evaluate import evaluation_document
+from paceline.evaluate import Evaluation, evaluation_document
 from paceline.evaluate.learned_candidates import LearnedCandidates, load_learned_candidates
 from paceline.fit.candidates import estimator_candidates, table_candidates
 from paceline.fit.conformal import calibrate_bounds, parts_of_profile, usual_split
@@ -105,11 +106,15 @@ def evaluate_profile(
         evaluation = judge(
             read, judged.parts, candidates, learned, chosen, alpha=alpha, latency_kind=kind, on_progress=on_judging
         )
+    if report is not None:
+        write_page(evaluation, read, learned, report)
+    _tell(evaluation, chosen, output, as_json=as_json)
+
+
+def _tell(evaluation: Evaluation, chosen: ChosenBudgets, output: Path | None, *, as_json: bool) -> None:
     document = {**evaluation_document(evaluation), "budgets_from": chosen.origin}
     if output is not None:
         write_document(output, document)
-    if report is not None:
-        write_page(evaluation, read, learned, report)
     if as_json:
         print_json(document)
     else:
