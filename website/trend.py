@@ -4,7 +4,8 @@
 
 Reads every version that git has of the results named in WATCHED and prints a page with a line a version: the figure,
 and its ratio to the version before. `--check` fails, with a sentence a figure, where the newest version is worse than
-the one before by more than the ratio that WATCHED allows. Figures that depend on a quiet machine are watched as ratios
+the one before by more than the ratio that WATCHED allows. Only versions of one command are compared: measured in another
+way, a figure begins anew. Figures that depend on a quiet machine are watched as ratios
 within one run, not as milliseconds.
 """
 
@@ -33,11 +34,16 @@ class Watched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A figure as a commit left it."""
+    """A figure as a commit left it, and the command that its results name."""
 
     commit: str
     date: str
     value: float
+    command: str = ""
+
+    def ratio_to(self, before: "Version") -> float | None:
+        """Return the figure over an earlier one; None where that was measured in another way, or is 0."""
+        return self.value / before.value if self.command == before.command and before.value else None
 
 
 WATCHED = (
@@ -63,6 +69,13 @@ WATCHED = (
         worst_ratio=1.25,
     ),
     Watched(
+        results="vllm_budgets",
+        place=("overhead", "ttft", "ratio"),
+        words="first token of a request in vLLM with budgets, times that of vLLM as it is",
+        better="lower",
+        worst_ratio=1.05,
+    ),
+    Watched(
         results="under_load",
         place=("loads", 0, "gain_over_best_fixed", "mean"),
         words="accuracy in time under load, ours less the best fixed setting (simulated)",
@@ -84,11 +97,12 @@ def versions_of(watched: Watched) -> list[Version]:
     for line in reversed(git("log", "--format=%h %cs", "--", path).splitlines()):
         commit, date = line.split()
         try:
-            value = at(json.loads(git("show", f"{commit}:{path}")), watched.place)
+            document = json.loads(git("show", f"{commit}:{path}"))
+            value = at(document, watched.place)
         except (KeyError, IndexError, TypeError, subprocess.CalledProcessError):
             continue
         if not found or found[-1].value != value:
-            found.append(Version(commit=commit, date=date, value=value))
+            found.append(Version(commit=commit, date=date, value=value, command=str(document.get("command", ""))))
     return found
 
 
@@ -106,9 +120,9 @@ def fault_of(watched: Watched, versions: Sequence[Version]) -> str | None:
     if len(versions) < 2:
         return None
     before, now = versions[-2], versions[-1]
-    worse = now.value / before.value if watched.better == "higher" else before.value / now.value
-    limit = watched.worst_ratio if watched.better == "higher" else 1 / watched.worst_ratio
-    if worse >= limit:
+    ratio = now.ratio_to(before)
+    higher = watched.better == "higher"
+    if ratio is None or (ratio >= watched.worst_ratio if higher else ratio <= watched.worst_ratio):
         return None
     return (
         f"{watched.words}: {now.value:.4g} in {now.commit}, {before.value:.4g} in {before.commit}; {watched.better} is "
@@ -131,8 +145,9 @@ def page(found: Sequence[tuple[Watched, Sequence[Version]]]) -> str:
         ]
         rows = ["| commit | date | figure | to the one before |", "|---|---|---|---|"]
         for place, each in enumerate(versions):
-            ratio = f"{each.value / versions[place - 1].value:.3f}" if place and versions[place - 1].value else ""
-            rows.append(f"| `{each.commit}` | {each.date} | {each.value:.4g} | {ratio} |")
+            ratio = each.ratio_to(versions[place - 1]) if place else None
+            shown = f"{ratio:.3f}" if ratio is not None else "measured anew, in another way" if place else ""
+            rows.append(f"| `{each.commit}` | {each.date} | {each.value:.4g} | {shown} |")
         parts.append("\n".join(rows) if versions else "Not measured yet.")
     return "\n\n".join(parts) + "\n"
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from trend import WATCHED, Version, Watched, at, fault_of, page
 
@@ -28,6 +30,14 @@ def test_a_figure_fails_where_it_is_worse_than_is_let_pass(better, limit, values
     assert (fault is not None) == fails
     if fault:
         assert f"c{len(values) - 1}" in fault and f"{values[-1]:.4g}" in fault
+
+
+def test_a_figure_that_is_measured_in_another_way_begins_anew():
+    before = Version(commit="a", date="2026-01-01", value=1.0, command="python x.py --few")
+    now = Version(commit="b", date="2026-01-02", value=0.5, command="python x.py --many")
+    assert fault_of(watched("higher", 0.98), [before, now]) is None
+    assert "measured anew" in page([(watched("higher", 0.98), [before, now])])
+    assert fault_of(watched("higher", 0.98), [before, replace(now, command=before.command)]) is not None
 
 
 def test_a_number_is_found_at_its_place_and_nothing_else_is_one():
