@@ -43,14 +43,19 @@ def armed(name, number):
     sys.addaudithook(seen)
 
 
-def run(arguments, moment=None):
-    """Run the command in a child and return its exit code, negative for a signal."""
+def begun(arguments, moment=None):
+    """Begin the command in a child of this process and return the child's id."""
     child = os.fork()
     if child == 0:
         os.dup2(2, 1)
         if moment:
             armed(*moment)
         os._exit(main.run(arguments))
+    return child
+
+
+def ended(child):
+    """Return a child's exit code, negative for a signal, once it has ended."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -62,7 +67,7 @@ if __name__ == "__main__":
     moments, whole, out, *arguments = sys.argv[1:]
     codes, files = [], []
     for moment in [*json.loads(moments), None]:
-        codes.append(run([*arguments, "--out", out], moment))
+        codes.append(ended(begun([*arguments, "--out", out], moment)))
         files.append(held(Path(out)))
-    codes.append(run([*arguments, "--out", whole]))
+    codes.append(ended(begun([*arguments, "--out", whole])))
     sys.stdout.write(json.dumps({"codes": codes, "files": files}))

@@ -1,36 +1,31 @@
-"""The demonstration as a user runs it, only smaller."""
+"""The demonstration as a user runs it, after a first run that was killed: most of that one's samples are made up (synthetic)."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+SAMPLES = 34 * 3 * 27
+MEASURED = 120  # of them: four questions under all configurations, and some more
+
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # profiles 34 questions a set: two minutes on two idle cores
 def test_the_demo_runs_offline_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "demo-out"
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "paceline.cli.main",
-        "demo",
-        "--out",
-        str(out),
-        "--samples",
-        "34",
-        "--requests",
-        "6",
-    ]
+    flags = ["--out", str(out), "--samples", "34", "--requests", "6"]
+    interrupted = [sys.executable, str(Path(__file__).with_name("interrupted_demo.py")), str(SAMPLES - MEASURED)]
+    killed = subprocess.run([*interrupted, *flags], capture_output=True, text=True, env=offline())
+    assert killed.returncode == 9, killed.stderr
+    begun = (out / "profile" / "journal-rank0.jsonl").read_bytes()
+    command = [sys.executable, "-W", "error", "-m", "paceline.cli.main", "demo", *flags]
     first = subprocess.run(command, capture_output=True, text=True, env=offline())
     assert first.returncode == 0, first.stderr
     summary = json.loads((out / "summary.json").read_text())
     assert summary["model"] == "digits"
     assert summary["profile"] == {
-        "n": 34 * 3 * 27,
+        "n": SAMPLES,
         "configs": 27,
         "datasets": ["digits_read", "digits_count", "digits_exist"],
     }
@@ -49,6 +44,7 @@ def test_the_demo_runs_offline_and_goes_on_where_it_was(tmp_path):
     assert all(request["promised_ms"] == request["expected_ms"] for request in summary["table"]["requests"])
     assert {"estimator", "picture.png", "profile", "report.html", "table.json"} <= {path.name for path in out.iterdir()}
     journal = (out / "profile" / "journal-rank0.jsonl").read_bytes()
+    assert 100 < begun.count(b"\n") < SAMPLES == journal.count(b"\n") and journal.startswith(begun)
     second = subprocess.run([*command, "--json"], capture_output=True, text=True, env=offline())
     assert second.returncode == 0, second.stderr
     assert json.loads(second.stdout)["budgets"] == summary["budgets"]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from thread_clock import ThreadClock
 from tiny_models import TINY
 
 from paceline.errors import ModelError, PictureError
@@ -25,13 +26,6 @@ SKIPS = [{1}, {2}, {0}, {0, 1}, {1, 2, 3}, {0, 1, 2}, {3, 4}, {1, 4}]
 RANKING = (1, 2, 4, 5)
 # the model's own design: a prefix sees itself whole, so it cannot be fed in pieces
 WHOLE_PROMPTS = {"paligemma"}
-
-
-class ThreadClock(HostClock):
-    """Marks in processor time of this thread: what else the machine does in between is not counted."""
-
-    def mark(self):
-        return time.thread_time_ns()
 
 
 def test_every_family_has_a_tiny_model():

@@ -256,6 +256,7 @@ LEAVES = [leaf for name in main.COMMANDS for leaf in leaves(command_of(name).com
 SMALLEST = {"--tiers": "low", "--top-k": "2", "--blocks": "8"}
 USUAL = {  # what makes a command run, and quickly: its arguments, then its options; OUT is a new path each time
     "demo": ([], {"--out": "OUT"}),
+    "doctor": ([], {"--seconds": "0"}),
     "profile": (
         ["digits"],
         {
