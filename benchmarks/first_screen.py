@@ -1,14 +1,14 @@
 """What the first screen of the site shows: accuracy kept at a budget, by controller, and a real command with its time.
 
     paceline profile digits --samples 300 --max-new-tokens 8 --out build/first_screen   # OMP_NUM_THREADS=1; 20 minutes, idle
-    python benchmarks/first_screen.py build/first_screen --demo demo-out [--folds 5]
+    python benchmarks/first_screen.py build/first_screen --demo demo-out [--folds 5] [--parts chart terminal]
 
 Every question of the profile judges once: in each of the folds an estimator is trained on some questions, its bounds are
 calibrated on others, and the rest judge (`table` is of the first two parts). An answer counts where it is right *and* its
 first token came within the budget. `best fixed` is the configuration that is best in hindsight at each budget, on these very
 questions; `table` takes the most accurate mean that fits; `paceline` is the estimator with its bound. Then runs `paceline run`
-once in a process of its own, with what `paceline demo` left in `--demo`. Writes benchmarks/results/first_screen.json;
-`python website/recorded.py` draws it.
+once in a process of its own, with what `paceline demo` left in `--demo`; the machine should be idle. Writes
+benchmarks/results/first_screen.json, of which a part that is not asked for stays; `python website/recorded.py` draws it.
 """
 
 import argparse
@@ -147,16 +147,21 @@ def main() -> None:
     parser.add_argument("profile", type=Path)
     parser.add_argument("--demo", type=Path, default=Path("demo-out"), help="what a finished `paceline demo` left")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=("chart", "terminal"), default=["chart", "terminal"])
     given = parser.parse_args()
-    found = judged(read_profile(given.profile), given.folds)
-    middle = found["budgets_ms"][len(found["budgets_ms"]) // 2]
-    document = {
-        "command": command_line("first_screen.py"),
-        "commit": own_commit(),
-        **found,
-        "terminal": terminal(given.demo, round(middle)),
-    }
+    document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    told = {"command": command_line("first_screen.py"), "commit": own_commit()}
+    if "chart" in given.parts:
+        document = {**told, **judged(read_profile(given.profile), given.folds), "terminal": document.get("terminal")}
+    if "terminal" in given.parts:
+        middle = document["budgets_ms"][len(document["budgets_ms"]) // 2]
+        document["terminal"] = {**told, **terminal(given.demo, round(middle))}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    tell(document)
+
+
+def tell(found: dict[str, Any]) -> None:
+    """Print a line a budget."""
     for place, budget_ms in enumerate(found["budgets_ms"]):
         cells = (f"{name} {rows[place]['mean']:.3f}" for name, rows in found["rows"].items())
         kept = f"{found['promises_kept'][place]} of {found['promised'][place]} promises kept"

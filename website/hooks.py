@@ -1,14 +1,15 @@
 """What `mkdocs build` does beside turning docs/ into pages: the pages made from elsewhere, links, and pages for language models.
 
 Pages from elsewhere: the reference of commands (the command line itself), of the Python names (`paceline.__all__`), the
-benchmarks, the changelog and how to contribute. A path such as `docs/load.md` in a text becomes a link. Every page is beside
-its HTML as .md, and llms.txt lists them.
+benchmarks, the changelog and how to contribute. A path such as `docs/load.md` in a text becomes a link by that page's
+title. Every page is beside its HTML as .md, and llms.txt lists them.
 """
 
 import json
 import posixpath
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +66,32 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def linked(text: str, page: str, known: set[str]) -> str:
-    """Return a page's text in which the path of another page in backticks is a link to it."""
+def titles_of(nav: Any) -> dict[str, str]:
+    """Return the title of every page of the navigation, and of every decision."""
+    flat = [pair for each in nav for pair in each.items()]
+    pages = [pair for name, part in flat for pair in (part if isinstance(part, list) else [{name: part}])]
+    titles = {target: name for each in pages for name, target in each.items()}
+    for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"):
+        titles[f"decisions/{path.name}"] = path.read_text().split("\n", 1)[0].lstrip("# ")
+    return titles
+
+
+def linked(text: str, page: str, titles: Mapping[str, str]) -> str:
+    """Return a page's text in which the path of another page in backticks is a link to it, by its title."""
 
     def link(found: re.Match[str]) -> str:
-        path = found["path"]
-        target = PAGE_OF.get(path, path.removeprefix("docs/"))
-        if target not in known:
+        target = PAGE_OF.get(found["path"], found["path"].removeprefix("docs/"))
+        if target not in titles or target == page:
             return found[0]
-        return f"[`{path}`]({posixpath.relpath(target, posixpath.dirname(page) or '.')})"
+        return f"[{titles[target]}]({posixpath.relpath(target, posixpath.dirname(page) or '.')})"
 
     parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if index % 2 else NAMED.sub(link, part) for index, part in enumerate(parts))
 
 
-def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Turn paths of pages into links, and leave out what is said to the tests alone."""
-    text = linked(NOT_RUN.sub("", markdown), page.file.src_uri, {each.src_uri for each in files.documentation_pages()})
+    text = linked(NOT_RUN.sub("", markdown), page.file.src_uri, titles_of(config["nav"]))
     if page.file.src_uri == DECISIONS:
         text += "\n" + "\n".join(decisions()) + "\n"
     WRITTEN[page.file.src_uri] = text if page.file.src_uri != PYTHON else python_names.page(homes(), PYTHON_HEAD)

@@ -79,7 +79,7 @@ def _grid_flags(grid: Mapping[str, Any]) -> str:
 def inlined(text: str) -> str:
     """Return a page's text with the recipes where it asks for them."""
     found = json.dumps(exported(), separators=(",", ":")).replace("<", "\\u003c")
-    return text.replace("<!-- recipes -->", f'<script type="application/json" id="recipes">{found}</script>')
+    return text.replace("<!-- recipes -->", f'<script type="application/json" id="builder-recipes">{found}</script>')
 
 
 def measured(source: Mapping[str, str] | None) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const recipes = JSON.parse(document.getElementById("recipes").textContent);
+  const recipes = JSON.parse(document.getElementById("builder-recipes").textContent);
   const at = (name) => document.getElementById(`builder-${name}`);
   const option = (text, value) => Object.assign(document.createElement("option"), { textContent: text, value });
   at("model").append(...recipes.map((each, index) => option(each.hub, index)));

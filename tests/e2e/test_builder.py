@@ -5,7 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import markdown
 import pytest
+import yaml
 from headless import launched
 from playwright.sync_api import expect
 
@@ -14,19 +16,20 @@ sys.path.insert(0, str(ROOT / "website"))
 import recipe_commands  # noqa: E402
 
 RECIPES = recipe_commands.exported()
+SETTINGS = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))
 browser = pytest.fixture(scope="module")(launched)
 
 
 @pytest.fixture(scope="module")
 def builder_file(tmp_path_factory):
-    """What the site makes of the page, its other words left out."""
+    """The page as the site writes it, without the theme."""
     folder = tmp_path_factory.mktemp("builder")
     (folder / "assets").mkdir()
     shutil.copy(ROOT / "docs/assets/builder.js", folder / "assets")
     text = recipe_commands.inlined((ROOT / "docs/recipes.md").read_text())
-    form = re.search(r'<div id="builder".*?\n</div>\n', text, re.DOTALL)[0]
-    scripts = "".join(re.findall(r"<script.*?</script>", text, re.DOTALL))
-    (folder / "recipes.html").write_text(f"<!doctype html><meta charset='utf-8'><body>{form}{scripts}</body>")
+    named = [each if isinstance(each, str) else next(iter(each)) for each in SETTINGS["markdown_extensions"]]
+    body = markdown.markdown(text, extensions=named)
+    (folder / "recipes.html").write_text(f"<!doctype html><meta charset='utf-8'><body>{body}</body>")
     return folder / "recipes.html"
 
 

@@ -13,6 +13,7 @@ import paceline
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "website"))
 import commands  # noqa: E402
+import hooks  # noqa: E402
 import python_names  # noqa: E402
 import recorded  # noqa: E402
 
@@ -75,6 +76,15 @@ def test_the_reference_has_every_command_with_its_flags():
     names = [name for name, _ in commands.every_command()]
     assert len(names) > 20 and all(f"## `{name}`\n" in page for name in names)
     assert "| `--budget` | required |" in page and "`--json`" in page
+
+
+def test_a_path_in_a_text_becomes_a_link_by_the_title_of_its_page():
+    titles = hooks.titles_of(NAV)
+    assert set(listed(NAV)) <= set(titles) and len({*titles.values()}) == len(titles)
+    text = "See `docs/load.md`, `docs/decisions/005-bounds.md`, `README.md`, `docs/nowhere.md`.\n```\n`docs/load.md`\n```\n"
+    said = hooks.linked(text, "tutorials/budget.md", titles)
+    assert said.startswith("See [The promise under load](../load.md), [") and "](../decisions/005-bounds.md), [" in said
+    assert "[Paceline](../index.md), `docs/nowhere.md`." in said and said.endswith("```\n`docs/load.md`\n```\n")
 
 
 def test_no_page_is_left_without_a_heading_of_its_own():
