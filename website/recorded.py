@@ -139,6 +139,7 @@ def parts() -> list[tuple[Path, str, str]]:
     return [
         (ROOT / "docs" / "index.md", "first screen", first_screen(shown)),
         (ROOT / "docs" / "index.md", "terminal", terminal(shown)),
+        (ROOT / "benchmarks" / "README.md", "first screen", first_screen(shown)),
         (ROOT / "docs" / "deployment" / "replicas.md", "routers", routers(recorded("routers"))),
     ]
 

@@ -33,15 +33,28 @@ def build_app(host: Host) -> FastAPI:
     app = FastAPI(title="Paceline", docs_url=None, redoc_url=None, summary="Chat completions under latency budgets.")
     app.add_exception_handler(RequestRefusedError, _refused)
     app.add_exception_handler(HTTPException, _unknown)
-    card = {"id": host.name, "object": "model", "created": host.created, "owned_by": "paceline"}
-    models = [{**card, "max_model_len": host.model.context}]
+    _add_chat(app, host)
+    _add_models(app, host)
+    _add_state(app, host)
+    for path, file in page_files().items():
+        app.get(path, include_in_schema=False)(_showing(file))
+    return app
 
+
+def _add_chat(app: FastAPI, host: Host) -> None:
     async def chat(request: Request) -> Response:
         """Answer a chat; with `latency_budget_ms` under the configuration that keeps it, reported in `paceline`."""
         read = read_request(await request.body(), served=host.name)
         question, low = question_of_request(read, host.limits)
         usage = bool(read.stream_options and read.stream_options.include_usage)
         return ChatAnswer(host, asked_of(host, question, request.scope, low=low, stream=bool(read.stream), usage=usage))
+
+    app.post("/v1/chat/completions", responses=CHAT_ERRORS, openapi_extra=_chat_body())(chat)
+
+
+def _add_models(app: FastAPI, host: Host) -> None:
+    card = {"id": host.name, "object": "model", "created": host.created, "owned_by": "paceline"}
+    models = [{**card, "max_model_len": host.model.context}]
 
     async def list_models() -> dict[str, Any]:
         """List the model that is served."""
@@ -53,6 +66,11 @@ def build_app(host: Host) -> FastAPI:
             raise RequestRefusedError(f"the model {name[:60]!r} is not served here", status=404, code="model_not_found")
         return models[0]
 
+    app.get("/v1/models", responses={401: ERROR})(list_models)
+    app.get("/v1/models/{name:path}", responses={401: ERROR, 404: ERROR})(one_model)
+
+
+def _add_state(app: FastAPI, host: Host) -> None:
     async def health() -> Response:
         """Tell whether requests are taken: 503 once the server is stopping."""
         engine = host.engine
@@ -64,14 +82,8 @@ def build_app(host: Host) -> FastAPI:
         page_text = host.counts.text(running=host.engine.running, waiting=host.engine.waiting)
         return PlainTextResponse(page_text, media_type="text/plain; version=0.0.4")
 
-    app.post("/v1/chat/completions", responses=CHAT_ERRORS, openapi_extra=_chat_body())(chat)
-    app.get("/v1/models", responses={401: ERROR})(list_models)
-    app.get("/v1/models/{name:path}", responses={401: ERROR, 404: ERROR})(one_model)
     app.get("/health", responses={503: ERROR})(health)
     app.get("/metrics")(metrics)
-    for path, file in page_files().items():
-        app.get(path, include_in_schema=False)(_showing(file))
-    return app
 
 
 def _showing(file: PageFile) -> Callable[[], Awaitable[Response]]:
