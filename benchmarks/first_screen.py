@@ -13,6 +13,7 @@ benchmarks/results/first_screen.json, of which a part that is not asked for stay
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -132,13 +133,13 @@ def terminal(demo: Path, budget_ms: float) -> dict[str, Any]:
     """Run one command in a process of its own and return what it printed, and how long it took."""
     words = ["paceline", "run", "digits", "--controller", str(demo / "estimator"), "--image", str(demo / "picture.png")]
     words += ["--prompt", "Read the digits.", "--budget", f"{budget_ms:g}"]
-    begun = time.perf_counter()
+    load_average, begun = os.getloadavg()[0], time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "paceline.cli.main", *words[1:]], capture_output=True, text=True, check=True
     )
     said = shlex.join(words).replace(str(demo), "demo-out")
     printed = "\n".join(line.strip() for line in done.stdout.strip().splitlines())
-    return {"command": said, "output": printed, "seconds": time.perf_counter() - begun}
+    return {"command": said, "output": printed, "seconds": time.perf_counter() - begun, "load_average": load_average}
 
 
 def main() -> None:

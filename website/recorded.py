@@ -85,9 +85,9 @@ def first_screen(found: Mapping[str, Any]) -> str:
     return (
         f"{found['requests']:,} questions under {found['configurations']} configurations, each question held out once. Over the "
         f"{len(budgets)} budgets {over_all['paceline']:.3f} of answers are right and in time with Paceline, "
-        f"{over_all['table']:.3f} with a table of means, {over_all['best fixed']:.3f} with the best fixed setting. The table is "
-        f"{_ahead(means['table'], means['paceline'], budgets)}. The best fixed setting is chosen in hindsight, on these very "
-        f"questions, anew for each budget; it is {_ahead(means['best fixed'], means['paceline'], budgets)}, for Paceline has to "
+        f"{over_all['table']:.3f} with a table of means, {over_all['best fixed']:.3f} with the best fixed setting. The table is ahead "
+        f"of Paceline {_ahead(means['table'], means['paceline'], budgets)}. The best fixed setting is chosen in hindsight, on these very "
+        f"questions, anew for each budget; it is ahead {_ahead(means['best fixed'], means['paceline'], budgets)}, for Paceline has to "
         f"promise before it knows. Of {promises.count:,} promises {promises.share:.3f} were kept; 0.95 are asked."
     )
 
@@ -96,9 +96,9 @@ def _ahead(one: Sequence[float], other: Sequence[float], budgets_ms: Sequence[fl
     by = [mine - theirs for mine, theirs in zip(one, other, strict=True)]
     places = [place for place, each in enumerate(by) if each > 0]
     if not places:
-        return "never ahead of it"
+        return "at none of them"
     most = max(places, key=lambda place: by[place])
-    return f"ahead of it at {len(places)}, by {by[most]:.3f} at most ({budgets_ms[most]:g} ms)"
+    return f"at {len(places)} of them, by {by[most]:.3f} at most ({budgets_ms[most]:g} ms)"
 
 
 def terminal(found: Mapping[str, Any]) -> str:
@@ -110,7 +110,11 @@ def terminal(found: Mapping[str, Any]) -> str:
         f"$ {said['command'].replace(' --image', f' {FOLD}    --image')}",
         said["output"],
     ]
-    return "\n".join([*lines, "```", "", f"That took {said['seconds']:.1f} s, loading libraries and model included."])
+    load = said.get("load_average")
+    beside = "on a machine that others kept busy" if load is None else f"at a load average of {load:.1f} before"
+    return "\n".join(
+        [*lines, "```", "", f"That took {said['seconds']:.1f} s, libraries and model loaded anew, {beside}."]
+    )
 
 
 def routers(found: Mapping[str, Any]) -> str:
