@@ -57,9 +57,8 @@ class Damage:
         try:
             ended, problem = self._read(form, content, same=content == self.contents[target])
         finally:
-            for path in {target, *(target.parent.glob("*.json"))}:
-                if path in self.contents:
-                    path.write_bytes(self.contents[path])
+            for path in {target, *(() if form.rehash is None else target.parent.glob("*.json"))}:
+                path.write_bytes(self.contents[path])
         seconds = time.process_time() - started
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
         if seconds > MOST_SECONDS or grown > MOST_KILOBYTES:
@@ -126,18 +125,25 @@ def equal(value, said) -> bool:
 
 
 def run(
-    cases: int, *, first: int = 0, names=tuple(FORMATS), most_seconds: float = float("inf"), told=None
+    cases: int, *, first: int = 0, names=tuple(FORMATS), most_seconds: float = float("inf"), told=None, partly=None
 ) -> dict[str, object]:
-    """Damage every format in turn, `cases` times in all; return counts by format and outcome, and complaints by number."""
+    """Damage every format in turn, `cases` times in all; return counts by format and outcome, and complaints by number.
+
+    `partly` is handed what there is after every hundred rounds.
+    """
     counts = {name: Counter() for name in names}
     complaints: list[str] = []
+
+    def found() -> dict[str, object]:
+        return {"counts": {name: dict(each) for name, each in counts.items()}, "complaints": complaints}
+
     with tempfile.TemporaryDirectory(dir=quick_folder()) as folder:
         damage = Damage(Path(folder))
         for name in names:  # what is loaded with the first reading is no damage's
             damage.content(FORMATS[name], damage.contents[damage.home / FORMATS[name].target])
         limit_memory()
         until = time.monotonic() + most_seconds
-        for number in range(first, first + cases // len(names)):
+        for number in range(first, first - (-cases // len(names))):
             if time.monotonic() > until:
                 break
             for name in names:
@@ -147,7 +153,9 @@ def run(
                 counts[name][ended] += 1
                 if problem is not None and len(complaints) < MOST_COMPLAINTS:
                     complaints.append(f"{name} {number}: {problem}")
-    return {"counts": {name: dict(each) for name, each in counts.items()}, "complaints": complaints}
+            if partly is not None and number % 100 == 99:
+                partly(found())
+    return found()
 
 
 def main() -> None:
@@ -160,18 +168,27 @@ def main() -> None:
     parser.add_argument("--told", type=Path, help="where the case at hand is noted, for one that ends the process")
     arguments = parser.parse_args()
     started = time.monotonic()
+
+    def kept(found: dict[str, object], *, whole: bool = False) -> dict[str, object]:
+        total = sum(sum(each.values()) for each in found["counts"].values())
+        times = {"seconds": round(time.monotonic() - started, 1), "processor_seconds": round(time.process_time(), 1)}
+        document = {"cases": total, "whole": whole, "first": arguments.first, **times, **found}
+        if arguments.results is not None:
+            unfinished = arguments.results.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(document, indent=1) + "\n")
+            unfinished.replace(arguments.results)
+        return document
+
     found = run(
         arguments.cases,
         first=arguments.first,
         names=tuple(arguments.formats),
         most_seconds=arguments.seconds,
         told=arguments.told and arguments.told.write_text,
+        partly=kept,
     )
-    total = sum(sum(each.values()) for each in found["counts"].values())
-    found |= {"cases": total, "first": arguments.first, "seconds": round(time.monotonic() - started, 1)}
-    print(json.dumps(found, indent=1))
-    if arguments.results is not None:
-        arguments.results.write_text(json.dumps(found, indent=1) + "\n")
+    whole = sum(sum(each.values()) for each in found["counts"].values()) >= arguments.cases
+    print(json.dumps(kept(found, whole=whole), indent=1))
     sys.exit(bool(found["complaints"]))
 
 

@@ -10,6 +10,7 @@ the file says, to a slow answer or to a large memory is written there and told a
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         _seed(name, Path(folder), kept)
         command = [sys.executable, __file__, "--child", name, folder, *options]
+        before = _processor_seconds()
         run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     told = run.stderr + run.stdout
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", told)
@@ -74,6 +76,7 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
     found: dict[str, object] = {
         "inputs": int(runs[1]) if runs else 0,
         "seconds": seconds,
+        "processor_seconds": round(_processor_seconds() - before, 1),
         "coverage": int(covered[-1][0]) if covered else None,
         "features": int(covered[-1][1]) if covered else None,
         "kept": int(covered[-1][2]) if covered else None,
@@ -84,6 +87,11 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
         where = re.search(r"Test unit written to (\S+)", told)
         found["complaint"] = f"{wrong[0] if wrong else told[-400:]:.600}" + (f" ({where[1]})" if where else "")
     return found
+
+
+def _processor_seconds() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def _seed(name: str, folder: Path, kept: Path) -> None:
@@ -106,14 +114,14 @@ def main() -> None:
     for name in arguments.formats:
         formats[name] = fuzzed(name, arguments.seconds)
         print(name, json.dumps(formats[name]), flush=True)
-    found = {
-        "command": "make fuzz",
-        "inputs": sum(int(each["inputs"]) for each in formats.values()),
-        "seconds": round(time.monotonic() - started),
-        "formats": formats,
-    }
-    if arguments.results is not None:
-        arguments.results.write_text(json.dumps(found, indent=1) + "\n")
+        found = {
+            "command": f"make fuzz SECONDS={arguments.seconds}",
+            "inputs": sum(int(each["inputs"]) for each in formats.values()),
+            "seconds": round(time.monotonic() - started),
+            "formats": formats,
+        }
+        if arguments.results is not None:
+            arguments.results.write_text(json.dumps(found, indent=1) + "\n")
     sys.exit(any(each["complaint"] for each in formats.values()))
 
 

@@ -1,6 +1,7 @@
 """Random requests with random knobs on a real engine: the answers are those of each request alone, and nothing is left."""
 
 import pytest
+from knob_endurance import MOST_GROWTH_MIB, left_behind
 from knob_loads import check, containers, grown, holding, knob_engine
 
 from paceline.vllm_plugin.relied_on import release_devices
@@ -33,3 +34,15 @@ def test_what_is_left_would_be_found(engine):
     del steering._requests["knob-load-left"]
     assert any(path == "steering._requests" for path, _ in containers({"steering": steering}))
     assert grown([{"a": 1, "b": 2}, {"a": 3, "b": 2}]) == ["a grew from 1 to 3"]
+
+
+def test_what_an_hour_leaves_behind_would_be_found():
+    held = {"memory_mib": 800.0, "threads": 47, "descriptors": 66}
+    assert left_behind([held] * 12) == []
+    more = held | {"threads": 48, "descriptors": 67}
+    assert left_behind([held] * 11 + [more]) == [
+        "48 threads, 47 after the first rounds",
+        "67 descriptors, 66 after the first rounds",
+    ]
+    growing = [held | {"memory_mib": 800.0 + place * MOST_GROWTH_MIB / 4} for place in range(12)]
+    assert [each[:6] for each in left_behind(growing)] == ["memory"]
