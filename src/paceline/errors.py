@@ -10,11 +10,16 @@ class PacelineError(Exception):
 
 
 MOST_LETTERS = 200  # of a value that a sentence shows: a damaged file may hold one of megabytes
+LONGEST_PROBLEM = 1000  # of what is wrong with a file, in words that may hold a name from it
 
 
 def _shown(value: object, *, quoted: bool = True) -> str:
     shown = repr(value) if quoted else str(value)
     return shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]}…"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_PROBLEM else f"{text[:LONGEST_PROBLEM]}…"
 
 
 class UnknownChoiceError(PacelineError, ValueError):
@@ -49,7 +54,7 @@ class UntrustedFileError(PacelineError):
 
     def __init__(self, path: Path | str, problem: str, *, expected: str, mend: str, place: str = "") -> None:
         self.path, self.problem, self.expected, self.mend = Path(path), problem, expected, mend
-        super().__init__(f"{path}{place}: {problem}; expected {expected}; {mend}")
+        super().__init__(f"{path}{_cut(place)}: {_cut(problem)}; expected {expected}; {mend}")
 
 
 class ProfileDataError(UntrustedFileError, ValueError):

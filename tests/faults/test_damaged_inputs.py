@@ -131,6 +131,10 @@ FOUND = {
         lambda whole: changed(whole, "datasets", to=["synthetic", 7], seal=resealed),
     ),
     "a controller's data set that is null": ("policy", lambda whole: changed(whole, "datasets", to=[None], seal=resealed)),
+    "a name of thousands of letters": (
+        "answers",
+        lambda whole: whole.replace(b"batch_size", b"batch_" + b"9" * 5000, 1),
+    ),
     "a sequence that is none": (
         "certificate plan",
         lambda whole: changed(whole, "sequence", to=7, seal=resealed),
