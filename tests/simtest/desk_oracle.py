@@ -31,13 +31,21 @@ class Ratios:
 
     @property
     def upper(self) -> float | None:
+        return self.upper_at(0.0)
+
+    @property
+    def upper_rank(self) -> int | None:
         """The smallest order statistic above which a share of at most α lies, with the confidence."""
         n, below = len(self.all), 0.0
         for rank in range(n):
             below += math.comb(n, rank) * (1 - self.alpha) ** rank * self.alpha ** (n - rank)
             if below >= CONFIDENCE - 1e-9:
-                return sorted(self.all)[rank]
+                return rank + 1
         return None
+
+    def upper_at(self, shift: float) -> float | None:
+        """The upper bound at a level that broken promises have made smaller."""
+        return None if self.upper_rank is None else shifted(self.all, self.upper_rank, shift)
 
     @property
     def lower(self) -> float | None:
@@ -47,6 +55,15 @@ class Ratios:
     @property
     def median(self) -> float:
         return sorted(self.all)[len(self.all) // 2] if self.all else 1.0
+
+
+def shifted(ratios: list[float], rank: int, shift: float) -> float:
+    """Return an order statistic, moved by a share of the level; beyond the largest as steeply as the logarithms end."""
+    ordered = sorted(map(math.log, ratios))
+    place = rank + shift * (len(ordered) + 1)
+    beyond = max(0.0, place - len(ordered)) / max(1, len(ordered) + 1 - rank)
+    last = ordered[min(len(ordered), math.ceil(place - 1e-9)) - 1]
+    return math.exp(last + beyond * (ordered[-1] - ordered[len(ordered) // 2]))
 
 
 @dataclass(kw_only=True)
@@ -62,6 +79,8 @@ class Inside:
     tokens: int
     alone: bool = False
     ticket: Any = None
+    shift_alone: float = 0.0  # what broken promises ask of bounds, when it was decided
+    shift_beside: float = 0.0
 
     @property
     def left(self) -> float | None:
@@ -102,6 +121,7 @@ class DeskOracle:
         def accepting(reading: Any, *, received_seconds: float, now_seconds: float) -> Any:
             exchange = self._exchange()
             alone = not self.inside
+            shifts = self._shifts(reading.asked, 1e3 * (now_seconds - received_seconds))
             try:
                 ticket = accept(reading, received_seconds=received_seconds, now_seconds=now_seconds)
             except RequestRefusedError as refused:
@@ -117,8 +137,9 @@ class DeskOracle:
                     "each request ends exactly once", f"request {exchange.ask.number} is half there, and decided"
                 )
             found = self._entered(exchange, ticket, received_seconds)
-            found.alone = alone
+            found.alone, (found.shift_alone, found.shift_beside) = alone, shifts
             self._check_memory()
+            self._check_turns()
             self._check_promise(found, now_seconds)
             self.inside[ticket.entry.number] = found
             self.tickets.append((exchange, ticket))
@@ -236,6 +257,18 @@ class DeskOracle:
             if own not in found and (own[0], None) not in found:
                 self.world.wrong("bounded wait", f"{order.request_id} stands with {own}, decided were {found}")
 
+    def _check_turns(self) -> None:
+        """Where one is served at a time, nobody is taken to be computed before its turn."""
+        ahead = self.desk.line.controller.ahead
+        if not self.world.model.runs:  # nobody knows yet that it is so served
+            return
+        for number, each in self.inside.items():
+            if each.ticket is None or "run" in each.exchange.ask.told or number not in ahead:
+                continue
+            left = ahead.work_of(number).tokens
+            if left != each.tokens:
+                self.world.wrong("what is expected", f"{each.tokens - left} tokens are computed before their turn")
+
     def _check_memory(self) -> None:
         held = sum(len(each.exchange.ask.body) for each in self.inside.values())
         if held > self.world.plan.limits.bodies_bytes:
@@ -290,7 +323,7 @@ class DeskOracle:
         for entry in self._allowed(kind, told):
             ratios = self._ratios(kind, entry.config.tier, entry.latency_ms)
             needs[entry.config.key] = (
-                entry.latency_ms * (ratios.upper or 1.0),
+                entry.latency_ms * (ratios.upper_at(found.shift_alone) or 1.0),
                 -entry.accuracy,
                 entry.latency_ms * ratios.median,
             )
@@ -304,7 +337,8 @@ class DeskOracle:
         elif any(each[1] <= own[1] and each[2] < own[2] - CLOSE for each in fitting):
             world.wrong("the best that fits", f"{taken.config.key} is worse than another for {budget} ms: {needs}")
         ratios = self._ratios(kind, taken.config.tier, taken.latency_ms)
-        bound = None if ratios.upper is None else spent + ratios.upper * taken.latency_ms
+        upper = ratios.upper_at(found.shift_alone)
+        bound = None if upper is None else spent + upper * taken.latency_ms
         self._check_bound(bound, ticket.promise.bound_ms)
         expected = spent + ratios.median * taken.latency_ms
         if abs(expected - ticket.promise.expected_ms) > CLOSE * expected + CLOSE:
@@ -313,13 +347,17 @@ class DeskOracle:
             )
 
     def _check_bound_beside(self, found: Inside) -> None:
-        promise, factor, spent = found.ticket.promise, self._factor(found.left), found.ticket.spent_ms
+        promise, factor, spent = (
+            found.ticket.promise,
+            self._factor(found.left, found.shift_beside),
+            found.ticket.spent_ms,
+        )
         self._check_bound(None if factor is None else spent + factor * (promise.expected_ms - spent), promise.bound_ms)
 
-    def _factor(self, budget: float | None) -> float | None:
+    def _factor(self, budget: float | None, shift: float = 0.0) -> float | None:
         ratios = sorted(self.beside.get(self._class(budget), ()))
         rank = max(1, math.ceil((len(ratios) + 1) * (1 - self.world.plan.alpha) - 1e-9))
-        return ratios[rank - 1] if rank <= len(ratios) else None
+        return shifted(ratios, rank, 0.0 if budget is None else shift) if rank <= len(ratios) else None
 
     def _check_bound(self, bound: float | None, said: float | None) -> None:
         if (bound is None) != (said is None) or (bound and abs(bound - (said or 0.0)) > CLOSE * bound + CLOSE):
@@ -333,7 +371,8 @@ class DeskOracle:
         wait = self._true_wait_ms(found.arrival, found.budget, now)
         own = found.ticket.decision.latency_ms
         said = found.ticket.promise.expected_ms
-        allowed = 2.2 * max((each.true_ms / each.tokens for each in others), default=0.0) + 0.01
+        running = [each for each in others if "run" in each.exchange.ask.told]
+        allowed = 1.1 * max((each.true_ms / each.tokens for each in running), default=0.0) + 0.05
         if abs(said - wait - own) > allowed:
             shown = [
                 (each.exchange.ask.number, each.budget, each.true_ms, each.after_ms, "run" in each.exchange.ask.told)
@@ -441,6 +480,14 @@ class DeskOracle:
             self.world.wrong("status codes", f"422 says {refused.details}, and {least} ms do")
 
     # small things
+
+    def _shifts(self, asked: Any, spent: float) -> tuple[float, float]:
+        """Return by how much broken promises move the bounds of those alone, and of those beside others."""
+        alone = self.desk.promises[asked.kind].shift(round(2 * math.log2(asked.ms)))
+        beside = self.desk.line.controller.promises.shift(round(math.log2(_left(asked.ms, spent))))
+        if alone < 0 or beside < 0:
+            self.world.wrong("nothing promised too early", f"promises that were kept narrow bounds: {alone}, {beside}")
+        return alone, beside
 
     def _exchange(self) -> Exchange:
         task = asyncio.current_task()

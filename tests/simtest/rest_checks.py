@@ -10,7 +10,7 @@ from simulated_network import Exchange
 
 QUIET = ("/health", "/metrics")
 LATE_TICKS = 400  # callbacks that may pass between a client that leaves and an answer that ends
-LEFT = ("client_left", "client_stuck")
+LEFT = ("client_left", "client_stuck", "server_stopped")
 Problem = tuple[str, str]
 
 

@@ -24,7 +24,7 @@ from paceline.serving.middleware import TICKET
 
 WALL = 1_800_000_000.0
 MOST_TICKS = 400_000
-KINDS = ("calm", "noisy", "faulty", "crowded", "stopped", "lone", "lone")
+KINDS = ("calm", "calm", "noisy", "faulty", "crowded", "stopped", "lone", "lone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,14 +355,16 @@ def plan_of(rng: Random) -> Plan:
     return Plan(
         kind=kind,
         requests=rng.randrange(15, 60) if lone else rng.randrange(4, 40),
-        alpha=rng.choice((0.05, 0.2, 0.3, 0.3)),
+        alpha=rng.choice((0.2, 0.3, 0.3) if lone else (0.05, 0.2, 0.3, 0.3)),
         policy=rng.choice(("edf", "fcfs") if kind == "calm" else ("edf", "edf", "edf", "fcfs", "aging", "spf", "srtf")),
         limits=limits,
         totals=not restarts and rng.random() < 0.4,
         keys=rng.random() < 0.2,
         shuffled=rng.random() < 0.5,
         tick_seconds=0.0 if kind == "calm" else rng.choice((0.0, 1e-5, 1e-4)),
-        spacing=rng.choice((10.0, 50.0, 200.0)) if lone else rng.choice((0.3, 0.8, 2.0, 5.0)),
+        spacing=rng.choice(
+            (10.0, 50.0, 200.0) if lone else (0.1, 0.3, 0.8, 2.0) if kind == "calm" else (0.3, 0.8, 2.0, 5.0)
+        ),
         bursts=not lone and rng.random() < 0.3,
         restarts=restarts,
     )
@@ -379,7 +381,9 @@ def machine_of(rng: Random, plan: Plan) -> Machine:
     noise = (1.0,) if plan.kind == "calm" else rng.choice(((1.0,), (0.9, 1.0, 1.1), (0.5, 1.0, 1.0, 3.0)))
     machine = Machine(first_ms=first, a_token_ms=rng.choice((0.5, 3.0, 20.0)), noise=noise)
     if plan.kind == "lone":  # tiers that a table of another machine errs on in their own ways
-        machine.tier_noise = {tier: rng.choice(((1.0,), (0.7, 0.9), (0.4, 1.0, 2.5), (1.5, 1.6))) for tier in TIERS}
+        machine.tier_noise = {
+            tier: rng.choice(((1.0,), (0.7, 0.9), (0.3, 2.5), (0.2, 1.0, 4.0), (1.5, 1.6))) for tier in TIERS
+        }
     if plan.kind == "faulty":
         start, span = 1000.0, plan.requests * plan.spacing * base * 2e-3
         for _ in range(rng.randrange(0, 3)):
@@ -418,8 +422,9 @@ def _ask(rng: Random, plan: Plan, machine: Machine, number: int, at: float, *, l
         budget = times[-1] * 1.5
     if budget is not None:
         budget = round(budget * rng.uniform(0.7, 1.4), 3)
-    if lone and number < 12:
-        budget = times[-1] * 8
+    if lone:  # what is alone calibrates; then come those that are hard to keep
+        tight = (times[0] * 0.3, times[0] * 0.8, times[0] * 1.3, times[len(times) // 2], times[-1] * 1.5)
+        budget = round((times[-1] * 8 if number < 12 else rng.choice(tight)) * rng.uniform(0.7, 1.4), 3)
     total = plan.totals and rng.random() < 0.25
     ask = chat_ask(
         rng,
@@ -427,7 +432,7 @@ def _ask(rng: Random, plan: Plan, machine: Machine, number: int, at: float, *, l
         at,
         budget=budget,
         budget_kind="total" if total else "ttft",
-        refuse=budget is not None and rng.random() < 0.4,
+        refuse=budget is not None and rng.random() < (0.7 if lone and number >= 12 else 0.5),
         stream=rng.random() < 0.5,
         tokens=3 if calm else rng.choice((1, 2, 3, 3, 8)),
         pictures=1 if calm or (lone and rng.random() < 0.9) else rng.choice((0, 1, 1, 1, 1, 2)),

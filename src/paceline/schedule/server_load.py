@@ -119,8 +119,7 @@ class ServerLoad:
         """Take note that a request is served from now on and nobody before it ends: it stands first."""
         self._passed(now_seconds)
         ahead = self.controller.ahead
-        if name in self._served:
-            self._turns_told, self._holder = True, name
+        self._turns_told, self._holder = True, name
         if name in ahead:
             work = ahead.work_of(name)
             ahead.remove(name)

@@ -78,6 +78,9 @@ class ChatAnswer(Response):
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the server ends, and its grace is over
+            outcome.error = "server_stopped"
+            raise
         finally:
             answering.cancel()
             leaving.cancel()
