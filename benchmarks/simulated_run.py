@@ -1,7 +1,7 @@
 """One trace through real vLLM, vLLM in virtual time and the simulator: how far simulated times are from real ones.
 
     .venv-vllm/bin/python benchmarks/simulated_run.py [--trace AzureLLMInferenceTrace_conv.csv] [--requests 120]
-        [--length-scale 0.2] [--load 0.6] [--runs 3] [--models dense experts pictures] [--clock processor]
+        [--length-scale 0.2] [--load 0.6] [--runs 3] [--models dense experts pictures] [--clock processor] [--keep FOLDER]
 
 Needs vLLM. A model is served by vLLM's own scheduler in this process: a tiny random one, dense or of experts, or the
 embedded one with pictures. `--runs` runs of the trace take turns with runs of other requests on which the step-time model
@@ -9,7 +9,8 @@ is fitted; what the former differ by among each other is the noise floor. Then t
 simulator, with the fitted model (these two must agree exactly), and in the simulator with each run's own step log,
 which leaves the scheduling alone to differ. The clock is the processor time of the engine's thread, on which other
 programs weigh little; `--clock machine` takes the machine's. Writes benchmarks/results/simulated_run.json, one model
-beside those of earlier calls.
+beside those of earlier calls. `--keep FOLDER` leaves each real run there as it ends, and takes those that are there
+instead of serving them again: a killed call goes on, and a model can be fitted anew on the same runs.
 """
 
 import argparse
@@ -17,12 +18,12 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vllm_in_process import ENVIRONMENT, STAND_IN
 
@@ -37,10 +38,12 @@ from tiny_moe import write_tiny_moe
 
 from paceline.fit.step_time import StepTimeFit, fit_step_time
 from paceline.schedule import LinearStepTime, PlannerSettings, RequestTimes, StepRecord
+from paceline.schedule.step_log import read_step_log
 from paceline.simulate import LinearCost, ReplayedCost, RequestColumns, SimulatedEngine, StepCost, simulate
 from paceline.simulate.simulation import REFERENCE
 from paceline.slo import percentile
 from paceline.tune.environment import machine, package_versions
+from paceline.tune.run_files import STEPS, read_document, read_requests, write_run
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, SyntheticLoad, Workload, at_once, scaled
 from paceline.vllm_plugin.clocks import CLOCKS
@@ -141,46 +144,82 @@ def parted(source: Workload, count: int, parts: int, length_scale: float) -> lis
     ]
 
 
-@contextmanager
-def opened(kind: Served, model: str, clock: str) -> Generator[Callable[[Workload], ReplayResult]]:
-    """Start an engine; give what serves a load for real."""
-    with kind.real.open(model, None, engine_args=kind.arguments, seed=SEED, clock=CLOCKS[clock]()) as host:
-        yield lambda load: host.replay(load.requests, on_progress=lambda _done, _total: None)
+@dataclass(slots=True)
+class Runs:
+    """Real runs of one model: those that a folder keeps, the others served when they are asked for."""
+
+    kind: Served
+    model: str
+    clock: str
+    folder: Path | None
+    closing: ExitStack
+    host: OfflineVllm | None = None
+
+    def served(self, load: Workload, name: str) -> tuple[ReplayResult, Mapping[str, Any]]:
+        """Return a run of a load, and what was written down beside it."""
+        path = None if self.folder is None else self.folder / name
+        if path is not None and path.exists():
+            document = read_document(path)
+            if document["load"] != load.document():
+                sys.exit(
+                    f"{path} holds a run of another load; name another folder, or give the arguments it was made with"
+                )
+            steps = read_step_log(path / STEPS)
+            return ReplayResult(
+                requests=read_requests(path), steps=steps, wall_seconds=cast("float", document["wall_seconds"])
+            ), document
+        if self.host is None:
+            opened = self.kind.real.open(
+                self.model, None, engine_args=self.kind.arguments, seed=SEED, clock=CLOCKS[self.clock]()
+            )
+            self.host = self.closing.enter_context(opened)
+        run = self.host.replay(load.requests, on_progress=lambda _done, _total: None)
+        document = {"wall_seconds": run.wall_seconds, "load_averages": os.getloadavg(), "load": load.document()}
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_run(path, run, document)
+        return run, document
 
 
-def measured(kind: Served, model: str, source: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
+def measured(runs: Runs, source: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
     """Serve the trace's first part `--runs` times for real, in turn with other parts, on which the model is fitted."""
-    count, runs = arguments.requests, arguments.runs
-    judged, *others = (kind.load(each) for each in parted(source, count, runs + 1, arguments.length_scale))
-    with opened(kind, model, arguments.clock) as served:
-        rate = arguments.load * count / served(at_once(judged)).wall_seconds
-        judged, *others = (scaled(each, LoadScaling(rate=rate)) for each in (judged, *others))
-        real: list[ReplayResult] = []
-        fitting: list[StepRecord] = []
-        loads: list[tuple[float, ...]] = []
-        for number, other in enumerate(others):
-            run = served(other)
-            fitting += [replace(step, run=str(number)) for step in run.steps]
-            real.append(served(judged))
-            loads.append(os.getloadavg())
+    count = arguments.requests
+    parts = (runs.kind.load(each) for each in parted(source, count, arguments.runs + 1, arguments.length_scale))
+    judged, *others = parts
+    burst, _ = runs.served(at_once(judged), "burst")
+    rate = arguments.load * count / burst.wall_seconds
+    judged, *others = (scaled(each, LoadScaling(rate=rate)) for each in (judged, *others))
+    real: list[ReplayResult] = []
+    fitting: list[StepRecord] = []
+    loads: list[Any] = []
+    for number, other in enumerate(others):
+        run, _ = runs.served(other, f"fitted-{number}")
+        fitting += [replace(step, run=str(number)) for step in run.steps]
+        again, document = runs.served(judged, f"judged-{number}")
+        real.append(again)
+        loads.append(document["load_averages"])
     return {"workload": judged, "real": real, "fit": fit_step_time(fitting), "load_averages": loads}
 
 
-def compared(kind: Served, source: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
+def compared(name: str, source: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return one model's columns, the differences between its real runs, and the simulator's error against them."""
+    kind = MODELS[name]()
+    kept = None if arguments.keep is None else arguments.keep / name
     with tempfile.TemporaryDirectory() as folder:
         model = str(kind.write(Path(folder)))
-        found = measured(kind, model, source, arguments)
-        workload, runs, fit = found["workload"], found["real"], found["fit"]
+        with ExitStack() as closing:
+            runs = Runs(kind=kind, model=model, clock=arguments.clock, folder=kept, closing=closing)
+            found = measured(runs, source, arguments)
+        workload, real, fit = found["workload"], found["real"], found["fit"]
         step_time = moving(fit)
         with kind.virtual.open(model, None, engine_args=kind.arguments, seed=SEED, step_time=step_time) as virtual:
             in_virtual_time = virtual.replay(workload.requests, on_progress=lambda _done, _total: None).requests
     fitted = simulated(workload, LinearCost(step_time))
-    columns = {f"real {number}": figures(run.requests) for number, run in enumerate(runs)}
+    columns = {f"real {number}": figures(run.requests) for number, run in enumerate(real)}
     columns["virtual vLLM, fitted"] = figures(in_virtual_time)
     columns["simulator, fitted"] = figures(fitted)
     replayed: list[dict[str, float]] = []
-    for number, run in enumerate(runs):
+    for number, run in enumerate(real):
         again = simulated(workload, ReplayedCost.of(run.steps, requests=run.requests))
         columns[f"simulator, log of {number}"] = figures(again)
         replayed.append(largest_difference(ttfts_ms(again), ttfts_ms(run.requests)))
@@ -188,7 +227,7 @@ def compared(kind: Served, source: Workload, arguments: argparse.Namespace) -> d
         "load": workload.document(),
         "step_time": fit.document(),
         "columns": columns,
-        **differences_of(columns, len(runs)),
+        **differences_of(columns, len(real)),
         "virtual_equals_simulated": ttfts_ms(in_virtual_time) == ttfts_ms(fitted),
         "replayed_log": replayed,
         "load_averages": found["load_averages"],
@@ -233,11 +272,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=[*MODELS], default=[*MODELS])
     parser.add_argument("--clock", choices=[*CLOCKS], default="processor")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the real runs")
     arguments = parser.parse_args()
     count = arguments.requests * (arguments.runs + 1)
     source = SyntheticLoad(count=count).workload(SEED) if arguments.trace is None else read_trace(arguments.trace)
     for name in arguments.models:
-        found = compared(MODELS[name](), source, arguments)
+        found = compared(name, source, arguments)
         show(name, found)
         document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
         document["models"][name] = {
