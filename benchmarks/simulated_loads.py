@@ -69,7 +69,7 @@ def random_case(number: int, *, rules: tuple[str, ...] = RULES, most_requests: i
         watermark=watermark,
         target_model=STEP_TIME,
     )
-    return Case(number=number, requests=requests, engine=engine, cost=_cost(random))
+    return Case(number=number, requests=requests, engine=engine, cost=_cost(random, number))
 
 
 def random_planner(random: Random, chunk_size: int, policy: str) -> PlannerSettings:
@@ -138,10 +138,11 @@ def _requests(random: Random, count: int, chunk_size: int) -> tuple[TraceRequest
     return tuple(requests)
 
 
-def _cost(random: Random) -> StepCost:
+def _cost(random: Random, number: int) -> StepCost:
     kind = random.choice(["linear", "linear", "tables", "log"])
     if kind == "linear":
-        return LinearCost(STEP_TIME)
+        received = Random(f"received {number}").choice([0.0, 0.0, 0.0004, 0.003, 0.03])
+        return LinearCost(STEP_TIME, request_seconds=received)
     numbers = np.random.default_rng(random.getrandbits(32))
     if random.random() < 0.2:
         inner = LinearCost(STEP_TIME) if kind == "log" else random_tables(numbers)

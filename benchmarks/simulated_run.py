@@ -6,11 +6,11 @@
 Needs vLLM. A model is served by vLLM's own scheduler in this process: a tiny random one, dense or of experts, or the
 embedded one with pictures. `--runs` runs of the trace take turns with runs of other requests on which the step-time model
 is fitted; what the former differ by among each other is the noise floor. Then the same trace in virtual time and in the
-simulator, with the fitted model (these two must agree exactly), and in the simulator with each run's own step log,
-which leaves the scheduling alone to differ. The clock is the processor time of the engine's thread, on which other
-programs weigh little; `--clock machine` takes the machine's. Writes benchmarks/results/simulated_run.json, one model
-beside those of earlier calls. `--keep FOLDER` leaves each real run there as it ends, and takes those that are there
-instead of serving them again: a killed call goes on, and a model can be fitted anew on the same runs.
+simulator, with the fitted model (these two must agree exactly); in the simulator with each run's own step log, which leaves
+the scheduling alone to differ; and with a model fitted on each run itself, which leaves the form of the model. The clock is
+the processor time of the engine's thread, on which other programs weigh little; `--clock machine` takes the machine's. Writes
+benchmarks/results/simulated_run.json, one model beside those of earlier calls. `--keep FOLDER` leaves each real run there as it
+ends, and takes those that are there instead of serving them again: a killed call goes on, and a model can be fitted anew.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from tiny_llm import write_tiny_llm
 from tiny_moe import write_tiny_moe
 
 from paceline.fit.step_time import StepTimeFit, fit_step_time
-from paceline.schedule import LinearStepTime, PlannerSettings, RequestTimes, StepRecord
+from paceline.schedule import EngineTime, PlannerSettings, RequestTimes, StepRecord
 from paceline.schedule.step_log import read_step_log
 from paceline.simulate import LinearCost, ReplayedCost, RequestColumns, SimulatedEngine, StepCost, simulate
 from paceline.simulate.simulation import REFERENCE
@@ -211,10 +211,12 @@ def compared(name: str, source: Workload, arguments: argparse.Namespace) -> dict
             runs = Runs(kind=kind, model=model, clock=arguments.clock, folder=kept, closing=closing)
             found = measured(runs, source, arguments)
         workload, real, fit = found["workload"], found["real"], found["fit"]
-        step_time = moving(fit)
-        with kind.virtual.open(model, None, engine_args=kind.arguments, seed=SEED, step_time=step_time) as virtual:
+        time = moving(fit)
+        with kind.virtual.open(
+            model, None, engine_args=kind.arguments, seed=SEED, step_time=fit.model, engine_time=time
+        ) as virtual:
             in_virtual_time = virtual.replay(workload.requests, on_progress=lambda _done, _total: None).requests
-    fitted = simulated(workload, LinearCost(step_time))
+    fitted = simulated(workload, LinearCost.of(time))
     columns = {f"real {number}": figures(run.requests) for number, run in enumerate(real)}
     columns["virtual vLLM, fitted"] = figures(in_virtual_time)
     columns["simulator, fitted"] = figures(fitted)
@@ -230,13 +232,27 @@ def compared(name: str, source: Workload, arguments: argparse.Namespace) -> dict
         **differences_of(columns, len(real)),
         "virtual_equals_simulated": ttfts_ms(in_virtual_time) == ttfts_ms(fitted),
         "replayed_log": replayed,
+        "error_of_fits_on_the_runs_own_logs": own_errors(workload, real),
         "load_averages": found["load_averages"],
     }
 
 
-def moving(fit: StepTimeFit) -> LinearStepTime:
+def own_errors(workload: Workload, real: Sequence[ReplayResult]) -> list[dict[str, float]]:
+    """Return for each run how far the simulator is off with a model that is fitted on this very run.
+
+    What is left then is the model's form: the machine's speed is that of the run.
+    """
+    found: list[dict[str, float]] = []
+    for run in real:
+        measured = figures(run.requests)
+        again = figures(simulated(workload, LinearCost.of(moving(fit_step_time(run.steps)))))
+        found.append({name: again[name] / measured[name] - 1 for name in measured})
+    return found
+
+
+def moving(fit: StepTimeFit) -> EngineTime:
     """Return what moves the simulated clock."""
-    return fit.model if fit.whole is None else fit.whole
+    return EngineTime(step=fit.model) if fit.whole is None else fit.whole
 
 
 def differences_of(columns: Mapping[str, Mapping[str, float]], runs: int) -> dict[str, dict[str, float]]:
@@ -258,6 +274,9 @@ def show(name: str, found: Mapping[str, Any]) -> None:
         ("simulator to real:", "error_of_the_simulator"),
     ):
         print(words, {figure: f"{value:.1%}" for figure, value in found[key].items()})
+    for name in found["noise_between_real_runs"]:
+        off = [each[name] for each in found["error_of_fits_on_the_runs_own_logs"]]
+        print(f"fitted on the run itself, {name}:", ", ".join(f"{each:+.1%}" for each in off))
     print("virtual equals simulated:", found["virtual_equals_simulated"], "replayed logs:", found["replayed_log"])
     print("load averages:", [f"{each[0]:.1f}" for each in found["load_averages"]])
 

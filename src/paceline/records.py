@@ -95,6 +95,11 @@ class KnobConfig:
         return "_".join("none" if v is None else str(v) for v in (self.tier, self.top_k, self.num_active_blocks))
 
     @property
+    def step_key(self) -> str:
+        """`<top_k>_<blocks>`: what the time of an engine's step depends on beside its tokens."""
+        return self.key.split("_", 1)[1]
+
+    @property
     def size(self) -> tuple[int, int, int]:
         """Order by how much of the model runs: tier index, blocks, experts; a missing knob counts 0."""
         tier = 0 if self.tier is None else TIERS.index(self.tier)

@@ -153,7 +153,9 @@ def test_the_state_is_what_the_run_was_doing(rules):
             arrival = case.requests[index].arrival_seconds
             assert state.now_seconds == arrival
             begun = int((run.steps.started_seconds < arrival).sum())
-            assert state.ready_seconds == (max(arrival, ends[begun - 1]) if begun else arrival)
+            ready = max(arrival, ends[begun - 1]) if begun else arrival
+            # those who came during the step are received once it has ended
+            assert ready <= state.ready_seconds <= ready + (len(state.waiting) + 1e-9) * case.cost.request_seconds
             assert len(executed) == (ends <= arrival).sum()
             assert executed.prefill_tokens.tolist() == run.steps.prefill_tokens[: len(executed)].tolist()
             known = [seconds if seconds <= arrival else np.nan for seconds in run.first_token_seconds[:index]]

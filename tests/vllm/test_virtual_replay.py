@@ -30,7 +30,9 @@ def trace(tmp_path):
 @pytest.fixture
 def step_time(tmp_path):
     path = tmp_path / "step_time.json"
-    path.write_text(json.dumps(STEP_TIME.document()))
+    # receiving a request takes half the time between two arrivals, so that some arrive meanwhile
+    whole = {**STEP_TIME.document(), "base_ms": 2.25, "per_request_ms": 2.5}
+    path.write_text(json.dumps({**STEP_TIME.document(), "whole_step": whole}))
     return path
 
 

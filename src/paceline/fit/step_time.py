@@ -7,7 +7,7 @@ robust standard deviations counts less the further out it is, by iterated weight
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from scipy.optimize import nnls
 from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
 from paceline.fit.step_probes import ROOM, load_row, require_reach
 from paceline.profiles.atomic import keep_old, make_directory, write_atomically
-from paceline.schedule import LinearStepTime, StepRecord
-from paceline.schedule.step_time import WHOLE_STEP
+from paceline.records import KnobConfig
+from paceline.schedule import EngineTime, LinearStepTime, StepRecord
+from paceline.schedule.step_time import CONFIGURATIONS, WHOLE_STEP
 from paceline.slo import MeanEstimate, mean_estimate, percentile
 
 SCHEMA_VERSION = 1
@@ -73,16 +74,18 @@ class StepTimeFit:
     """A fitted model with its held-out error, over all steps and by their kind, and how many steps it was fitted on.
 
     `whole` is of the times from one step's start to the next one's where the engine went on at once: a step and what the
-    engine does between two, which add up to what the log has of them. A simulated clock moves by it. None where the log
-    has too few such pairs.
+    engine does between two, which add up to what the log has of them; what each request takes that is received there stands
+    apart. A simulated clock moves by it. None where the log has too few such pairs.
+    `configurations` has models of steps under fewer experts or blocks, by `KnobConfig.step_key`.
     """
 
     model: LinearStepTime
-    whole: LinearStepTime | None
+    whole: EngineTime | None
     held_out: HeldOutError
     held_out_by_kind: Mapping[str, HeldOutError]
     fitted_steps: int
     warmup_steps: int
+    configurations: Mapping[str, LinearStepTime] = field(default_factory=dict[str, LinearStepTime])
 
     def document(self) -> dict[str, Any]:
         """Return the file's content: the coefficients at its top level, as `LinearStepTime.load` reads them."""
@@ -90,11 +93,30 @@ class StepTimeFit:
             "schema_version": SCHEMA_VERSION,
             **self.model.document(),
             WHOLE_STEP: None if self.whole is None else self.whole.document(),
+            **({CONFIGURATIONS: self._configurations()} if self.configurations else {}),
             "fitted_steps": self.fitted_steps,
             "warmup_steps": self.warmup_steps,
             "held_out": self.held_out.document(),
             "held_out_by_kind": {kind: error.document() for kind, error in self.held_out_by_kind.items()},
         }
+
+    def _configurations(self) -> dict[str, dict[str, float]]:
+        return {key: model.document() for key, model in self.configurations.items()}
+
+
+def fit_configurations(logs: Mapping[str, Sequence[StepRecord]]) -> StepTimeFit:
+    """Fit one step log a configuration, by `KnobConfig.step_key`; the fit is the largest one's, with the models of all.
+
+    Raises StepTimeError with the configuration whose log cannot be fitted, and InvalidValueError for a key that is none.
+    """
+    fits: dict[str, StepTimeFit] = {}
+    for key, records in logs.items():
+        try:
+            fits[key] = fit_step_time(records)
+        except StepTimeError as error:
+            raise StepTimeError(f"configuration {key}: {error}") from error
+    largest = max(fits, key=lambda key: KnobConfig.from_key(f"none_{key}").size)
+    return replace(fits[largest], configurations={key: fit.model for key, fit in fits.items()})
 
 
 def fit_step_time(records: Sequence[StepRecord], *, warmup_steps: int = WARMUP_STEPS) -> StepTimeFit:
@@ -172,15 +194,29 @@ def _require_steps(records: Sequence[StepRecord], warmup_steps: int) -> None:
             )
 
 
-def _whole(records: Sequence[StepRecord], loads_SC: FloatArray, held_out: NDArray[np.bool_]) -> LinearStepTime | None:
+def _whole(records: Sequence[StepRecord], loads_SC: FloatArray, held_out: NDArray[np.bool_]) -> EngineTime | None:
     whole_ms = np.array(whole_steps_ms(records))
     rows = ~held_out & np.isfinite(whole_ms)
     used = [record for record, is_used in zip(records, rows.tolist(), strict=True) if is_used]
     if min(sum(map(KINDS["decode_only"], used)), sum(bool(each.chunks) for each in used)) < LEAST_STEPS_OF_A_KIND:
         return None
-    coefficients = _robust_nnls(loads_SC[rows], whole_ms[rows])
+    per_request_ms, received = _per_request(records, whole_ms, rows), requests_received(records)
+    steps_ms = whole_ms[rows] - per_request_ms * np.array(received)[rows]
+    coefficients = _robust_nnls(loads_SC[rows], steps_ms)
     # a clock adds steps up, the slow ones that a robust fit passes over included
-    return _model(coefficients * float(whole_ms[rows].sum() / (loads_SC[rows] @ coefficients).sum()))
+    return EngineTime(
+        step=_model(coefficients * float(steps_ms.sum() / (loads_SC[rows] @ coefficients).sum())),
+        per_request_ms=per_request_ms,
+    )
+
+
+def _per_request(records: Sequence[StepRecord], whole_ms: FloatArray, rows: NDArray[np.bool_]) -> float:
+    """Return what a request that is received between two steps adds to the time between them, in ms; 0 where too few are."""
+    received = np.array(requests_received(records), dtype=np.float64)[rows]
+    if int((received > 0).sum()) < LEAST_STEPS_OF_A_KIND:
+        return 0.0
+    between_ms = whole_ms[rows] - np.array([record.execute_ms for record in records])[rows]
+    return float(_robust_nnls(np.stack([np.ones_like(received), received], axis=1), between_ms)[1])
 
 
 def whole_steps_ms(records: Sequence[StepRecord]) -> list[float]:
@@ -197,6 +233,28 @@ def whole_steps_ms(records: Sequence[StepRecord]) -> list[float]:
         if before is not None and record.step == before[1].step + 1 and _served(record) & _served(before[1]):
             times[before[0]] = max(1e3 * (record.started_seconds - before[1].started_seconds), before[1].execute_ms)
     return times
+
+
+def requests_received(records: Sequence[StepRecord]) -> list[int]:
+    """Return how many requests came between each step and the next of its engine and run; 0 for the last.
+
+    Those that wait or run at the next, less those that did at this one, with those that this one was the last to serve.
+    """
+    following: dict[tuple[int, str | None], int] = {}
+    last_served: dict[tuple[int, str | None, str], int] = {}
+    counts = [0] * len(records)
+    for place, record in enumerate(records):
+        origin = (record.engine, record.run)
+        before = following.get(origin)
+        following[origin] = place
+        if before is not None:
+            there = records[before]
+            counts[before] = record.waiting + record.running - there.waiting - there.running
+        last_served |= dict.fromkeys(((*origin, name) for name in _served(record)), place)
+    for (engine, run, _), place in last_served.items():
+        if following[engine, run] != place:
+            counts[place] += 1
+    return [max(0, count) for count in counts]
 
 
 def _served(record: StepRecord) -> set[str]:

@@ -80,9 +80,9 @@ def write_step_logs(
     tokens = _text_tokens(model, questions)
     pairs = list(dict.fromkeys((each.top_k, each.num_active_blocks) for each in configurations))
     for number, (top_k, blocks) in enumerate(pairs):
-        folder = out / STEPS / f"{'none' if top_k is None else top_k}_{'none' if blocks is None else blocks}"
+        config = KnobConfig(tier=None, top_k=top_k, num_active_blocks=blocks)
+        folder = out / STEPS / config.step_key
         if not (folder / STEP_LOG).exists():
-            config = KnobConfig(tier=None, top_k=top_k, num_active_blocks=blocks)
             lines = engine.step_lines(config, tokens, seed=seed)
             make_directory(folder)
             write_atomically(folder / STEP_LOG, "".join(f"{line}\n" for line in lines).encode())

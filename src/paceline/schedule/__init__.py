@@ -21,7 +21,7 @@ from paceline.schedule.requests import DecodeLoad, PrefillRequest
 from paceline.schedule.server_load import ServerLoad
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import PrefillChunk, StepRecord, read_step_log
-from paceline.schedule.step_time import LinearStepTime, StepLoad, StepTimeModel
+from paceline.schedule.step_time import EngineTime, LinearStepTime, StepLoad, StepTimeModel
 from paceline.schedule.trace_request import TraceRequest
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "REQUEST_METRICS",
     "DecodeLoad",
     "EncoderBudget",
+    "EngineTime",
     "LinearStepTime",
     "LoadCandidate",
     "LoadController",

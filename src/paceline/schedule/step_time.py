@@ -11,6 +11,8 @@ from paceline.json_document import parsed_json
 
 FIT = "fit one with `paceline tune step-time`"
 WHOLE_STEP = "whole_step"  # key of the second set of coefficients in a model's file
+PER_REQUEST = "per_request_ms"  # a key of that
+CONFIGURATIONS = "configurations"  # key of the coefficients by `KnobConfig.step_key`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +67,46 @@ class LinearStepTime:
         """Read the coefficients from a JSON file that may hold more; raises StepTimeError with what is wrong."""
         return _model(_document(path), path)
 
-    @staticmethod
-    def load_whole(path: Path | str) -> "LinearStepTime":
-        """Read the coefficients of a step up to the start of the next: what moves a simulated clock.
 
-        Where the file does not tell the two apart they are those of `load`. Raises what that raises.
-        """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTime:
+    """What moves a simulated clock: a `step` up to the start of the next, and what it takes to receive a request between two."""
+
+    step: LinearStepTime
+    per_request_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.per_request_ms) and self.per_request_ms >= 0):
+            raise InvalidValueError(PER_REQUEST, self.per_request_ms, "a finite number of at least 0")
+
+    def document(self) -> dict[str, float]:
+        """Return the coefficients by name, ready for JSON."""
+        return {**self.step.document(), PER_REQUEST: self.per_request_ms}
+
+    @staticmethod
+    def load(path: Path | str) -> "EngineTime":
+        """Read it from the file of a step-time model, from a step's own time where that has no other; raises StepTimeError."""
         document = _document(path)
         whole = document.get(WHOLE_STEP)
         if whole is None:
-            return _model(document, path)
-        return _model(_object(whole, f"{path}: {WHOLE_STEP}"), path)
+            return EngineTime(step=_model(document, path))
+        place = f"{path}: {WHOLE_STEP}"
+        cells = {PER_REQUEST: 0.0, **_object(whole, place)}
+        step, per_request_ms = _model(cells, path), _coefficient(cells, PER_REQUEST, path)
+        try:
+            return EngineTime(step=step, per_request_ms=per_request_ms)
+        except InvalidValueError as error:
+            raise StepTimeError(f"{place}: {error}; {FIT}") from error
+
+
+def configuration_times(path: Path | str) -> dict[str, LinearStepTime]:
+    """Read the models of single configurations by `KnobConfig.step_key`; none where the file has none.
+
+    Each is of steps under that configuration alone, decodes among them. Raises StepTimeError.
+    """
+    place = f"{path}: {CONFIGURATIONS}"
+    found = _object(_document(path).get(CONFIGURATIONS, {}), place)
+    return {key: _model(_object(cells, f"{place}.{key}"), f"{place}.{key}") for key, cells in found.items()}
 
 
 def largest_chunk(

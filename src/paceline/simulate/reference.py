@@ -75,13 +75,16 @@ class Simulation:
 
     def advance_before(self, seconds: float) -> None:
         """Form and execute every step that starts before this time."""
-        while self._finished < len(self._requests) and self._next_start() < seconds and self._advance():
+        while self._finished < len(self._requests) and self._next_start() < seconds and self._advance(seconds):
             pass
 
     def state_at(self, seconds: float) -> EngineState:
         """Return the state once every step that starts before this time has been formed."""
-        ready = max(self._now, seconds)
-        partial, waiting = self._rules.ordered(self._requests[self._arrived :], ready)
+        ready, coming = max(self._now, seconds), list[tuple[Request, float]]()
+        for request in self._requests[self._arrived :]:
+            coming.append((request, ready))
+            ready += self._cost.request_seconds
+        partial, waiting = self._rules.ordered(coming)
         decoding = [request.computed for request in self._rules.running if request.decodes]
         return EngineState(
             now_seconds=seconds,
@@ -96,7 +99,7 @@ class Simulation:
     def finish(self) -> SimulatedRun:
         """Serve all that was received and return the run."""
         while self._finished < len(self._requests):
-            if not self._advance():
+            if not self._advance(math.inf):
                 head = self._rules.head()
                 raise never_admitted(self._rules.engine, head.index, head.tokens)
         return self._run()
@@ -105,14 +108,20 @@ class Simulation:
         is_idle = not self._rules.running and not self._rules.waiting_count
         return max(self._now, self._arrivals[self._arrived]) if is_idle else self._now
 
-    def _advance(self) -> bool:
-        """Form and execute one step, or go on to the next arrival when none can be formed; False when there is none."""
+    def _advance(self, until: float) -> bool:
+        """Form and execute one step, or go on to the next arrival when none can be formed.
+
+        False when there is none, and when requests that had to be received have held the step up until that time.
+        """
         number = len(self._log.started)
         closes = self._cost.queue_closes_seconds(number, self._next_start())
         while self._arrived < len(self._arrivals) and self._arrivals[self._arrived] <= closes:
             self._rules.queue(self._requests[self._arrived], closes)
             self._arrived += 1
+            closes += self._cost.request_seconds
         self._now = self._cost.start_seconds(number, closes)
+        if self._cost.request_seconds and self._now >= until:
+            return False
         step = self._rules.step()
         if step.decoding or step.chunks:
             self._execute(step)

@@ -53,6 +53,11 @@ class ReplayedCost:
             execute_seconds=np.array([step.execute_ms / 1e3 for step in steps]),
         )
 
+    @property
+    def request_seconds(self) -> float:
+        """Nothing: the log's next step starts that much later."""
+        return 0.0
+
     def seconds(self, step: int, work: StepWork) -> float:  # noqa: ARG002
         """Return the recorded time."""
         if step >= len(self.execute_seconds):

@@ -80,8 +80,8 @@ class Rules(Protocol):
         """Return the first of the queue."""
         ...
 
-    def ordered(self, coming: Sequence[Request], now_seconds: float) -> tuple[list[Request], list[Request]]:
-        """Return who is partly prefilled and who waits, in order, as if those who come were queued now."""
+    def ordered(self, coming: Sequence[tuple[Request, float]]) -> tuple[list[Request], list[Request]]:
+        """Return who is partly prefilled and who waits, in order, as if those who come were queued at these times."""
         ...
 
     def step(self) -> Step:
@@ -114,9 +114,10 @@ class ServedAsTheyCome:
         """Return the first of the queue."""
         return self._waiting[0]
 
-    def ordered(self, coming: Sequence[Request], now_seconds: float) -> tuple[list[Request], list[Request]]:  # noqa: ARG002
-        """Return who is partly prefilled and who waits, in order, as if those who come were queued now."""
-        return [request for request in self.running if not request.decodes], [*self._waiting, *coming]
+    def ordered(self, coming: Sequence[tuple[Request, float]]) -> tuple[list[Request], list[Request]]:
+        """Return who is partly prefilled and who waits, in order, as if those who come were queued at these times."""
+        partial = [request for request in self.running if not request.decodes]
+        return partial, [*self._waiting, *(request for request, _ in coming)]
 
 
 class VidurRules(ServedAsTheyCome):
@@ -217,12 +218,12 @@ class PacelineRules:
         """Return the first by the policy."""
         return self._waiting.peek()
 
-    def ordered(self, coming: Sequence[Request], now_seconds: float) -> tuple[list[Request], list[Request]]:
-        """Return who is partly prefilled and who waits, by the policy, as if those who come were queued now."""
-        for request in coming:
-            request.queue_number, request.queued_seconds = request.index, now_seconds  # as `queue` will have it
+    def ordered(self, coming: Sequence[tuple[Request, float]]) -> tuple[list[Request], list[Request]]:
+        """Return who is partly prefilled and who waits, by the policy, as if those who come were queued at these times."""
+        for request, queued_seconds in coming:
+            request.queue_number, request.queued_seconds = request.index, queued_seconds  # as `queue` will have it
         partial = sorted((request for request in self.running if not request.decodes), key=self._key_of)
-        return partial, sorted([*self._waiting, *coming], key=self._key_of)
+        return partial, sorted([*self._waiting, *(request for request, _ in coming)], key=self._key_of)
 
     def retries(self, step: Step) -> bool:
         """After a preemption: the next step admits."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paceline.schedule.step_log import PrefillChunk, step_load
-from paceline.schedule.step_time import LinearStepTime
+from paceline.schedule.step_time import EngineTime, LinearStepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,12 @@ class StepWork:
 
 
 class StepCost(Protocol):
-    """The seconds of a step, from its number and its work alone."""
+    """The seconds of a step, from its number and its work alone, and of receiving a request before one."""
+
+    @property
+    def request_seconds(self) -> float:
+        """What each request that is queued before a step takes; another that arrives meanwhile is queued before it, too."""
+        ...
 
     def seconds(self, step: int, work: StepWork) -> float:
         """Return how long the step takes; raises StepTimeError for work that the model knows no time for."""
@@ -40,9 +45,15 @@ class StepCost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinearCost:
-    """Steps that last as a fitted linear model says."""
+    """Steps that last as a fitted linear model says, and requests that take the same time each to be received."""
 
     model: LinearStepTime
+    request_seconds: float = 0.0
+
+    @staticmethod
+    def of(time: EngineTime) -> "LinearCost":
+        """Return the cost of an engine's steps up to the next ones, and of what comes between."""
+        return LinearCost(time.step, request_seconds=time.per_request_ms / 1e3)
 
     def seconds(self, step: int, work: StepWork) -> float:  # noqa: ARG002
         """Return the predicted time."""

@@ -95,6 +95,11 @@ class VidurTables:
             layers=int(meta["layers_per_stage"]),
         )
 
+    @property
+    def request_seconds(self) -> float:
+        """Nothing: tables tell of steps alone."""
+        return 0.0
+
     def seconds(self, step: int, work: StepWork) -> float:  # noqa: ARG002
         """Return the time of a step; raises StepTimeError, with the index, where a table is too small for it."""
         decodes = work.decodes + len(work.last_tokens)

@@ -21,6 +21,11 @@ class VaryingCost:
         if not len(self.factors) or not (np.isfinite(self.factors) & (self.factors > 0)).all():
             raise InvalidValueError("factors", self.factors, "at least one number, all of them finite and above 0")
 
+    @property
+    def request_seconds(self) -> float:
+        """What the model takes to receive a request, as that says."""
+        return self.cost.request_seconds
+
     def seconds(self, step: int, work: StepWork) -> float:
         """Return the model's time of the work, times the step's factor."""
         return self.cost.seconds(step, work) * float(self.factors[min(step, len(self.factors) - 1)])

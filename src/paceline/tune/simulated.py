@@ -8,7 +8,7 @@ from pathlib import Path
 from paceline.schedule.request_times import RequestTimes
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import StepRecord, read_step_log
-from paceline.schedule.step_time import LinearStepTime
+from paceline.schedule.step_time import EngineTime
 from paceline.schedule.trace_request import TraceRequest
 from paceline.simulate import (
     LinearCost,
@@ -109,7 +109,7 @@ def read_cost(path: Path) -> StepCost:
         return VidurTables.load(path)
     log = path / STEPS if path.is_dir() else path
     if log.suffix != ".jsonl":
-        return LinearCost(LinearStepTime.load_whole(path))
+        return LinearCost.of(EngineTime.load(path))
     steps = read_step_log(log)
     requests = read_requests(log.parent) if (log.parent / REQUESTS).exists() else ()
     return ReplayedCost.of(steps, requests=requests)

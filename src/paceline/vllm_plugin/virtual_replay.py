@@ -12,7 +12,7 @@ from typing import Any
 
 from paceline.errors import InvalidValueError
 from paceline.schedule.settings import PlannerSettings
-from paceline.schedule.step_time import LinearStepTime
+from paceline.schedule.step_time import EngineTime, LinearStepTime
 from paceline.schedule.trace_request import TraceRequest
 from paceline.vllm_plugin.made_up import made_up_request
 from paceline.vllm_plugin.relied_on import EngineRequest
@@ -26,8 +26,8 @@ MOST_EMPTY_STEPS = 10  # in a row, with nothing to come: an engine that gets on 
 class VirtualVllm:
     """A scheduler as vLLM builds it from a configuration, Paceline's or its own, over a KV cache by numbers."""
 
-    def __init__(self, config: Any, *, build: Callable[..., Any], whole_step: LinearStepTime, seed: int) -> None:
-        self._config, self._build, self._whole_step, self._seed = config, build, whole_step, seed
+    def __init__(self, config: Any, *, build: Callable[..., Any], engine_time: EngineTime, seed: int) -> None:
+        self._config, self._build, self._time, self._seed = config, build, engine_time, seed
         self._blocks: int = config.cache_config.num_gpu_blocks_override
 
     @staticmethod
@@ -39,11 +39,11 @@ class VirtualVllm:
         engine_args: Mapping[str, Any],
         seed: int,
         step_time: LinearStepTime | None = None,
-        whole_step: LinearStepTime | None = None,
+        engine_time: EngineTime | None = None,
     ) -> Generator["VirtualVllm"]:
         """Build an engine's configuration; settings None is vLLM's own scheduler. No weight of the model is read.
 
-        `whole_step` moves the clock, what the engine does between two steps included; `step_time` where it is None.
+        `engine_time` moves the clock, what the engine does between two steps included; `step_time` where it is None.
         Raises InvalidValueError without a step-time model, or without `num_gpu_blocks_override` among `engine_args`:
         where no model runs no memory is measured. Raises EngineError, or what the settings raise.
         """
@@ -57,8 +57,8 @@ class VirtualVllm:
                 """the blocks of the KV cache in --engine-args, for example '{"num_gpu_blocks_override": 2000}'"""
             )
             raise InvalidValueError("num_gpu_blocks_override", None, expected)
-        build, moves = stock if settings is None else scheduler, whole_step or step_time
-        yield VirtualVllm(config, build=build, whole_step=moves, seed=seed)
+        build, moves = stock if settings is None else scheduler, engine_time or EngineTime(step=step_time)
+        yield VirtualVllm(config, build=build, engine_time=moves, seed=seed)
 
     def replay(self, requests: Sequence[TraceRequest], *, on_progress: Callable[[int, int], None]) -> ReplayResult:
         """Serve all requests to their ends; each is queued by the end of the step in which it arrives.
@@ -70,7 +70,7 @@ class VirtualVllm:
         clock = VirtualClock()
         built = virtual_scheduler(self._config, blocks=self._blocks, clock=clock, build=self._build)
         in_flight = 2 if self._config.scheduler_config.async_scheduling else 1
-        engine = VirtualEngine(scheduler=built, clock=clock, step_time=self._whole_step, in_flight=in_flight)
+        engine = VirtualEngine(scheduler=built, clock=clock, step_time=self._time.step, in_flight=in_flight)
         pending = deque(sorted(requests, key=lambda request: request.arrival_seconds))
         first = pending[0].arrival_seconds if pending else 0.0
         empty = 0
@@ -80,6 +80,7 @@ class VirtualVllm:
             while pending and pending[0].arrival_seconds <= clock.seconds:
                 request = pending.popleft()
                 engine.add(self._made_up(request), arrival_seconds=request.arrival_seconds)
+                clock.seconds += self._time.per_request_ms / 1e3
             finished = len(engine.finished)
             empty = 0 if engine.step().total_num_scheduled_tokens or engine.awaited else empty + 1
             if not pending and empty > MOST_EMPTY_STEPS:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from paceline.errors import InvalidValueError, OutputPathError, StepTimeError
-from paceline.fit.step_time import fit_step_time, save_step_time, whole_steps_ms
-from paceline.schedule import LinearStepTime, PrefillChunk, StepLoad, StepRecord
+from paceline.fit.step_time import fit_configurations, fit_step_time, requests_received, save_step_time, whole_steps_ms
+from paceline.schedule import EngineTime, LinearStepTime, PrefillChunk, StepLoad, StepRecord
+from paceline.schedule.step_time import configuration_times
 
 TRUE = LinearStepTime(
     base_ms=4.0,
@@ -222,7 +223,8 @@ def test_the_time_between_steps_is_part_of_the_whole_step_alone() -> None:
     fit = fit_step_time(log)
     assert fit.model.document() == pytest.approx(TRUE.document(), rel=1e-6)
     assert fit.whole is not None
-    assert fit.whole.document() == pytest.approx({**TRUE.document(), "base_ms": TRUE.base_ms + 1.5}, rel=1e-6)
+    assert fit.whole.step.document() == pytest.approx({**TRUE.document(), "base_ms": TRUE.base_ms + 1.5}, rel=1e-6)
+    assert fit.whole.per_request_ms == pytest.approx(0, abs=1e-6)
 
 
 def test_whole_steps_add_up_to_the_time_that_passed() -> None:
@@ -238,7 +240,44 @@ def test_whole_steps_add_up_to_the_time_that_passed() -> None:
     assert fit.model.document() == pytest.approx(TRUE.document(), rel=1e-6)
     used = [index for index in range(10, len(late) - 1) if index not in held_out]
     passed_ms = sum(1e3 * (late[index + 1].started_seconds - late[index].started_seconds) for index in used)
-    assert sum(fit.whole.predict_ms(late[index].load) for index in used) == pytest.approx(passed_ms, rel=1e-6)
+    assert sum(fit.whole.step.predict_ms(late[index].load) for index in used) == pytest.approx(passed_ms, rel=1e-6)
+
+
+def with_requests(log: list[StepRecord], comes: list[int], per_request_ms: float) -> list[StepRecord]:
+    """The same steps with so many requests received before each: they wait from then on, and the step starts later."""
+    waiting = late = 0.0
+    found = []
+    for record, count in zip(log, comes, strict=True):
+        ended = (
+            len(record.chunks) - 1 if record.chunks else 0
+        )  # every chunk but the one of `always` is of its own request
+        waiting, late = waiting + count, late + count * per_request_ms / 1e3
+        found.append(replace(record, waiting=int(waiting), running=100, started_seconds=record.started_seconds + late))
+        waiting -= ended
+    return found
+
+
+def test_what_a_request_takes_to_be_received_is_told_from_the_time_between_steps() -> None:
+    comes = [int(each) for each in np.random.default_rng(5).choice([0, 0, 0, 1, 2], 400)]
+    log = with_requests(followed(synthetic_log(), 0.7), [1000, *comes[1:]], 0.45)
+    assert requests_received(log)[:-1] == comes[1:]
+    fit = fit_step_time(log)
+    assert fit.whole is not None
+    assert fit.whole.per_request_ms == pytest.approx(0.45, rel=1e-6)
+    assert fit.whole.step.base_ms == pytest.approx(TRUE.base_ms + 0.7, rel=1e-6)
+    few = with_requests(followed(synthetic_log(), 0.7), [1000, *[0] * 399], 0.45)
+    without = fit_step_time(few).whole
+    assert without is not None and without.per_request_ms == 0  # nobody came
+
+
+def test_requests_of_two_engines_are_counted_apart_and_the_last_step_says_nothing() -> None:
+    def step(number: int, engine: int, there: int, names: tuple[str, ...]) -> StepRecord:
+        return replace(
+            synthetic_log(60)[0], step=number, engine=engine, waiting=0, running=there, chunks={}, decoding=names
+        )
+
+    log = [step(0, 0, 2, ("a", "b")), step(0, 1, 1, ("a",)), step(1, 0, 4, ("a",)), step(1, 1, 1, ("a",))]
+    assert requests_received(log) == [3, 0, 0, 0]  # b ended, and three have come
 
 
 def test_an_engine_that_waited_is_not_thought_busy() -> None:
@@ -253,6 +292,26 @@ def test_an_engine_that_waited_is_not_thought_busy() -> None:
     assert fit_step_time(strangers).whole is None  # no step serves whom the one before served
     elsewhere = [replace(record, engine=record.step % 2) for record in log]
     assert np.isnan(whole_steps_ms(elsewhere)).all()  # the next step of an engine is not the next but one
+
+
+def test_each_configuration_has_a_model_and_the_largest_is_the_one_of_all(tmp_path: Path) -> None:
+    half = LinearStepTime(**{**TRUE.document(), "per_prefill_token_ms": TRUE.per_prefill_token_ms / 2})
+    cheap = [taking(record, half.predict_ms(record.load)) for record in synthetic_log()]
+    fit = fit_configurations({"2_8": cheap, "8_16": synthetic_log(), "none_8": cheap})
+    assert fit.model == fit.configurations["8_16"] != fit.configurations["2_8"]
+    save_step_time(fit, tmp_path / "step_time.json")
+    assert LinearStepTime.load(tmp_path / "step_time.json") == fit.model
+    assert configuration_times(tmp_path / "step_time.json") == fit.configurations
+    assert fit.configurations["none_8"].per_prefill_token_ms == pytest.approx(half.per_prefill_token_ms)
+    save_step_time(fit_step_time(synthetic_log()), tmp_path / "one.json")
+    assert configuration_times(tmp_path / "one.json") == {}
+    (tmp_path / "bad.json").write_text(json.dumps({**fit.document(), "configurations": {"2_8": 3}}))
+    with pytest.raises(StepTimeError, match=r"bad.json: configurations.2_8 holds 3"):
+        configuration_times(tmp_path / "bad.json")
+    with pytest.raises(StepTimeError, match="configuration 2_8: the step log has 10 steps"):
+        fit_configurations({"8_16": synthetic_log(), "2_8": synthetic_log(20)})
+    with pytest.raises(InvalidValueError, match="configuration key"):
+        fit_configurations({"8_16": synthetic_log(), "logs": synthetic_log()})
 
 
 def test_costs_are_never_negative() -> None:
@@ -290,13 +349,20 @@ def test_the_file_reads_back_as_the_model_and_states_the_error(tmp_path: Path) -
     path = tmp_path / "new" / "step_time.json"
     assert save_step_time(fit, path) is None
     assert LinearStepTime.load(path) == fit.model
-    assert LinearStepTime.load_whole(path) == fit.model  # the log has no pairs of steps to tell them apart
+    assert EngineTime.load(path) == EngineTime(step=fit.model)  # the log has no pairs of steps to tell them apart
     whole = fit_step_time(followed(synthetic_log(), 1.5))
     save_step_time(whole, tmp_path / "whole.json")
-    assert LinearStepTime.load_whole(tmp_path / "whole.json") == whole.whole
+    assert EngineTime.load(tmp_path / "whole.json") == whole.whole
     (tmp_path / "bad.json").write_text(json.dumps({**fit.document(), "whole_step": {"base_ms": 1}}))
     with pytest.raises(StepTimeError, match="per_decode_token_ms is None"):
-        LinearStepTime.load_whole(tmp_path / "bad.json")
+        EngineTime.load(tmp_path / "bad.json")
+    assert whole.whole is not None
+    (tmp_path / "old.json").write_text(json.dumps({**fit.document(), "whole_step": whole.whole.step.document()}))
+    assert EngineTime.load(tmp_path / "old.json") == EngineTime(step=whole.whole.step)
+    less = {**whole.whole.document(), "per_request_ms": -0.1}
+    (tmp_path / "less.json").write_text(json.dumps({**fit.document(), "whole_step": less}))
+    with pytest.raises(StepTimeError, match=r"per_request_ms is -0.1; expected a finite number of at least 0; fit one"):
+        EngineTime.load(tmp_path / "less.json")
     document = json.loads(path.read_text())
     assert document["held_out"]["n"] == fit.held_out.mae.count
     low, high = document["held_out"]["mae_ci_ms"]

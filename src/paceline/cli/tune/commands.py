@@ -10,7 +10,7 @@ from paceline.cli.printing import JsonFlag, note, note_written, print_facts, pri
 from paceline.cli.tune import runs
 from paceline.cli.tune.flags import ChunkSizeOption
 from paceline.errors import InvalidValueError
-from paceline.fit.step_time import StepTimeFit, fit_step_time, save_step_time
+from paceline.fit.step_time import StepTimeFit, fit_configurations, fit_step_time, save_step_time
 from paceline.schedule.settings import PlannerSettings
 from paceline.schedule.step_log import read_step_log
 from paceline.schedule.trace_request import TraceRequest
@@ -194,8 +194,11 @@ def step_time(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit the step-time model that target_time_ms needs on a run's step log, and state its held-out error."""
-    fit = fit_step_time(read_step_log(run / STEPS))
+    """Fit the step-time model that target_time_ms needs on a run's step log, and state its held-out error.
+
+    Of a folder of step logs by experts and blocks, `steps` of a profile that an engine measured, one model each.
+    """
+    fit = _fitted(run)
     path = output or run / STEP_TIME_FILE
     kept = save_step_time(fit, path)
     note_written(path, kept=kept)
@@ -203,6 +206,13 @@ def step_time(
         print_json(fit.document())
     else:
         _print_fit(fit)
+
+
+def _fitted(run: Path) -> StepTimeFit:
+    logs = sorted(run.glob(f"*/{STEPS}"))
+    if (run / STEPS).exists() or not logs:
+        return fit_step_time(read_step_log(run / STEPS))
+    return fit_configurations({log.parent.name: read_step_log(log) for log in logs})
 
 
 def _warn_of_gaps(choice: ThresholdChoice) -> None:
@@ -253,6 +263,10 @@ def _print_fit(fit: StepTimeFit) -> None:
     rows += [
         (f"of {kind.replace('_', ' ')} steps", f"{each.relative_error:.1%}, n = {each.mae.count:,}")
         for kind, each in fit.held_out_by_kind.items()
+    ]
+    rows += [
+        (f"under {key}", f"a step {each.base_ms:.4g}, a prompt token {each.per_prefill_token_ms:.4g}")
+        for key, each in fit.configurations.items()
     ]
     print_facts("Step-time model", rows)
     if error.mae.mean >= error.baseline_mae_ms:

@@ -15,7 +15,7 @@ from paceline.json_document import parsed_json
 from paceline.records import require_seed
 from paceline.schedule.policies import POLICIES, PolicyWeights
 from paceline.schedule.settings import PlannerSettings
-from paceline.schedule.step_time import LinearStepTime
+from paceline.schedule.step_time import EngineTime, LinearStepTime
 from paceline.simulate import LinearCost, SimulatedEngine
 from paceline.simulate.engine_settings import VLLM
 from paceline.tune.context import context_tokens
@@ -148,9 +148,9 @@ class SchedulerFlags:
         """Return the step-time model that is named; None when none is."""
         return None if self.step_time is None else LinearStepTime.load(self.step_time)
 
-    def whole_step(self) -> LinearStepTime | None:
+    def engine_time(self) -> EngineTime | None:
         """Return what moves a simulated clock: a step with what the engine does until the next; None without a file."""
-        return None if self.step_time is None else LinearStepTime.load_whole(self.step_time)
+        return None if self.step_time is None else EngineTime.load(self.step_time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,7 @@ class EngineFlags:
         arguments, step_time = self._arguments(scheduler), scheduler.model()
         if clock == VIRTUAL_CLOCK:
             host = import_module("paceline.vllm_plugin.virtual_replay").VirtualVllm
-            by: dict[str, Any] = {"whole_step": scheduler.whole_step()}
+            by: dict[str, Any] = {"engine_time": scheduler.engine_time()}
         else:
             host = import_module("paceline.vllm_plugin.replay").OfflineVllm
             by = {"clock": import_module("paceline.vllm_plugin.clocks").CLOCKS[clock]()}
@@ -188,8 +188,8 @@ class EngineFlags:
 
     def simulated_opener(self, scheduler: SchedulerFlags, workload: Workload) -> OpenHost:
         """Return what opens a simulated engine of the same arguments, by vLLM's names; raises InvalidValueError."""
-        step_time, whole_step = scheduler.model(), scheduler.whole_step()
-        if step_time is None or whole_step is None:
+        step_time, engine_time = scheduler.model(), scheduler.engine_time()
+        if step_time is None or engine_time is None:
             expected = "a model of `paceline tune step-time`: in virtual time it is the clock"
             raise InvalidValueError("--step-time", None, expected)
         given = self._arguments(scheduler)
@@ -205,7 +205,7 @@ class EngineFlags:
             block_size=numbers["block_size"],
             target_model=step_time,
         )
-        return open_simulated(engine, LinearCost(whole_step))
+        return open_simulated(engine, LinearCost.of(engine_time))
 
     def conditions(self, scheduler: SchedulerFlags) -> dict[str, object]:
         """Return what must not change between runs that are compared, ready for JSON."""

@@ -40,6 +40,7 @@ NO_COST = at.Cost(
     layers=1.0,
     has_factors=False,
     replayed=NO_TABLE,
+    request_seconds=0.0,
     varying=np.zeros(0),
 )
 
@@ -115,7 +116,7 @@ class FastSimulation:
 
     def state_at(self, seconds: float) -> EngineState:
         """Return the state once every step that starts before this time has been formed."""
-        return state_at(self.state, self._engine, self._records, seconds)
+        return state_at(self.state, self._engine, self._records, seconds, self._numbers.request_seconds)
 
     def finish(self) -> SimulatedRun:
         """Serve all that was received and return the run."""
@@ -168,7 +169,7 @@ def cost_of(cost: StepCost) -> at.Cost:
     if isinstance(cost, VaryingCost):
         return cost_of(cost.cost)._replace(varying=cost.factors)
     if isinstance(cost, LinearCost):
-        return NO_COST._replace(linear=_coefficients(cost.model))
+        return NO_COST._replace(linear=_coefficients(cost.model), request_seconds=float(cost.request_seconds))
     if isinstance(cost, ReplayedCost):
         return NO_COST._replace(
             kind=at.REPLAYED, replayed=np.stack([cost.closed_seconds, cost.started_seconds, cost.execute_seconds])

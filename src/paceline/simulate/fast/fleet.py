@@ -93,7 +93,7 @@ def route_all(
     for request in range(first, len(fleet.requests)):
         fault, engine = choose(fleet, rules, cost, records, router, request)
         if fault == FINISHED:
-            fault = admit(fleet, rules, engine, request)
+            fault = admit(fleet, rules, cost, engine, request)
         if fault != FINISHED:
             return fault, engine, request
         engine_of[request] = engine
@@ -107,9 +107,9 @@ def route_one(fleet: Fleet, rules: Rules, cost: Cost, records: Records, router: 
 
 
 @compiled_once
-def admit_one(fleet: Fleet, rules: Rules, engine: int, request: int) -> int:
+def admit_one(fleet: Fleet, rules: Rules, cost: Cost, engine: int, request: int) -> int:
     """Let a request arrive at an engine; return FINISHED, or QUEUE_FULL before anything is done."""
-    return admit(fleet, rules, engine, request)
+    return admit(fleet, rules, cost, engine, request)
 
 
 @compiled
@@ -128,7 +128,7 @@ def choose(fleet: Fleet, rules: Rules, cost: Cost, records: Records, router: int
 
 
 @compiled
-def admit(fleet: Fleet, rules: Rules, engine: int, request: int) -> int:
+def admit(fleet: Fleet, rules: Rules, cost: Cost, engine: int, request: int) -> int:
     """Queue a request that arrives now; its engine has taken every step that starts before."""
     now, row = fleet.now[engine], fleet.requests[request]
     if now.waiting + 2 * fleet.partials.shape[1] > fleet.heap.shape[1]:
@@ -137,6 +137,7 @@ def admit(fleet: Fleet, rules: Rules, engine: int, request: int) -> int:
         now.clock = max(now.clock, row.arrival)
     now.unfinished += 1
     queue_now(_engine(fleet, engine), rules, request)
+    fleet.now[engine].clock += cost.request_seconds
     _look(fleet, engine)
     return FINISHED
 

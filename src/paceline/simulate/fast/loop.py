@@ -34,9 +34,8 @@ def run_until(s: State, rules: Rules, cost: Cost, records: Records, until: float
             return RECORDS_FULL
         if now.decodes == 0 and now.partials == 0 and now.waiting == 0:
             now.clock = max(now.clock, s.requests[now.arrived].arrival)
-        if now.clock >= until:
+        if now.clock >= until or not _begins(s, rules, cost, until):
             return FINISHED
-        _begin(s, rules, cost)
         fault, served = _decode_run(s, rules, cost, records, until)
         if fault == FINISHED and not served:
             fault, served = full_step(s, rules, cost, records)
@@ -58,9 +57,8 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records, until: flo
     while _admits_nobody(s, rules) and decodes_fit(s, rules) and not (records.wanted and _is_full(s, records)):
         if cost.kind != REPLAYED and _plain_ticks(s, rules, cost, records, until):
             is_served = True
-            if now.clock >= until:
+            if now.clock >= until or not _begins(s, rules, cost, until):
                 break
-            _arrive(s, rules)
             continue
         fault, seconds = decode_step(s, cost)
         if fault != FINISHED:
@@ -71,9 +69,8 @@ def _decode_run(s: State, rules: Rules, cost: Cost, records: Records, until: flo
         unfinished = now.unfinished
         end_decode_tick(s, rules, seconds, records)
         is_served = True
-        if now.unfinished < unfinished or now.clock >= until:
+        if now.unfinished < unfinished or now.clock >= until or not _begins(s, rules, cost, until):
             break
-        _begin(s, rules, cost)
     return FINISHED, is_served
 
 
@@ -117,24 +114,29 @@ def _admits_nobody(s: State, rules: Rules) -> bool:
 
 
 @compiled
-def _begin(s: State, rules: Rules, cost: Cost) -> None:
-    """Queue who arrived by the time that a step closes its queue, and let it start; once a step."""
+def _begins(s: State, rules: Rules, cost: Cost, until: float) -> bool:
+    """Queue who arrived by the time that a step closes its queue, and let it start; once a step.
+
+    False where receiving requests has taken all the time up to `until`.
+    """
     now = s.now[0]
     if cost.kind != REPLAYED:
-        _arrive(s, rules)
+        _arrive(s, rules, cost)
     elif now.begun <= now.step:
         no_earlier(s, cost, CLOSED)
-        _arrive(s, rules)
+        _arrive(s, rules, cost)
         no_earlier(s, cost, STARTED)
         now.begun = now.step + 1
+    return cost.request_seconds == 0 or s.now[0].clock < until
 
 
 @compiled
-def _arrive(s: State, rules: Rules) -> None:
-    """Queue whoever has arrived by now."""
+def _arrive(s: State, rules: Rules, cost: Cost) -> None:
+    """Queue whoever has arrived by now, and meanwhile."""
     now = s.now[0]
     while now.arrived < now.received and s.requests[now.arrived].arrival <= s.now[0].clock:
         queue_now(s, rules, now.arrived)
+        s.now[0].clock += cost.request_seconds
         now.arrived += 1
 
 

@@ -70,7 +70,7 @@ class FastRouter:
     def give(self, engine: int, index: int, row: tuple[float, int, int, float, float]) -> None:
         """Let the request with that index, a row of a load, arrive at an engine."""
         write_one(self._fleet.requests, index, *row)
-        while (fault := admit_one(self._fleet, self._rules, engine, index)) != at.FINISHED:
+        while (fault := admit_one(self._fleet, self._rules, self._numbers, engine, index)) != at.FINISHED:
             self._make_room(fault, engine)
 
     def _make_room(self, fault: int, engine: int) -> None:

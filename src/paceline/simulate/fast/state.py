@@ -87,6 +87,7 @@ class Cost(NamedTuple):
     layers: float
     has_factors: bool  # some request's prompt costs another share than 1
     replayed: Floats  # [CLOSED, STARTED or EXECUTE, step]
+    request_seconds: float  # of receiving a request before a step
     varying: Floats  # what each step takes in shares of its model's time; none where that is 1 always
 
 

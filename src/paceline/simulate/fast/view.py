@@ -1,7 +1,9 @@
 """What a chooser or a router sees of the fast engine, read from its arrays between two steps."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +20,22 @@ Rows = NDArray[np.void]
 KEY = ("flag", "key", "rank")
 
 
-def state_at(state: State, engine: SimulatedEngine, records: Records, seconds: float) -> EngineState:
+def state_at(
+    state: State, engine: SimulatedEngine, records: Records, seconds: float, request_seconds: float
+) -> EngineState:
     """Return the state once every step that starts before this time has been formed."""
     now = taken(state.now, slice(0, 1))[0]
-    ready = max(float(now["clock"]), seconds)
     coming = np.arange(now["arrived"], now["received"])
+    queued = list(accumulate([request_seconds] * len(coming), initial=max(float(now["clock"]), seconds)))
     partial = state.partials[: now["partials"]].copy()
     if engine.rules == PACELINE and len(partial) > 1:
         partial = partial[_order(_keys(taken(state.requests, partial), engine, partial, None))]
     return EngineState(
         now_seconds=seconds,
-        ready_seconds=ready,
+        ready_seconds=queued[-1],
         decodes=DecodeLoad(tokens=int(now["decodes"]), context_tokens=int(now["context"])),
         partial=_prompts(state.requests, partial),
-        waiting=_prompts(state.requests, _waiting(state, engine, int(now["waiting"]), coming, ready)),
+        waiting=_prompts(state.requests, _waiting(state, engine, int(now["waiting"]), coming, queued[:-1])),
         free_blocks=int(now["free"]),
         progress=Progress(state.requests, records, int(now["step"]), seconds),
     )
@@ -71,7 +75,7 @@ class Progress:
         )
 
 
-def _waiting(state: State, engine: SimulatedEngine, count: int, coming: Integers, ready: float) -> Integers:
+def _waiting(state: State, engine: SimulatedEngine, count: int, coming: Integers, times: Sequence[float]) -> Integers:
     """Return who waits, in order: those who are queued by the keys that they were queued with, with those who come."""
     queued = state.heap[:count]
     if count + len(coming) < 2:
@@ -79,13 +83,13 @@ def _waiting(state: State, engine: SimulatedEngine, count: int, coming: Integers
     rows = taken(state.requests, queued)
     kept = np.stack([rows[name].astype(np.float64) for name in KEY])
     if engine.rules == PACELINE:
-        new = _keys(taken(state.requests, coming), engine, coming, ready)
+        new = _keys(taken(state.requests, coming), engine, coming, times)
     else:
         new = np.stack([np.ones(len(coming)), np.zeros(len(coming)), coming.astype(np.float64)])
     return np.concatenate([queued, coming])[_order(np.concatenate([kept, new], axis=1))]
 
 
-def _keys(requests: Rows, engine: SimulatedEngine, numbers: Integers, queued_seconds: float | None) -> Floats:
+def _keys(requests: Rows, engine: SimulatedEngine, numbers: Integers, queued: Sequence[float] | None) -> Floats:
     """Return the policy's keys of a few requests, as columns of flag, key and rank; None for when they were queued."""
     order = request_order(engine.planner.policy, engine.planner.weights)
     keys = np.zeros((3, len(numbers)))
@@ -93,7 +97,7 @@ def _keys(requests: Rows, engine: SimulatedEngine, numbers: Integers, queued_sec
         view = PrefillRequest(
             request_id=str(number),
             queue_number=number,
-            arrival_seconds=float(row["queued_seconds"]) if queued_seconds is None else queued_seconds,
+            arrival_seconds=float(row["queued_seconds"]) if queued is None else queued[place],
             prompt_tokens=int(row["prompt"]),
             remaining_tokens=int(row["tokens"] - row["computed"]),
             context_tokens=int(row["computed"]),
