@@ -28,7 +28,7 @@ from command_line import command_line
 from load_scenes import KEY_VALUE_BLOCKS, LONGEST_TEXT, World
 
 from paceline.control.work_price import PriceSettings
-from paceline.schedule import LoadSettings, PlannerSettings, PolicyWeights
+from paceline.schedule import EngineTime, LoadSettings, PlannerSettings, PolicyWeights
 from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.slo import Proportion
 from paceline.tune.capacity import CONTROLLERS, CapacityPlan, ServedWay, fewest, stretches_of
@@ -63,7 +63,7 @@ def plan_of(world: World) -> CapacityPlan:
         num_blocks=KEY_VALUE_BLOCKS,
     )
     settings = LoadSettings(alpha=ALPHA, price=PRICE)
-    return CapacityPlan(engine=engine, model=world.model, ways=ways, alpha=ALPHA, settings=settings)
+    return CapacityPlan(engine=engine, time=EngineTime(step=world.model), ways=ways, alpha=ALPHA, settings=settings)
 
 
 def budgeted(load: RequestColumns) -> RequestColumns:

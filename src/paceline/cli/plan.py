@@ -12,7 +12,8 @@ from paceline.cli.printing import JsonFlag, print_json, print_table, progress_ba
 from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SpeedOption
 from paceline.control.work_price import PriceSettings
 from paceline.errors import InvalidValueError
-from paceline.schedule import LinearStepTime, LoadSettings, PlannerSettings
+from paceline.schedule import EngineTime, LoadSettings, PlannerSettings
+from paceline.schedule.step_time import configuration_times
 from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
 from paceline.simulate.engine_settings import PACELINE
 from paceline.tune.capacity import CONTROLLERS, ENGINES_SERVED, CapacityPlan, Need, stretches_of, ways_of
@@ -71,7 +72,7 @@ def plan(
     if engines_served < 1:
         raise InvalidValueError("engines_served", engines_served, "at least 1")
     requests = scaled(read_trace(trace), LoadScaling(limit=limit, speed=speed, ttft_budget_ms=budget_ms)).requests
-    ways, model = ways_of(profile), LinearStepTime.load(step_time)
+    ways, time = ways_of(profile, configuration_times(step_time)), EngineTime.load(step_time)
     image = max(way.image_tokens for way in ways)
     longest = [replace(each, prompt_tokens=each.prompt_tokens + image) for each in requests]
     engine = SimulatedEngine(
@@ -82,7 +83,7 @@ def plan(
     )
     settings = LoadSettings(alpha=alpha, price=PriceSettings(floor=price_floor, step=0.3, share=0.5))
     asked = CapacityPlan(
-        engine=engine, model=model, ways=ways, alpha=alpha, settings=settings, engines_served=engines_served
+        engine=engine, time=time, ways=ways, alpha=alpha, settings=settings, engines_served=engines_served
     )
     parts = stretches_of(RequestColumns.of(requests), stretches)
     floors = [_floor(word) for word in split_list(accuracy_floor) or []]

@@ -11,7 +11,7 @@ has passed.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from paceline.schedule.load_control import LoadCandidate, LoadController, LoadDecision
@@ -40,10 +40,15 @@ class _Served:
 
 
 class ServerLoad:
-    """The requests of one server, decided by a `LoadController`; for one thread, such as an event loop's."""
+    """The requests of one server, decided by a `LoadController`; for one thread, such as an event loop's.
 
-    def __init__(self, controller: LoadController) -> None:
-        self.controller = controller
+    `by_configuration` has step-time models of single configurations, where an engine was measured under each.
+    """
+
+    def __init__(
+        self, controller: LoadController, *, by_configuration: Mapping[str, LinearStepTime] | None = None
+    ) -> None:
+        self.controller, self._by_configuration = controller, by_configuration or {}
         self._served: dict[Hashable, _Served] = {}
         self._decoding: set[Hashable] = set()
         self._time = 0.0
@@ -62,12 +67,21 @@ class ServerLoad:
         contexts = [self._served[name].context_tokens for name in self._decoding]
         return DecodeLoad(tokens=len(contexts), context_tokens=sum(contexts))
 
-    def work_of(self, tokens: int, seconds: float) -> PrefillWork:
-        """Return the work of a prompt that takes so many seconds alone, queue apart: the model's tokens times a factor."""
-        model, chunk = self.controller.model, self.controller.planner.chunk_size
+    def work_of(self, tokens: int, seconds: float, *, configuration: str | None = None) -> PrefillWork:
+        """Return the work of a prompt that takes so many seconds alone, queue apart: the model's tokens times a factor.
+
+        Alone a step's fixed cost, too, shrinks with experts and blocks; beside others it is paid for them anyway. Where the
+        `configuration`, by `KnobConfig.step_key`, has a model of its own, a prompt is therefore what its tokens add to a step
+        by that, with what its request takes besides steps.
+        """
+        model, chunk, prompt = self.controller.model, self.controller.planner.chunk_size, PrefillWork(tokens=tokens)
         steps = -(-tokens // chunk) if model.base_ms else 0
-        alone = steps * model.base_ms / 1e3 + own_seconds(model, PrefillWork(tokens=tokens))
-        return PrefillWork(tokens=tokens, factor=max(seconds, 1e-9) / max(alone, 1e-9))
+        taken, alone = seconds, steps * model.base_ms / 1e3 + own_seconds(model, prompt)
+        own = None if configuration is None else self._by_configuration.get(configuration)
+        if own is not None:
+            added, alone = own_seconds(own, prompt), own_seconds(model, prompt)
+            taken = added + max(0.0, seconds - steps * own.base_ms / 1e3 - added)
+        return PrefillWork(tokens=tokens, factor=max(taken, 1e-9) / max(alone, 1e-9))
 
     def decide(
         self, candidates: Sequence[LoadCandidate], *, now_seconds: float, ttft_budget_seconds: float | None

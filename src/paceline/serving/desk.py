@@ -351,7 +351,8 @@ class Desk:
         """Return what a request has the engine compute up to its first token: of a total without the answer behind it."""
         tokens = chat.text_tokens + chat.image_tokens(decision.config.tier)
         answer_seconds = self.after_seconds() if asked.kind == "total" else 0.0
-        return self.line.work_of(max(1, tokens), self._own_ms(asked, decision) / 1e3 - answer_seconds)
+        own_seconds = self._own_ms(asked, decision) / 1e3 - answer_seconds
+        return self.line.work_of(max(1, tokens), own_seconds, configuration=decision.config.step_key)
 
     def _tiers_of(self, asked: AskedBudget, chat: Chat) -> list[str | None]:
         tiers = [tier for tier in chat.tiers if tier in self._tiers[asked.kind]]

@@ -11,9 +11,10 @@ The engines that suffice for n stretches suffice for a further one like them wit
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import ge
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ import polars as pl
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.profiles import read_profile
 from paceline.records import KnobConfig
-from paceline.schedule import LinearStepTime, LoadController, LoadSettings
+from paceline.schedule import EngineTime, LinearStepTime, LoadController, LoadSettings, PrefillWork
+from paceline.schedule.look_ahead import own_seconds
 from paceline.simulate import (
     ROUTERS,
     ArrivingRequest,
@@ -40,6 +42,7 @@ from paceline.simulate import (
 FIXED, CHOICES = "fixed", "choices"
 CONTROLLERS = (FIXED, CHOICES)
 MOST_REPLICAS = 4096
+EXACT_TO, GUESSED_TO = 100, 16  # engines; and the share of itself, one in so many, by which a guess is taken to err
 ENGINES_SERVED = 32
 
 
@@ -75,11 +78,12 @@ class Need:
         return None if None in self.replicas else max(each for each in self.replicas if each is not None)
 
 
-def ways_of(profile: Path) -> tuple[ServedWay, ...]:
+def ways_of(profile: Path, times: Mapping[str, LinearStepTime] | None = None) -> tuple[ServedWay, ...]:
     """Return what a profile says of each configuration; raises what `read_profile` raises, and InvalidValueError.
 
-    The share of prefill time is the median over samples, against the most experts and blocks of the same tier. It is of
-    requests alone on the profile's own device: an assumption for any other, and for steps that mix requests.
+    `times` are an engine's step-time models by `KnobConfig.step_key`: the share of prefill time is what an image's tokens add
+    to a step, against the most experts and blocks. Of a configuration without one it is the median over samples of requests
+    alone on the profile's own device: an assumption for any other, and for steps that mix requests.
     """
     samples = read_profile(profile).samples
     if samples["accuracy"].null_count():
@@ -95,16 +99,26 @@ def ways_of(profile: Path) -> tuple[ServedWay, ...]:
         for tier, top_k, blocks, *numbers in figures.rows()
     ]
     rows.sort(key=lambda row: row[0].size)
-    largest = {config.tier: prefill_ms for config, _, _, prefill_ms in rows}  # the last of each tier is its largest
+    largest = {config.tier: (config, prefill_ms) for config, _, _, prefill_ms in rows}  # the last of each tier
     return tuple(
         ServedWay(
             config=config,
             accuracy=float(accuracy),
             image_tokens=round(tokens),
-            prefill_factor=float(prefill_ms / largest[config.tier]),
+            prefill_factor=_factor(times or {}, config, largest[config.tier][0], round(tokens))
+            or float(prefill_ms / largest[config.tier][1]),
         )
         for config, accuracy, tokens, prefill_ms in rows
     )
+
+
+def _factor(times: Mapping[str, LinearStepTime], config: KnobConfig, whole: KnobConfig, tokens: int) -> float | None:
+    """Return what a configuration's tokens add to a step in shares of the whole model's, None where either is not known."""
+    own, of_all = times.get(config.step_key), times.get(whole.step_key)
+    if own is None or of_all is None:
+        return None
+    prompt = PrefillWork(tokens=max(1, tokens))
+    return own_seconds(own, prompt) / max(own_seconds(of_all, prompt), 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +129,7 @@ class CapacityPlan:
     """
 
     engine: SimulatedEngine
-    model: LinearStepTime
+    time: EngineTime
     ways: tuple[ServedWay, ...]
     alpha: float
     settings: LoadSettings
@@ -130,14 +144,18 @@ class CapacityPlan:
             raise UnknownChoiceError("controller", controller, CONTROLLERS)
         if router not in ROUTERS:
             raise UnknownChoiceError("router", router, tuple(ROUTERS))
-        replicas = tuple(
-            fewest(
+        replicas: list[int | None] = []
+        share = 1.0  # of the engines needed by the stretch before, in those that it could not do without
+        for load in stretches:
+            least = self.least(load)
+            needed = fewest(
                 lambda count, load=load: self.suffices(load, controller, router, accuracy_floor, count),
-                least=self.least(load),
+                least=least,
+                guess=round(share * least),
             )
-            for load in stretches
-        )
-        return Need(controller=controller, router=router, accuracy_floor=accuracy_floor, replicas=replicas)
+            share = share if needed is None else needed / least
+            replicas.append(needed)
+        return Need(controller=controller, router=router, accuracy_floor=accuracy_floor, replicas=tuple(replicas))
 
     def least(self, load: RequestColumns) -> int:
         """Return engines that no plan can do without: prompts under the way of least work, with every step full of them."""
@@ -149,7 +167,7 @@ class CapacityPlan:
         tokens = float((load.prompt_tokens[limited] * factor + cheapest).sum())
         spare_seconds = float(load.budgets[limited].max())
         seconds = float(load.arrival_seconds[-1] - load.arrival_seconds[0]) + spare_seconds
-        work_seconds = (1 - self.alpha) * tokens * self.model.per_prefill_token_ms / 1e3
+        work_seconds = (1 - self.alpha) * tokens * self.time.step.per_prefill_token_ms / 1e3
         return min(MOST_REPLICAS, max(1, math.floor(work_seconds / seconds)))
 
     def suffices(
@@ -172,14 +190,15 @@ class CapacityPlan:
         if controller == FIXED:
             text = float(load.prompt_tokens.mean())
             return self._kept(load, router, replicas, [min(able, key=lambda way: way.work(text))], None)
-        controllers = [LoadController(self.settings, self.engine.planner, self.model) for _ in range(replicas)]
-        accuracies = np.tile([way.accuracy for way in self.ways], (len(load), 1))
+        controllers = [LoadController(self.settings, self.engine.planner, self.time.step) for _ in range(replicas)]
+        ways = worthwhile(self.ways)
+        accuracies = np.tile([way.accuracy for way in ways], (len(load), 1))
         choosers = [LoadChooser(each, accuracies) for each in controllers]
 
         def choose(state: EngineState, request: ArrivingRequest) -> Choice:
             return choosers[request.engine](state, request)
 
-        return self._kept(load, router, replicas, self.ways, choose)
+        return self._kept(load, router, replicas, ways, choose)
 
     def _kept(
         self,
@@ -198,13 +217,12 @@ class CapacityPlan:
                 prefill_factor=np.full(len(load), ways[0].prefill_factor),
             )
         else:
-            choices = Choices(
-                candidates=[_candidates(ways, text) for text in load.prompt_tokens.tolist()], choose=choose
-            )
+            by_text = {text: _candidates(ways, text) for text in set(load.prompt_tokens.tolist())}
+            choices = Choices(candidates=[by_text[text] for text in load.prompt_tokens.tolist()], choose=choose)
         runs = simulate_replicas(
             served,
             self.engine,
-            LinearCost(self.model),
+            LinearCost.of(self.time),
             replicas=replicas,
             router=router,
             with_steps=False,
@@ -223,15 +241,24 @@ class CapacityPlan:
         return (kept / limited if limited else 1.0), accuracy / len(load)
 
 
-def fewest(suffices: Callable[[int], bool], *, least: int = 1) -> int | None:
-    """Return the smallest number from `least` on that suffices, by doubling and halving; None where `MOST_REPLICAS` do not."""
+def fewest(suffices: Callable[[int], bool], *, least: int = 1, guess: int | None = None) -> int | None:
+    """Return the smallest number from `least` on that suffices; None where `MOST_REPLICAS` do not.
+
+    From the guess, `least` without one, in steps that double, then by halving. Beyond `EXACT_TO` it is found to one in a
+    hundred, and errs towards too many.
+    """
     asked = cache(suffices)
-    low, high = least - 1, least  # low does not suffice
+    low, high = least - 1, min(max(least, guess or 0), MOST_REPLICAS)  # `low` does not suffice
+    stride = high if high == least else max(1, high // GUESSED_TO)
+    while asked(high) and high - stride > low and asked(high - stride):
+        high, stride = high - stride, 2 * stride
+    if asked(high):
+        low = max(low, high - stride)
     while not asked(high):
         if high >= MOST_REPLICAS:
             return None
-        low, high = high, min(2 * high, MOST_REPLICAS)
-    while high - low > 1:
+        low, high, stride = high, min(high + stride, MOST_REPLICAS), 2 * stride
+    while high - low > max(1, (high - EXACT_TO) // 100):
         middle = (low + high) // 2
         low, high = (low, middle) if asked(middle) else (middle, high)
     return high
@@ -243,6 +270,18 @@ def stretches_of(load: RequestColumns, count: int) -> list[RequestColumns]:
         raise InvalidValueError("stretches", count, f"from 1 to {len(load)}, the requests of the load")
     parts = [load.part(part) for part in np.array_split(np.arange(len(load)), count)]
     return [replace(part, arrival_seconds=part.arrival_seconds - part.arrival_seconds[0]) for part in parts]
+
+
+def worthwhile(ways: Sequence[ServedWay]) -> tuple[ServedWay, ...]:
+    """Return the ways that no other equals in accuracy, image tokens and what they cost, being better in one of these."""
+
+    def goodness(way: ServedWay) -> tuple[float, int, float]:
+        return way.accuracy, -way.image_tokens, -way.prefill_factor
+
+    figures = {goodness(way): way for way in reversed(ways)}  # of equal ones the first
+    return tuple(
+        way for own, way in figures.items() if not any(other != own and all(map(ge, other, own)) for other in figures)
+    )
 
 
 def _candidates(ways: Sequence[ServedWay], text_tokens: int) -> list[Candidate]:

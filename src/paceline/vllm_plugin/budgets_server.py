@@ -24,6 +24,7 @@ from paceline.schedule.load_control import LoadController, LoadSettings
 from paceline.schedule.policies import PolicyWeights
 from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
+from paceline.schedule.step_time import LinearStepTime, configuration_times
 from paceline.serving.controllers import served_controllers
 from paceline.serving.desk import Desk
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
@@ -104,7 +105,9 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
     _require_tiers(configs, plans)
     if len(plans.tiers) > 1:
         require_trusted_tiers(state, model.hf_config.model_type)
-    line = ServerLoad(load_controller_of(settings, cells, state.vllm_config))
+    line = ServerLoad(
+        load_controller_of(settings, cells, state.vllm_config), by_configuration=times_by_configuration(cells)
+    )
     desk = Desk(
         controllers=controllers,
         sizes=plans,
@@ -186,6 +189,12 @@ def load_controller_of(settings: BudgetSettings, cells: Mapping[str, Any], vllm_
         weights=PolicyWeights(**{key: cells[key] for key in WEIGHT_KEYS if cells.get(key) is not None}),
     )
     return LoadController(LoadSettings(alpha=settings.alpha), planner, step_time or MILLISECONDS)
+
+
+def times_by_configuration(cells: Mapping[str, Any]) -> dict[str, LinearStepTime]:
+    """Return the step times of single configurations, which only a file has; raises StepTimeError."""
+    given = cells.get("step_time")
+    return configuration_times(given) if isinstance(given, str) else {}
 
 
 def load_controllers(settings: BudgetSettings) -> dict[str, Controller]:

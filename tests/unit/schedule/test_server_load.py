@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,23 @@ def admitted(load, name, seconds, *, now=0.0, budget=None, tokens=100, after=0.0
 def test_work_takes_alone_what_it_is_said_to(model, tokens):
     load = new_load(chunk_size=1 if model is MILLISECONDS else 512, model=model)
     assert admitted(load, "a", 0.25, tokens=tokens).predicted_seconds == pytest.approx(0.25)
+
+
+def test_a_prompt_beside_decodes_costs_what_its_configuration_adds_to_a_step():
+    """Alone a configuration also saves of the step's fixed cost, which those who decode beside it need whatever it is."""
+    base, token = STEP_TIME.base_ms, STEP_TIME.per_prefill_token_ms
+    whole = replace(STEP_TIME, per_prefill_attention_token_ms=0.0)
+    small = replace(whole, base_ms=0.4 * base, per_prefill_token_ms=0.8 * token)
+    planner = PlannerSettings(chunk_size=512)
+    load = ServerLoad(LoadController(LoadSettings(), planner, whole), by_configuration={"8_16": whole, "2_8": small})
+    tokens, beside = 500, 0.03  # seconds of what is in no step: preprocessing, the vision tower
+    alone = (0.4 * base + 0.8 * token * tokens) / 1e3 + beside
+    assert load.work_of(tokens, alone).factor < 1.0 + 1e3 * beside / (base + token * tokens)
+    work = load.work_of(tokens, alone, configuration="2_8")
+    assert work.factor * token * tokens / 1e3 == pytest.approx(0.8 * token * tokens / 1e3 + beside)
+    assert load.work_of(tokens, alone, configuration="4_8") == load.work_of(tokens, alone)  # not measured
+    quick = load.work_of(tokens, 1e-6, configuration="2_8")  # never less than its tokens add
+    assert quick.factor == pytest.approx(0.8)
 
 
 def test_what_is_ahead_is_worked_off_as_time_passes():

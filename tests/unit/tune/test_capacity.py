@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,9 @@ from simulated_loads import STEP_TIME
 
 from paceline.errors import UnknownChoiceError
 from paceline.records import KnobConfig
-from paceline.schedule import LoadSettings, PlannerSettings
+from paceline.schedule import EngineTime, LoadSettings, PlannerSettings
 from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
-from paceline.tune.capacity import CapacityPlan, ServedWay, fewest, stretches_of, ways_of
+from paceline.tune.capacity import CapacityPlan, ServedWay, fewest, stretches_of, ways_of, worthwhile
 from paceline.tune.capacity_chart import capacity_chart
 
 ENGINE = SimulatedEngine(
@@ -23,7 +24,7 @@ def way(tier, accuracy, tokens, factor=1.0):
 
 
 WAYS = (way("low", 0.7, 100), way("medium", 0.85, 500), way("high", 0.95, 1500))
-PLAN = CapacityPlan(engine=ENGINE, model=STEP_TIME, ways=WAYS, alpha=0.1, settings=LoadSettings())
+PLAN = CapacityPlan(engine=ENGINE, time=EngineTime(step=STEP_TIME), ways=WAYS, alpha=0.1, settings=LoadSettings())
 
 
 def load(seed, *, requests=100, rate=40.0):
@@ -44,11 +45,21 @@ def test_the_fewest_that_suffice_are_found_without_asking_twice(needed):
         asked.append(count)
         return count >= needed
 
-    assert fewest(suffices) == needed and len(asked) == len(set(asked))
+    found = fewest(suffices)
+    assert needed <= found <= needed + max(0, found - 100) / 100 and len(asked) == len(set(asked))
+    assert len(asked) <= 2 + 2 * math.log2(needed)
     assert fewest(lambda _: False) is None and fewest(lambda _: False, least=4096) is None
     asked.clear()
     least = max(1, needed - 1)
-    assert fewest(suffices, least=least) == needed and min(asked) >= least
+    assert fewest(suffices, least=least) in (needed, needed + 1) and min(asked) >= least
+    for guess in (1, needed // 2, needed - 1, needed, needed + 1, round(1.03 * needed), 2 * needed, 5000):
+        asked.clear()
+        found = fewest(suffices, guess=guess)
+        assert needed <= found <= needed + max(0, found - 100) / 100, guess
+        assert len(asked) == len(set(asked)) <= 20
+        asked.clear()
+        assert fewest(suffices, least=least, guess=guess) >= needed and min(asked) >= least
+    assert fewest(lambda _: False, guess=70) is None
 
 
 @pytest.mark.parametrize("rate", [5.0, 40.0, 200.0])
@@ -115,6 +126,32 @@ def test_a_profile_gives_accuracy_image_tokens_and_shares_of_a_tiers_prefill(tmp
         factors = [each.prefill_factor for each in ways if each.config.tier == tier]
         assert factors[-1] == 1.0 and min(factors) < 1.0  # the last has most experts and blocks
     assert all(0 <= each.accuracy <= 1 and each.image_tokens > 0 for each in ways)
+
+
+def test_an_engines_own_step_times_say_what_a_configuration_saves(tmp_path):
+    samples = synthetic_samples(24)
+    samples.write_parquet(tmp_path / "profile.parquet")
+    alone = ways_of(tmp_path / "profile.parquet")
+    whole = alone[-1].config
+    other = next(each.config for each in alone if each.config.step_key != whole.step_key)
+    dearer = replace(STEP_TIME, per_prefill_token_ms=3 * STEP_TIME.per_prefill_token_ms, base_ms=0.0)
+    times = {whole.step_key: dearer, other.step_key: STEP_TIME}
+    for before, way in zip(alone, ways_of(tmp_path / "profile.parquet", times), strict=True):
+        if way.config.step_key == other.step_key:
+            assert 1 / 3 <= way.prefill_factor < 0.5
+        else:
+            assert way.prefill_factor == before.prefill_factor  # not measured, or the whole model
+
+
+def test_ways_that_another_beats_are_never_taken():
+    better = way("medium", 0.86, 400, 0.9)
+    ways = (*WAYS, better, way("low", 0.7, 100, 1.0), way("high", 0.95, 1500, 1.1), way("high", 0.9, 1500, 0.5))
+    assert set(worthwhile(ways)) == {WAYS[0], better, WAYS[2], ways[-1]}
+    assert set(worthwhile(WAYS)) == set(WAYS) and worthwhile(WAYS[:1]) == WAYS[:1]
+    plain, more = (
+        replace(PLAN, ways=each).served(load(4), "choices", "round_robin", 0.0, 4) for each in (worthwhile(ways), ways)
+    )
+    assert plain == pytest.approx(more, abs=0.02)
 
 
 def test_stretches_share_the_requests_and_begin_at_zero():
