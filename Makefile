@@ -83,6 +83,11 @@ simtest: setup
 mutants: setup
 	$(BIN)/python tests/simtest/mutants.py --out benchmarks/results/simtest_mutants.json
 
+# The fast simulator beside the plain one, step by step on as many more random loads as five minutes hold.
+.PHONY: equal
+equal: setup
+	$(BIN)/python benchmarks/simulator.py --parts equality --equality 1500
+
 # lmms-eval with Paceline as its model, in an environment of its own: not part of `make test`, which needs no third one.
 # lmms-eval asks for torchvision, which has no build for a CPU beside ours and breaks transformers: it is taken out again.
 test-lmms: $(LMMS_INSTALLED)

@@ -4,6 +4,7 @@ python benchmarks/load_table.py
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from load_chart import write_chart
 RESULTS = Path(__file__).parent / "results" / "under_load.json"
 CHART = Path(__file__).parents[1] / "docs" / "under_load.svg"
 OURS = "recommended"
+LOADS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0)
+BETWEEN = (0.8, 1.0, 1.2, 1.5, 2.0)
 OTHERS = {
     "edf, constant price": "`edf`, constant price",
     "edf, price 0": "`edf`, price 0",
@@ -95,9 +98,80 @@ def lines(document: Row) -> dict[str, Callable[[Row], str]]:
     return found
 
 
+def bars(document: Row) -> list[tuple[str, float, str, float | None]]:
+    """Return what is asked: words, the bar, the load, and what was measured there; None where that was not run."""
+    by_load = {row["share"]: row for row in document["loads"]}
+
+    def at(share: float, figure: Callable[[Row], float]) -> float | None:
+        return figure(by_load[share]) if share in by_load else None
+
+    def attainment(row: Row) -> float:
+        return row["figures"][OURS]["attainment"]["mean"]
+
+    def gain(row: Row) -> float:
+        return row["gain_over_best_fixed"]["mean"]
+
+    def of_relaxation(row: Row) -> float:
+        return row["of_relaxation"]["mean"]
+
+    def of_hindsight(row: Row) -> float:
+        return row["of_hindsight"]["mean"]
+
+    def kept(row: Row) -> float:
+        return row["promises"][OURS]["all"]["kept"]["share"]
+
+    def at_equal_accuracy(row: Row) -> float:
+        return row["pairs"].get("attainment_at_equal_accuracy", {"ratio": math.inf})["ratio"]
+
+    asked: list[tuple[str, Callable[[Row], float], dict[float, float]]] = [
+        ("attainment", attainment, {1.0: 0.97, 2.0: 0.94}),
+        (
+            "value above the best fixed, same order",
+            gain,
+            {0.5: 0.0, **dict.fromkeys(BETWEEN, 0.07), 3.0: 0.0, 4.0: 0.0},
+        ),
+        ("value ÷ relaxation's", of_relaxation, {0.5: 0.93, 0.8: 0.93, 1.0: 0.93, 2.0: 0.88}),
+        ("value ÷ search in hindsight", of_hindsight, {1.0: 0.98, 2.0: 0.98}),
+        ("promises kept", kept, dict.fromkeys(LOADS, 0.98)),
+        ("× attainment at equal accuracy", at_equal_accuracy, dict.fromkeys(LOADS, 1.15)),
+    ]
+    return [(words, bar, f"{share:.0%}", at(share, figure)) for words, figure, by in asked for share, bar in by.items()]
+
+
+def show_bars(document: Row) -> None:
+    """Print what is asked beside what was measured, a line for each kind of bar."""
+    print("\n| asked | bar | measured: met | measured: missed | not run |\n|---|---|---|---|---|")
+    by_words: dict[tuple[str, float], list[tuple[str, float | None]]] = {}
+    for words, bar, load, measured in bars(document):
+        by_words.setdefault((words, bar), []).append((load, measured))
+    for (words, bar), found in by_words.items():
+        cells: dict[str, list[str]] = {"met": [], "missed": [], "not run": []}
+        for load, measured in found:
+            if measured is None:
+                cells["not run"].append(load)
+            else:
+                cells["met" if measured >= bar else "missed"].append(f"{measured:.3f} at {load}")
+        print(f"| {words} | ≥ {bar:g} | " + " | ".join("; ".join(each) or "–" for each in cells.values()) + " |")
+
+
+def others(document: Row) -> None:
+    """Print ours and the best fixed configuration under other mixes of budgets and steps."""
+    if "others" not in document:
+        return
+    print(
+        "\n| other | load | ours | best fixed, `edf` | difference of value | promises kept |\n|---|---|---|---|---|---|"
+    )
+    for name, rows in document["others"].items():
+        for row in rows:
+            best, figures = row["best_fixed"], row["figures"]
+            cells = [name, f"{row['share']:.0%}", triple(figures[OURS]), f"{best[4:]}: {triple(figures[best])}"]
+            cells += [with_half(row["gain_over_best_fixed"], "+"), ranged(row["promises"][OURS]["all"]["kept"])]
+            print("| " + " | ".join(cells) + " |")
+
+
 def disturbed(document: Row) -> None:
     """Print promises kept and coverage, window by window."""
-    for kind, windows in document["disturbances"].items():
+    for kind, windows in document.get("disturbances", {}).items():
         print(f"\n{kind} at request 2,000\n")
         print("| requests | promises kept | coverage | lowest class: kept | coverage |\n|---|---|---|---|---|")
         for each in windows[::2]:
@@ -118,6 +192,8 @@ def main() -> None:
     print("| load | " + " | ".join(f"{row['share']:.0%}" for row in loads) + " |\n" + "|---" * (len(loads) + 1) + "|")
     for name, cell in lines(document).items():
         print(f"| {name} | " + " | ".join(cell(row) for row in loads) + " |")
+    show_bars(document)
+    others(document)
     disturbed(document)
     write_chart(loads, OURS, CHART)
 

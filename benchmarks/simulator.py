@@ -1,11 +1,12 @@
 """How fast the simulator is, and that its two engines are equal.
 
     python benchmarks/simulator.py [--trace azure_conversation.csv] [--rounds 5] [--equality 1000] [--largest 1000000]
+        [--parts speeds vidur growth routers processes compiling equality]
 
-Writes benchmarks/results/simulator.json. Without a trace loads are synthetic (Poisson arrivals, lognormal lengths) and
-labelled so. Times are CPU seconds of this process, the best and the worst of the rounds, once compiled; workloads take
-turns within a round. Steps are Vidur's iterations: the rules are equal to the bit (tests/golden), so that a Vidur run
-of the same workload has as many. Where VIDUR_COPY names a checkout of Vidur, and VIDUR_PYTHON an interpreter with
+Writes benchmarks/results/simulator.json, part by part. Without a trace loads are synthetic (Poisson arrivals, lognormal
+lengths) and labelled so. Times are CPU seconds of this process, the best and the worst of the rounds, once compiled;
+workloads take turns within a round. Steps are Vidur's iterations: the rules are equal to the bit (tests/golden), so that a
+Vidur run of the same workload has as many. Where VIDUR_COPY names a checkout of Vidur, and VIDUR_PYTHON an interpreter with
 its requirements, Vidur serves the workloads too, metrics off, each once in a process of its own, with rounds of ours
 right before and after it. Under Paceline's policies, which Vidur does not have, its divisor is its own loop over the
 same requests with the same chunk, cap and blocks, in steps a second.
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -219,11 +220,17 @@ def routers(replicas: int, largest: int) -> list[dict[str, Any]]:
     return found
 
 
-def process(count: int) -> dict[str, float]:
+def compiling() -> dict[str, float]:
+    """Return the same of a process that finds nothing compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        return process(1_000, {**os.environ, "XDG_CACHE_HOME": folder})
+
+
+def process(count: int, environment: dict[str, str] | None = None) -> dict[str, float]:
     """Return the seconds and memory of a process that runs one experiment, what is compiled being kept."""
     command = [sys.executable, "-c", ONE_EXPERIMENT, str(count)]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"requests": count, "seconds": wall, "cpu_seconds": cpu, "peak_memory_mb": float(printed[0])}
@@ -315,37 +322,64 @@ def main() -> None:
     parser.add_argument("--equality", type=int, default=1_000, help="random loads to compare the engines on")
     parser.add_argument("--largest", type=int, default=GROWTH[-1])
     parser.add_argument("--replicas", type=int, default=1_000, help="engines behind the routers")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="those left out stay as they are")
     arguments = parser.parse_args()
-    made = workloads(arguments.trace)
-    document: dict[str, Any] = {
-        "command": command_line("simulator.py"),
-        "device": {"processor": platform.processor() or platform.machine(), "python": platform.python_version()},
-        "synthetic": arguments.trace is None,
-        "speeds": speeds(made, arguments.rounds),
-    }
-    for row in document["speeds"]:
+    document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    document.pop("command", None)
+    document["device"] = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
+    if {"speeds", "vidur"} & set(arguments.parts):
+        document["synthetic"] = arguments.trace is None
+    for part in arguments.parts:
+        document[part] = PARTS[part](arguments)
+        document["commands"] = document.get("commands", {}) | {part: command_line("simulator.py")}
+        RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    if document["equality"]["differing"]:
+        sys.exit(1)
+
+
+def measured_speeds(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print and return the speed of each workload."""
+    found = speeds(workloads(arguments.trace), arguments.rounds)
+    for row in found:
         low, high = row["steps_per_second"]
         print(
             f"{row['workload']:32} {row['steps']:>8,} steps, {row['mixed_steps']:.0%} mixed, {row['preemptions']:,} "
             f"preemptions: {row['ms'][0]:.2f} to {row['ms'][1]:.2f} ms, {low / 1e6:.1f} to {high / 1e6:.1f} M steps/s, "
             f"reference {row['reference_steps_per_second']:,.0f}/s"
         )
-    document["vidur"] = beside_vidur(made, arguments.rounds) if os.environ.get("VIDUR_COPY") else []
-    document["growth"] = growth(arguments.largest)
-    for row in document["growth"]:
+    return found
+
+
+def measured_vidur(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the speeds beside Vidur's, where a copy of it is at hand."""
+    return beside_vidur(workloads(arguments.trace), arguments.rounds) if os.environ.get("VIDUR_COPY") else []
+
+
+def measured_growth(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print and return how time grows with the requests."""
+    found = growth(arguments.largest)
+    for row in found:
         print(
             f"{row['share']:.0%} of capacity, {row['requests']:>9,} requests, {row['steps']:,} steps: {row['seconds']:.3f} s"
         )
-    document["routers"] = routers(arguments.replicas, arguments.largest)
-    print("routers:", document["routers"])
-    document["memory_mb_here"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    document["processes"] = [process(count) for count in (1_000, 20_000)]
-    print("processes:", document["processes"])
-    document["equality"] = equality(arguments.equality)
-    print("equality:", document["equality"])
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
-    if document["equality"]["differing"]:
-        sys.exit(1)
+    return found
+
+
+def printed(found: Any) -> Any:
+    """Print and return what was found."""
+    print(found)
+    return found
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "speeds": measured_speeds,
+    "vidur": measured_vidur,
+    "growth": measured_growth,
+    "routers": lambda arguments: printed(routers(arguments.replicas, arguments.largest)),
+    "processes": lambda _: printed([process(count) for count in (1_000, 20_000)]),
+    "compiling": lambda _: printed(compiling()),
+    "equality": lambda arguments: printed(equality(arguments.equality)),
+}
 
 
 if __name__ == "__main__":

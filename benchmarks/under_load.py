@@ -1,6 +1,7 @@
 """What quality is given up, and what time is kept, as the load rises: choices at arrival against everything fixed.
 
     python benchmarks/under_load.py --trace AzureLLMInferenceTrace_conv.csv [--seeds 20] [--requests 1000] [--workers 2]
+        [--cells FOLDER] [--parts loads disturbances others]
     python benchmarks/under_load.py --trace ... --tune [--seeds 6]
 
 Writes benchmarks/results/under_load.json and docs/under_load.svg; without --trace the arrivals are synthetic, and labelled so.
@@ -38,7 +39,7 @@ from paceline.tune.environment import machine, package_versions
 HERE = Path(__file__).parent
 RESULTS, CHART = HERE / "results" / "under_load.json", HERE.parent / "docs" / "under_load.svg"
 FIRST = (1.0, 2.0, 4.0, 0.5, 3.0, 0.8, 1.5, 1.2)  # what says most comes first; loads that are in the results stay
-OTHER_SEEDS = 10
+OTHER_SEEDS, DISTURBED_SEEDS = 10, 10
 MIXED, LOOSE, TIGHT = (0.5, 1.0, 2.0, 4.0, math.inf), (1.0, 2.0, 4.0, 8.0, math.inf), (0.5, 0.7, 1.0, math.inf)
 PRICE = PriceSettings(floor=0.25, step=0.3, share=0.5)
 OURS, SELFISH, CONSTANT, QUEUED = "recommended", "edf, price 0", "edf, constant price", "fcfs, price 0"
@@ -289,7 +290,7 @@ def alone_t0(world: World) -> float:
     return float(world.alone_seconds(scene, chunk_size=CHUNK).max(axis=1).mean())
 
 
-def disturbed(job: Job, *, kind: str) -> list[Row]:
+def disturbed(job: Job, *, kind: str) -> dict[str, list[Row]]:
     """Return what became of each request with a budget or a bound when something changes at the middle of a stretch."""
     world = WORLD["it"]
     scene = world.scene(job.seed, requests=job.requests, rate=job.rate, budgets=job.budgets, t0=job.t0)
@@ -319,7 +320,7 @@ def disturbed(job: Job, *, kind: str) -> list[Row]:
         scene = replace(scene, noise=noise)
         run, decisions = world.control(scene, engine, settings)
     ttft = run.first_token_seconds - run.load.arrival_seconds
-    return [
+    rows = [
         {
             "index": index,
             "class": class_name(budget) if each.unpromised != "relegated" else "relegated",
@@ -331,6 +332,7 @@ def disturbed(job: Job, *, kind: str) -> list[Row]:
             zip(ttft.tolist(), scene.budgets.tolist(), decisions, strict=True)
         )
     ]
+    return {"rows": rows}
 
 
 def windows(rows: Sequence[Row], *, requests: int, width: int) -> list[Row]:
@@ -351,13 +353,14 @@ def windows(rows: Sequence[Row], *, requests: int, width: int) -> list[Row]:
     return found
 
 
-def tune(jobs: Callable[..., list[Job]], run: Callable[..., list[Any]], document: Row) -> None:
+def tune(campaign: "Campaign", document: Row) -> None:
     """Print the value of prices on the first half of the trace."""
     rows: list[Row] = []
     for floor in (0.0, 0.25, 0.5, 1.0):
         for step in (0.0, 0.3, 1.0):
             settings = LoadSettings(price=PriceSettings(floor=floor, step=step, share=PRICE.share))
-            found = run(partial(valued, settings=settings), jobs((0.5, 1.0, 2.0, 4.0), held_out=False))
+            jobs = campaign.jobs((0.5, 1.0, 2.0, 4.0), held_out=False)
+            found = campaign.map(partial(valued, settings=settings), jobs)
             by_load: dict[float, list[float]] = {}
             for share_of_load, value in found:
                 by_load.setdefault(share_of_load, []).append(value)
@@ -405,6 +408,18 @@ def show(row: Row, t0: float) -> None:
         print(f"    {name}: {each['ratio']:.2f} against {each['against']} {each['theirs']}")
 
 
+def read_cells(path: Path) -> dict[str, Any]:
+    """Return what a file of cells has by job; a line that a killed call left unfinished is not there."""
+    found: dict[str, Any] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            cell = json.loads(line)
+        except ValueError:
+            continue
+        found[cell["job"]] = cell["found"]
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
     """What is served: seeds, requests of a stretch, and the rate at which the load is 100 %."""
@@ -413,8 +428,22 @@ class Campaign:
     requests: int
     t0: float
     rate: float
-    run: Callable[..., list[Any]]
+    map: Callable[..., Any]  # of a function over jobs, results as they come, in order
+    cells: Path | None = None
     results: Path = RESULTS
+
+    def run(self, function: Callable[[Job], Any], jobs: Sequence[Job], *, named: str) -> list[Any]:
+        """Return what a function makes of each job, those that the folder of cells has read instead of made again."""
+        path = None if self.cells is None else self.cells / f"{named.replace(' ', '_').replace('%', 'percent')}.jsonl"
+        there = {} if path is None else read_cells(path)
+        left = [job for job in jobs if repr(job) not in there]
+        for job, found in zip(left, self.map(function, left), strict=True):
+            there[repr(job)] = found
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a") as file:
+                    file.write("\n" + json.dumps({"job": repr(job), "found": found}))
+        return [there[repr(job)] for job in jobs]
 
     def write(self, document: Row) -> None:
         """Write what is there."""
@@ -434,7 +463,8 @@ def compare(campaign: Campaign, document: Row) -> None:
     document.setdefault("loads", [])
     there = {row["share"] for row in document["loads"]}
     for each in (share for share in FIRST if share not in there):
-        document["loads"].append(pooled(campaign.run(served, campaign.jobs([each]))))
+        found = campaign.run(served, campaign.jobs([each]), named="loads")
+        document["loads"].append(pooled(found))
         show(document["loads"][-1], campaign.t0)
         campaign.write(document)
     document["loads"] = sorted(document["loads"], key=share_of)
@@ -450,8 +480,8 @@ def disturb(campaign: Campaign, document: Row) -> None:
     """Follow promises and bounds through four changes."""
     document["disturbances"] = {}
     for kind in ("load doubles", "20 % slower", "idle for ten minutes", "mix changes"):
-        jobs = campaign.jobs([1.0], seeds=5, requests=4000)
-        rows = [row for one in campaign.run(partial(disturbed, kind=kind), jobs) for row in one]
+        jobs = campaign.jobs([1.0], seeds=DISTURBED_SEEDS, requests=4000)
+        rows = [row for one in campaign.run(partial(disturbed, kind=kind), jobs, named=kind) for row in one["rows"]]
         document["disturbances"][kind] = windows(rows, requests=4000, width=1000)
         for each in document["disturbances"][kind]:
             shown = {key: cell and round(cell["share"], 3) for key, cell in each["shares"]["all"].items()}
@@ -471,7 +501,8 @@ def vary(campaign: Campaign, document: Row, world: World) -> None:
     for name, more in ways.items():
         document["others"][name] = []
         for each in (0.5, 1.0, 2.0):
-            found = pooled(campaign.run(served, campaign.jobs([each], is_whole=False, seeds=OTHER_SEEDS, **more)))
+            jobs = campaign.jobs([each], is_whole=False, seeds=OTHER_SEEDS, **more)
+            found = pooled(campaign.run(served, jobs, named=name))
             document["others"][name].append(found)
             print(name)
             show(found, campaign.t0)
@@ -509,6 +540,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tune", action="store_true", help="find the price on the first half of the trace, and stop")
     parser.add_argument("--results", type=Path, default=RESULTS, help="gone on with: loads that are there stay")
+    parser.add_argument("--cells", type=Path, help="folder that keeps every stretch: a killed call goes on")
     parser.add_argument("--parts", nargs="*", default=["loads", "disturbances", "others"])
     arguments = parser.parse_args()
     world = WORLD["it"] = World.load(arguments.trace)
@@ -517,12 +549,17 @@ def main() -> None:
     print(f"T0 {t0:.3f} s; 100 % is {rate:.2f} requests a second", flush=True)
     document = described(arguments, world, t0, rate)
     with get_context("fork").Pool(arguments.workers) as pool:
-        run = partial(pool.map, chunksize=1)
         campaign = Campaign(
-            seeds=arguments.seeds, requests=arguments.requests, t0=t0, rate=rate, run=run, results=arguments.results
+            seeds=arguments.seeds,
+            requests=arguments.requests,
+            t0=t0,
+            rate=rate,
+            map=pool.imap,
+            cells=arguments.cells,
+            results=arguments.results,
         )
         if arguments.tune:
-            tune(campaign.jobs, run, document)
+            tune(campaign, document)
         elif "loads" in arguments.parts:
             compare(campaign, document)
         if "disturbances" in arguments.parts and not arguments.tune:

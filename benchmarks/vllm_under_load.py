@@ -1,23 +1,26 @@
 """Budgets under load in real vLLM: choices at arrival beside vLLM as it is, one configuration for all, and a cap on its queue.
 
-    .venv-vllm/bin/python benchmarks/vllm_under_load.py FOLDER [--models digits wide] [--repetitions 5] [--seconds 20]
+    .venv-vllm/bin/python benchmarks/vllm_under_load.py FOLDER [--models digits wide] [--repetitions 5] [--requests 100]
+        [--loads 0.8 1.2 1.8] [--ways paceline whole capped low] [--minutes 12] [--results FILE]
 
 On vLLM's build for a CPU with tests/vllm/torchvision_standin and a distribution called vllm on PYTHONPATH: `docs/vllm.md`.
-FOLDER keeps models, tables and step-time models between runs. Adds to benchmarks/results/vllm_under_load.json, repetition by
-repetition: a killed run goes on.
+FOLDER keeps models, tables and step-time models between runs. Adds to benchmarks/results/vllm_under_load.json, run by run: a
+killed call goes on, and one that is given so many minutes begins no run after them.
 
 Open loop: Poisson arrivals at shares of the requests a second that vLLM's whole model completes, measured anew in each
 repetition; every way of serving gets the same arrivals, questions and budgets, one after the other, in an order of its own in
-each repetition. A time to first token runs by the client's clock from when the request was to be sent to the first token that
-is read. Budgets are 0.5, 1, 2 and 4 times T0, the whole model's median alone, or none, with equal chance. Value is accuracy where
-the budget was kept, 0 where it was missed or the request refused. Ways:
+each repetition. Ways are compared by the difference of their values on these same requests, with Student's interval over
+repetitions: requests of one repetition share a queue. A time to first token runs by the client's clock from when the request
+was to be sent to the first token that is read. Budgets are 0.5, 1, 2 and 4 times T0, the whole model's median alone, or none,
+with equal chance. Value is accuracy where the budget was kept, 0 where it was missed or the request refused. Ways:
 
 - `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, a price floor);
 - `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: one small configuration for all, by the clients'
   knobs on Paceline's server.
 
 `digits` is the embedded model, whose answers are judged. `wide` is a random model whose kernels dominate a step (`wide_vlm.py`):
-its accuracies are those of the embedded model's configurations, assumed, and no answer is judged.
+its accuracies are those of the embedded model's configurations, assumed, and no answer is judged: a value there is that of the
+configuration that served.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -35,11 +39,13 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from command_line import command_line
 from wide_vlm import write_wide_vlm
 
@@ -149,16 +155,26 @@ class Model:
             asked["mm_processor_kwargs"] = dict(self.plans.plans([size])[config.tier].arguments)
         return json.dumps(asked).encode()
 
-    def right(self, number: int, text: str) -> float:
-        """Return whether an answer is right."""
-        return float(score(self.questions[number % len(self.questions)], text) or 0.0)
+    def worth(self, number: int, answered: Answered, config: KnobConfig) -> float:
+        """Return whether an answer is right; of a model whose answers mean nothing the accuracy of what served it."""
+        if self.name == "digits":
+            return float(score(self.questions[number % len(self.questions)], answered.text) or 0.0)
+        if answered.report is not None:
+            config = KnobConfig(**answered.report["config"])
+        return self.accuracies[config.key]
 
-    def table(self, times_ms: Mapping[KnobConfig, float]) -> LookupTable:
-        """Return the table of measured times and of the embedded model's accuracies, smallest configuration first."""
+    @cached_property
+    def accuracies(self) -> dict[str, float]:
+        """The embedded model's accuracies by configuration, its numbers of experts named as this model's."""
         population = np.load(POPULATION, allow_pickle=False)
         keys = json.loads(str(population["note"]))["configurations"]
         means = dict(zip(keys, population["accuracy"].mean(axis=0).tolist(), strict=True))
         ks = dict(zip(TOP_KS[self.name], TOP_KS["digits"], strict=True))
+        own = ((config, f"{config.tier}_{ks[config.top_k or 0]}_{config.num_active_blocks}") for config in self.configs)
+        return {config.key: means[key] for config, key in own}
+
+    def table(self, times_ms: Mapping[KnobConfig, float]) -> LookupTable:
+        """Return the table of measured times and of the embedded model's accuracies, smallest configuration first."""
         ranking = json.loads(
             (Path(self.place) if self.name == "wide" else EMBEDDED["digits"]).joinpath("paceline.json").read_text()
         )["block_ranking"]
@@ -166,7 +182,7 @@ class Model:
             entries=[
                 TableEntry(
                     config=config,
-                    accuracy=means[f"{config.tier}_{ks[config.top_k]}_{config.num_active_blocks}"],  # pyright: ignore[reportArgumentType]
+                    accuracy=self.accuracies[config.key],
                     latency_ms=times_ms[config],
                     num_samples=3,
                     accuracy_std=0.0,
@@ -349,22 +365,31 @@ async def _alone(model: Model, port: int) -> dict[KnobConfig, float]:
 
 
 def arrivals(
-    model: Model, *, rate: float, seconds: float, t0_ms: float, seed: int
+    model: Model, *, rate: float, count: int, t0_ms: float, seed: int
 ) -> list[tuple[float, int, float | None]]:
-    """Return when requests are to be sent, which questions, and their budgets in ms."""
+    """Return when so many requests are to be sent, which questions, and their budgets in ms."""
     own = random.Random(seed)
     found: list[tuple[float, int, float | None]] = []
     now = own.expovariate(rate)
-    while now < seconds:
+    for _ in range(count):
         budget = own.choice(BUDGETS_T0)
         found.append((now, own.randrange(len(model.questions)), None if budget is None else budget * t0_ms))
         now += own.expovariate(rate)
     return found
 
 
+def fixed(model: Model, way: str) -> KnobConfig:
+    """Return the configuration of a way that chooses none: the smallest, or the whole model."""
+    return min(model.configs, key=_size) if way == "low" else max(model.configs, key=_size)
+
+
+def _size(config: KnobConfig) -> tuple[int, int, int]:
+    return config.size
+
+
 def requests_of(model: Model, way: str, drawn: Sequence[tuple[float, int, float | None]]) -> list[Asked]:
     """Return the same requests as one way of serving gets them."""
-    low = KnobConfig(tier="low", top_k=TOP_KS[model.name][0], num_active_blocks=BLOCKS[0])
+    low = fixed(model, way)
     return [
         Asked(
             at_seconds=at,
@@ -380,14 +405,18 @@ def requests_of(model: Model, way: str, drawn: Sequence[tuple[float, int, float 
     ]
 
 
-def figures(model: Model, asked: Sequence[Asked], answered: Sequence[Answered]) -> Row:
-    """Return counts and times of one run."""
+def figures(model: Model, way: str, asked: Sequence[Asked], answered: Sequence[Answered]) -> Row:
+    """Return counts and times of one run, and the value of each request with a budget, in their order."""
     limited = [(one, other) for one, other in zip(asked, answered, strict=True) if one.budget_ms is not None]
     kept = [
         other.ttft_ms is not None and other.ttft_ms <= one.budget_ms  # pyright: ignore[reportOperatorIssue]
         for one, other in limited
     ]
-    right = [model.right(one.question, other.text) for one, other in limited]
+    whole = fixed(model, way)
+    worth = [
+        model.worth(one.question, other, whole) if in_time else 0.0
+        for (one, other), in_time in zip(limited, kept, strict=True)
+    ]
     reports = [other.report for _, other in limited if other.report]
     promised = [
         in_time for (_, other), in_time in zip(limited, kept, strict=True) if other.report and other.report["promised"]
@@ -397,7 +426,7 @@ def figures(model: Model, asked: Sequence[Asked], answered: Sequence[Answered]) 
         "requests": len(asked),
         "limited": len(limited),
         "kept": sum(kept),
-        "right_in_time": sum(one for one, in_time in zip(right, kept, strict=True) if in_time),
+        "values": [round(each, 4) for each in worth],
         "promised": len(promised),
         "promises_kept": sum(promised),
         "refused": sum(each.status != 200 for each in answered),
@@ -407,70 +436,93 @@ def figures(model: Model, asked: Sequence[Asked], answered: Sequence[Answered]) 
     }
 
 
-def repetition(model: Model, ports: Mapping[str, int], t0_ms: float, *, seconds: float, number: int) -> Row:
-    """Return one repetition: the whole model's capacity, then every way at every load, in a random order."""
-    bodies = [model.body(each) for each in range(3 * CAPACITY_CLIENTS)]
-    capacity = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
-    found: Row = {"repetition": number, "capacity_per_second": capacity, "load_average": os.getloadavg()[0], "runs": []}
-    order = [(load, way) for load in LOADS for way in WAYS]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be run: loads and ways, requests a run, and when no further run begins, by the monotonic clock."""
+
+    loads: Sequence[float]
+    ways: Sequence[str]
+    requests: int
+    until: float
+    document: Row
+    results: Path
+
+    def write(self) -> None:
+        """Write what is there."""
+        self.results.write_text(json.dumps(self.document) + "\n")
+
+
+def repeat(model: Model, ports: Mapping[str, int], t0_ms: float, found: Row, plan: Plan) -> None:
+    """Add to a repetition what it lacks: the whole model's capacity, then every way at every load, in a random order."""
+    number = found["repetition"]
+    if "capacity_per_second" not in found:
+        bodies = [model.body(each) for each in range(3 * CAPACITY_CLIENTS)]
+        found["capacity_per_second"] = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
+        found["load_average"] = os.getloadavg()[0]
+    there = {(run["load"], run["way"]) for run in found["runs"]}
+    order = [(load, way) for load in plan.loads for way in plan.ways]
     random.Random(number).shuffle(order)
-    for load, way in order:
-        seed = 1000 * number + int(100 * load)
-        drawn = arrivals(model, rate=load * capacity, seconds=seconds, t0_ms=t0_ms, seed=seed)
+    for load, way in (each for each in order if each not in there):
+        if time.monotonic() > plan.until:
+            return
+        drawn = arrivals(
+            model,
+            rate=load * found["capacity_per_second"],
+            count=plan.requests,
+            t0_ms=t0_ms,
+            seed=1000 * number + int(100 * load),
+        )
         asked = requests_of(model, way, drawn)
         answered = asyncio.run(open_loop(ports[way], asked))
-        row = {"load": load, "way": way} | figures(model, asked, answered)
+        row = {"load": load, "way": way} | figures(model, way, asked, answered)
         found["runs"].append(row)
+        plan.write()
         print(
             model.name, number, load, way, f"{row['kept']} of {row['limited']}", f"refused {row['refused']}", flush=True
         )
-    return found
 
 
-def warmed(model: Model, ports: Mapping[str, int], *, rate: float, t0_ms: float, alone: int, beside: float) -> None:
+def warmed(model: Model, ports: Mapping[str, int], *, rate: float, t0_ms: float, alone: int, beside: int) -> None:
     """Let every server answer some requests, and Paceline's enough for its bounds."""
-    for name in ("whole", "capped"):
+    for name in ports.keys() & {"whole", "capped"}:
         asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
     asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
-    drawn = arrivals(model, rate=rate, seconds=beside, t0_ms=t0_ms, seed=1)
+    drawn = arrivals(model, rate=rate, count=beside, t0_ms=t0_ms, seed=1)
     asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", drawn)))
 
 
-def measure(model: Model, document: Row, arguments: argparse.Namespace) -> None:
-    """Add the repetitions of a model that the results lack."""
+def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: int) -> None:
+    """Add the runs of a model that the results lack."""
     table, step_time = prepared(model)
-    own: Row = document["models"].setdefault(model.name, {"repetitions": []})
-    todo = [n for n in range(arguments.repetitions) if n not in {each["repetition"] for each in own["repetitions"]}]
+    own: Row = plan.document["models"].setdefault(model.name, {"repetitions": []})
+    numbers = {each["repetition"] for each in own["repetitions"]}
+    own["repetitions"] += [{"repetition": n, "runs": []} for n in range(repetitions) if n not in numbers]
+    wanted = len(plan.loads) * len(plan.ways)
+    todo = [each for each in own["repetitions"] if each["repetition"] < repetitions and len(each["runs"]) < wanted]
     if not todo:
         return
     section: Row = {"client_knobs": True, "policy": "edf"} | ({"step_time": step_time} if step_time else {})
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
     section["price_floor"] = FLOOR_T0 / (largest_ms / 1e3)
+    own |= {"step_time": step_time, "price_floor": section["price_floor"], "requests_a_run": plan.requests}
     commands = {
         "paceline": model.ours(table, section),
         "whole": model.stock(table),
         "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
     }
+    if "capped" not in plan.ways:
+        del commands["capped"]
     with served(commands, model.folder) as ports:
         ports["low"] = ports["paceline"]
         if "t0_ms" not in own:
-            alone = [asyncio.run(ask(ports["whole"], model.body(each))).ttft_ms or 0.0 for each in range(25)][5:]
-            own["t0_ms"] = statistics.median(alone)
+            times = [asyncio.run(ask(ports["whole"], model.body(each))).ttft_ms or 0.0 for each in range(25)][5:]
+            own["t0_ms"] = statistics.median(times)
         capacity = asyncio.run(
             closed_loop(ports["whole"], [model.body(each) for each in range(2 * CAPACITY_CLIENTS)], CAPACITY_CLIENTS)
         )
-        warmed(
-            model,
-            ports,
-            rate=capacity,
-            t0_ms=own["t0_ms"],
-            alone=arguments.alone,
-            beside=arguments.beside or 150 / capacity,
-        )
-        for number in todo:
-            own["repetitions"].append(repetition(model, ports, own["t0_ms"], seconds=arguments.seconds, number=number))
-            own |= {"step_time": step_time, "price_floor": section["price_floor"], "seconds_a_run": arguments.seconds}
-            RESULTS.write_text(json.dumps(document) + "\n")
+        warmed(model, ports, rate=capacity, t0_ms=own["t0_ms"], alone=alone, beside=beside)
+        for found in todo:
+            repeat(model, ports, own["t0_ms"], found, plan)
 
 
 def shared(hits: int, count: int) -> tuple[float, float, float] | None:
@@ -484,13 +536,14 @@ def shared(hits: int, count: int) -> tuple[float, float, float] | None:
 def summary(own: Row, load: float, way: str) -> Row:
     """Return the pooled figures of a way at a load."""
     runs = [run for each in own["repetitions"] for run in each["runs"] if (run["load"], run["way"]) == (load, way)]
-    counts = ("requests", "limited", "kept", "right_in_time", "promised", "promises_kept", "refused")
+    counts = ("requests", "limited", "kept", "promised", "promises_kept", "refused")
     total = {key: sum(run[key] for run in runs) for key in counts}
+    value = sum(sum(run["values"]) for run in runs)
     times = [ms for run in runs for ms in run["ttft_ms"]]
     return {
         "attainment": shared(total["kept"], total["limited"]),
-        "accuracy": total["right_in_time"] / total["kept"] if total["kept"] else None,
-        "value": total["right_in_time"] / total["limited"],
+        "accuracy": value / total["kept"] if total["kept"] else None,
+        "value": value / total["limited"],
         "promised": total["promised"] / total["limited"],
         "promises_kept": shared(total["promises_kept"], total["promised"]),
         "refused": total["refused"] / total["requests"],
@@ -499,33 +552,61 @@ def summary(own: Row, load: float, way: str) -> Row:
     }
 
 
+def against(own: Row, load: float, one: str, other: str) -> tuple[float, float, int] | None:
+    """Return by how much one way's value exceeds another's on the same requests, Student's half width, and repetitions."""
+    means: list[float] = []
+    for each in own["repetitions"]:
+        values = {run["way"]: run["values"] for run in each["runs"] if run["load"] == load}
+        if one in values and other in values:
+            means.append(statistics.mean(a - b for a, b in zip(values[one], values[other], strict=True)))
+    if len(means) < 2:
+        return None
+    half = float(scipy.stats.t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / math.sqrt(len(means))
+    return statistics.mean(means), half, len(means)
+
+
 def show(document: Row) -> None:
-    """Print a table a model."""
+    """Print a table a model, and the differences that are paired."""
     for name, own in document["models"].items():
-        rates = [each["capacity_per_second"] for each in own["repetitions"]]
-        loads = [each["load_average"] for each in own["repetitions"]]
+        begun = [each for each in own["repetitions"] if each["runs"]]
+        rates, loads = [each["capacity_per_second"] for each in begun], [each["load_average"] for each in begun]
         print(
-            f"\n{name}: T0 {own['t0_ms']:.0f} ms, {min(rates):.1f} to {max(rates):.1f} requests/s at capacity, "
-            f"{len(rates)} repetitions of {own['seconds_a_run']:g} s, load average {min(loads):.1f} to {max(loads):.1f}\n"
+            f"\n{name}: T0 {own['t0_ms']:.0f} ms, {min(rates):.1f} to {max(rates):.1f} requests/s at capacity, {len(rates)} "
+            f"repetitions of {own['requests_a_run']} requests a run, load average {min(loads):.1f} to {max(loads):.1f}\n"
         )
-        judged = name == "digits"
-        middle = "accuracy in budget | value | " if judged else ""
+        accuracy_of = "accuracy in budget" + ("" if name == "digits" else ", assumed")
         print(
-            f"| load | way | requests | attainment (95 %) | {middle}promised; kept | refused | TTFT P50 / P95 / P99, × T0 |"
+            f"| load | way | requests | attainment (95 %) | {accuracy_of} | value | promised; kept | refused | TTFT P50 / P95 / "
+            "P99, × T0 |"
         )
-        print("|---" * (9 if judged else 7) + "|")
-        for load in LOADS:
-            for way in WAYS:
-                each = summary(own, load, way)
-                share, low, high = each["attainment"]
-                accuracy = "–" if each["accuracy"] is None else f"{each['accuracy']:.2f}"
-                promises = "–"
-                if each["promises_kept"]:
-                    promises = "{:.0%}; {:.3f} ({:.3f} to {:.3f})".format(each["promised"], *each["promises_kept"])
-                times = "–" if each["ttft_t0"] is None else " / ".join(f"{value:.1f}" for value in each["ttft_t0"])
-                cells = [f"{load:.0%}", way, each["requests"], f"{share:.3f} ({low:.3f} to {high:.3f})"]
-                cells += [accuracy, f"{each['value']:.3f}"] if judged else []
-                print("| " + " | ".join(map(str, [*cells, promises, f"{each['refused']:.0%}", times])) + " |")
+        print("|---" * 9 + "|")
+        there = {(run["load"], run["way"]) for each in begun for run in each["runs"]}
+        for load, way in ((load, way) for load in LOADS for way in WAYS if (load, way) in there):
+            print("| " + " | ".join(_cells(load, way, summary(own, load, way))) + " |")
+        for load, other in ((load, way) for load in LOADS for way in WAYS[1:]):
+            if found := against(own, load, "paceline", other):
+                less, half, count = found
+                print(
+                    f"{load:.0%}: value of paceline less that of {other}: {less:+.3f} ± {half:.3f} ({count} repetitions)"
+                )
+
+
+def _cells(load: float, way: str, each: Row) -> list[str]:
+    share, low, high = each["attainment"]
+    promises = "–"
+    if each["promises_kept"]:
+        promises = "{:.0%}; {:.3f} ({:.3f} to {:.3f})".format(each["promised"], *each["promises_kept"])
+    return [
+        f"{load:.0%}",
+        way,
+        str(each["requests"]),
+        f"{share:.3f} ({low:.3f} to {high:.3f})",
+        "–" if each["accuracy"] is None else f"{each['accuracy']:.2f}",
+        f"{each['value']:.3f}",
+        promises,
+        f"{each['refused']:.0%}",
+        "–" if each["ttft_t0"] is None else " / ".join(f"{value:.1f}" for value in each["ttft_t0"]),
+    ]
 
 
 def main() -> None:
@@ -534,17 +615,37 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", choices=("digits", "wide"), default=["digits", "wide"])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of arrivals in each run")
+    parser.add_argument("--requests", type=int, default=100, help="of each run")
+    parser.add_argument("--loads", type=float, nargs="+", choices=LOADS, default=[*LOADS])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which no run begins")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="gone on with: runs that are there stay")
     parser.add_argument(
         "--alone", type=int, default=60, help="requests that bounds of an idle engine are calibrated on"
     )
-    parser.add_argument("--beside", type=float, help="seconds of load that bounds beside others are calibrated on")
+    parser.add_argument("--beside", type=int, default=150, help="requests that bounds beside others are calibrated on")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    document: Row = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"models": {}}
+    results: Path = arguments.results
+    document: Row = json.loads(results.read_text()) if results.is_file() else {"models": {}}
+    document["models"] = {name: own for name, own in document["models"].items() if "requests_a_run" in own}
     document |= {"command": command_line("vllm_under_load.py"), "alpha": ALPHA, "cores": os.cpu_count()}
+    plan = Plan(
+        loads=arguments.loads,
+        ways=arguments.ways,
+        requests=arguments.requests,
+        until=time.monotonic() + 60 * arguments.minutes,
+        document=document,
+        results=results,
+    )
     for name in arguments.models:
-        measure(Model(name, arguments.folder.resolve()), document, arguments)
+        measure(
+            Model(name, arguments.folder.resolve()),
+            plan,
+            repetitions=arguments.repetitions,
+            alone=arguments.alone,
+            beside=arguments.beside,
+        )
     show(document)
 
 
