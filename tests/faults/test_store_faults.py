@@ -1,6 +1,7 @@
 """A share of what `make faults` does at length: kills, failing calls, allocations, power cuts and flipped bits."""
 
 import json
+import os
 import subprocess
 import sys
 from errno import EIO, ENOSPC
@@ -52,7 +53,8 @@ def test_a_failing_call_is_a_sentence_and_costs_nothing_that_was_told(kind, call
 def test_kills_at_random_moments_lose_nothing_that_was_told() -> None:
     # forks need a process in which no thread was ever started
     command = [sys.executable, str(HERE / "kills.py"), "--kills", "32", "--seed", "3"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | paths)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert sum(json.loads(ended.stdout)["kills"].values()) == 32
 
