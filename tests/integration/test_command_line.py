@@ -168,7 +168,6 @@ def test_without_arguments_groups_show_their_help(paceline):
         assert code == 2 and "Usage: paceline" in out + err and "error:" not in err
 
 
-@pytest.mark.filterwarnings("always::paceline.errors.PacelineWarning")
 def test_no_memory_left_is_one_sentence(paceline, table_path, monkeypatch):
     def load(_path):
         raise MemoryError
@@ -178,6 +177,7 @@ def test_no_memory_left_is_one_sentence(paceline, table_path, monkeypatch):
     assert code == 2 and not out and "not enough memory" in said(err) and "Traceback" not in err
 
 
+@pytest.mark.filterwarnings("always::paceline.errors.PacelineWarning")
 def test_a_warning_is_one_readable_line(paceline, table_path, picture_path):
     arguments = run_arguments(table_path, picture_path, **{"--budget": "3"})
     code, _out, err = paceline(*arguments, "--warmup", "0")
