@@ -61,9 +61,9 @@ def test_kills_at_random_moments_lose_nothing_that_was_told() -> None:
 
 def test_a_failing_allocation_of_a_reader_leaves_nothing_behind(tmp_path) -> None:
     Damage(tmp_path)
-    found = through("trace lines", tmp_path, most=60)
-    assert found["complaints"] == [] and sum(found["ended"].values()) > 40
-    assert found["ended"]["no memory"] > 30
+    found = through("trace lines", tmp_path, most=24)
+    assert found["complaints"] == [] and sum(found["ended"].values()) > 16
+    assert found["ended"]["no memory"] > 12
 
 
 @pytest.mark.parametrize("name", ["sentinels", "older core-exp", "answers", "journal", "certify-parts", "step log"])
