@@ -25,7 +25,7 @@ from paceline.estimate.promises import PromiseAccounts
 from paceline.estimate.recent import ClassedScores, size_class
 
 RESULTS = Path(__file__).parent / "results" / "kept_promises.json"
-ALPHA, WINDOW, SEED = 0.05, 1000, 3407
+ALPHA, WINDOW, SEED = 0.05, 1000, 20_000
 TIERS, EXPERTS, BLOCKS = ("low", "medium", "high"), (2, 8), (8, 12, 16)
 TOKENS = {"low": 64, "medium": 200, "high": 500}
 CONFIGS = [(tier, top_k, blocks) for tier in TIERS for top_k in EXPERTS for blocks in BLOCKS]

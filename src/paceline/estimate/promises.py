@@ -10,8 +10,8 @@ given are counted themselves: an account holds how many more were broken than a 
 and while it is above 0 the level of the next bounds is smaller than the calibration's by γ times it (Gibbs and Candès, Adaptive
 Conformal Inference under Distribution Shift, 2021; one-sided, for a bound is never below what was calibrated, and with some
 broken promises in the bank, for below α' they come in clusters too). Of any T promises and withheld ones in a row at most
-α'T + bank + 1 are broken until the account stands above 0, where bounds widen; with α' = 0.8 α and a bank of 100 α that is 45 of
-1,000 for α = 0.05. A request that nothing fits only because of the account counts as a kept promise, so that it comes down again.
+α'T + bank + 1 are broken until the account stands above 0, where bounds widen; with α' = 0.7 α and a bank of 50 α that is 38 of
+1,000 for α = 0.05; the rest is for those that break until wider bounds take hold. A request that nothing fits only because of the account counts as a kept promise, so that it comes down again.
 
 Where the smaller level asks for more than the largest score, the bound goes on beyond it as steeply as the scores end.
 
@@ -23,10 +23,10 @@ from collections.abc import Hashable, Sequence
 
 from paceline.estimate.bounds import RANK_SLACK, require_alpha
 
-TARGET_SHARE = 0.8  # α' / α
+TARGET_SHARE = 0.7  # α' / α
 STEP_SHARE = 0.2  # γ / α
-BANK = 100.0  # broken promises, times α
-MOST = 1000.0  # of excess, times α: what comes after a disaster is forgotten in some 1,200 promises
+BANK = 50.0  # broken promises, times α
+MOST = 1000.0  # of excess, times α: what comes after a disaster is forgotten in some 1,400 promises
 
 
 class PromiseAccounts:

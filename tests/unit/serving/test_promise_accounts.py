@@ -68,7 +68,7 @@ def test_what_a_client_measured_is_counted():
         desk.first_token(ticket, 600.0)
         desk.finish(ticket, number + 0.7)
     assert desk.metrics.promises["missed"] == 4
-    assert desk.promises["ttft"].shift(size_class(500.0)) == pytest.approx(0.2 * 0.05 * (4 - 4 * 0.04))
+    assert desk.promises["ttft"].shift(size_class(500.0)) == pytest.approx(0.2 * 0.05 * (4 - 4 * 0.7 * 0.05))
 
 
 def line():
