@@ -11,7 +11,8 @@ and while it is above 0 the level of the next bounds is smaller than the calibra
 Conformal Inference under Distribution Shift, 2021; one-sided, for a bound is never below what was calibrated, and with some
 broken promises in the bank, for below α' they come in clusters too). Of any T promises and withheld ones in a row at most
 α'T + bank + 1 are broken until the account stands above 0, where bounds widen; with α' = 0.7 α and a bank of 50 α that is 38 of
-1,000 for α = 0.05; the rest is for those that break until wider bounds take hold. A request that nothing fits only because of the account counts as a kept promise, so that it comes down again.
+1,000 for α = 0.05; the rest is for those that break until wider bounds take hold. A request that nothing fits only because of the
+account counts as a kept promise, so that it comes down again.
 
 Where the smaller level asks for more than the largest score, the bound goes on beyond it as steeply as the scores end.
 
