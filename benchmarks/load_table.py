@@ -1,16 +1,23 @@
 """The tables of benchmarks/README.md about choices under load, and docs/under_load.svg, from what `under_load.py` wrote.
 
-python benchmarks/load_table.py
+    python benchmarks/load_table.py [--write]
+
+`--write` puts them between the marks in benchmarks/README.md, in place of what stands there.
 """
 
+import argparse
+import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from load_chart import write_chart
 
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- load_table.py: begin -->\n", "<!-- load_table.py: end -->\n"
 RESULTS = Path(__file__).parent / "results" / "under_load.json"
 CHART = Path(__file__).parents[1] / "docs" / "under_load.svg"
 OURS = "recommended"
@@ -171,8 +178,10 @@ def others(document: Row) -> None:
 
 def disturbed(document: Row) -> None:
     """Print promises kept and coverage, window by window."""
+    if "disturbances_made_with" in document:
+        print(f"\nMeasured with {document['disturbances_made_with']}:")
     for kind, windows in document.get("disturbances", {}).items():
-        print(f"\n{kind} at request 2,000\n")
+        print(f"\nChange at request 2,000: {kind}\n")
         print("| requests | promises kept | coverage | lowest class: kept | coverage |\n|---|---|---|---|---|")
         for each in windows[::2]:
             shares = each["shares"]
@@ -185,17 +194,36 @@ def disturbed(document: Row) -> None:
             print(f"| {each['first']:,} to {each['last']:,} | " + " | ".join(cells) + " |")
 
 
+def tables(document: Row) -> str:
+    """Return all tables."""
+    loads = document["loads"]
+    written = io.StringIO()
+    with redirect_stdout(written):
+        print(
+            "| load | " + " | ".join(f"{row['share']:.0%}" for row in loads) + " |\n" + "|---" * (len(loads) + 1) + "|"
+        )
+        for name, cell in lines(document).items():
+            print(f"| {name} | " + " | ".join(cell(row) for row in loads) + " |")
+        show_bars(document)
+        others(document)
+        disturbed(document)
+    return written.getvalue()
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print or write the tables, and draw the chart."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
+    arguments = parser.parse_args()
     document = json.loads(RESULTS.read_text())
-    loads = sorted(document["loads"], key=lambda row: row["share"])
-    print("| load | " + " | ".join(f"{row['share']:.0%}" for row in loads) + " |\n" + "|---" * (len(loads) + 1) + "|")
-    for name, cell in lines(document).items():
-        print(f"| {name} | " + " | ".join(cell(row) for row in loads) + " |")
-    show_bars(document)
-    others(document)
-    disturbed(document)
-    write_chart(loads, OURS, CHART)
+    document["loads"] = sorted(document["loads"], key=lambda row: row["share"])
+    made = tables(document)
+    print(made)
+    if arguments.write:
+        text = README.read_text()
+        begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+        README.write_text(text[:begin] + made + text[end:])
+    write_chart(document["loads"], OURS, CHART)
 
 
 if __name__ == "__main__":

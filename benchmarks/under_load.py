@@ -479,6 +479,7 @@ def share_of(row: Row) -> float:
 def disturb(campaign: Campaign, document: Row) -> None:
     """Follow promises and bounds through four changes."""
     document["disturbances"] = {}
+    document.pop("disturbances_made_with", None)  # of an earlier rule
     for kind in ("load doubles", "20 % slower", "idle for ten minutes", "mix changes"):
         jobs = campaign.jobs([1.0], seeds=DISTURBED_SEEDS, requests=4000)
         rows = [row for one in campaign.run(partial(disturbed, kind=kind), jobs, named=kind) for row in one["rows"]]
