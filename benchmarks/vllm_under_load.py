@@ -569,6 +569,8 @@ def show(document: Row) -> None:
     """Print a table a model, and the differences that are paired."""
     for name, own in document["models"].items():
         begun = [each for each in own["repetitions"] if each["runs"]]
+        if not begun:
+            continue
         rates, loads = [each["capacity_per_second"] for each in begun], [each["load_average"] for each in begun]
         print(
             f"\n{name}: T0 {own['t0_ms']:.0f} ms, {min(rates):.1f} to {max(rates):.1f} requests/s at capacity, {len(rates)} "
