@@ -150,6 +150,13 @@ FOUND = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("tiff picture", 394), ("journal", 446), ("questions", 718), ("answers", 145)]
+)
+def test_what_a_number_found_is_mended(damage: Damage, name: str, number: int) -> None:
+    assert damage.case(FORMATS[name], number)[1] is None
+
+
 @pytest.mark.parametrize("found", FOUND)
 def test_what_was_found_is_a_sentence(damage: Damage, found: str) -> None:
     name, change = FOUND[found]

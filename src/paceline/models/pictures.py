@@ -12,6 +12,10 @@ from paceline.errors import PictureError
 
 LARGEST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter gigabyte of RGB
 WIDEST_ASPECT = 200  # the pixel-budget processors refuse more
+# what Pillow raises for damaged files: its plugins read fields that may be missing, of another type or beyond the end
+UNREADABLE = (
+    UnidentifiedImageError, OSError, SyntaxError, TypeError, ValueError, LookupError, ArithmeticError, struct.error
+)  # fmt: skip
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 BACKGROUND = (255, 255, 255)  # under transparent pixels, as a page shows them
 
@@ -39,7 +43,9 @@ def open_picture(source: Path | str | bytes, *, formats: tuple[str, ...] | None 
         raise PictureError(
             f"{name} has more than {LARGEST_PIXELS:,} pixels ({error}): scale it down first, the high tier looks at far fewer"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except PictureError:
+        raise
+    except UNREADABLE as error:
         raise PictureError(
             f"{name} is not a picture that can be read ({error}); expected a whole PNG, JPEG or WebP"
         ) from error
