@@ -263,7 +263,8 @@ class DeskOracle:
         if not self.world.model.runs:  # nobody knows yet that it is so served
             return
         for number, each in self.inside.items():
-            if each.ticket is None or "run" in each.exchange.ask.told or number not in ahead:
+            begun = "run" in each.exchange.ask.told or number == self.desk.line._holder
+            if each.ticket is None or begun or number not in ahead:
                 continue
             left = ahead.work_of(number).tokens
             if left != each.tokens:

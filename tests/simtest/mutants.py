@@ -96,6 +96,19 @@ def _found(copy: Path, seeds: int) -> dict[str, Any]:
     return {"seeds": None, "by": None, "said": ""}
 
 
+def _joined(parts: list[Path], out: Path) -> int:
+    """Write the tables of several processes as one, in the order of the mutants; 1 where one survives that is not accepted."""
+    tables = [json.loads(path.read_text()) for path in parts]
+    found = {row["name"]: row for table in tables for row in table["mutants"]}
+    rows = [found[each.name] for each in MUTANTS]
+    survived = [row["name"] for row in rows if row["by"] is None]
+    counts = {"mutants": len(rows), "found": len(rows) - len(survived), "survived": survived}
+    print(counts)
+    table = {**tables[0], **counts, "accepted": ACCEPTED, "rows": rows}
+    out.write_text(json.dumps(table, indent=1) + "\n")
+    return int(bool(set(survived) - set(ACCEPTED)))
+
+
 def main() -> int:
     """Try the mutants, print a line for each, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,7 +116,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="those whose name holds this")
     parser.add_argument("--part", default="0/1", help="one of so many parts, for several processes: 0/2 and 1/2")
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument(
+        "--join", type=Path, nargs="+", default=[], help="tables of several parts, to be written as one"
+    )
     arguments = parser.parse_args()
+    if arguments.join:
+        return _joined(arguments.join, arguments.out)
     part, parts = map(int, arguments.part.split("/"))
     chosen = [each for each in MUTANTS if arguments.only in each.name][part::parts]
     _preload()

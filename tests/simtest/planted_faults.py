@@ -62,7 +62,7 @@ MUTANTS = (
     _m(
         "prompts are computed before their turn",
         LINE,
-        "if self._turns_told and name != self._holder:",
+        "if self._takes_turns and name != self._holder:",
         "if False:",
         "waits are expected too short",
         was_there=True,

@@ -59,6 +59,7 @@ class Result:
     promised: int = 0
     refused: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
+    processor_seconds: float = 0.0
 
 
 class Life:

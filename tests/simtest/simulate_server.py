@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import multiprocessing
+import platform
 import sys
 import time
 import warnings
@@ -38,7 +39,10 @@ def run_seed(seed: int) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return world_of(seed).run()
+            began = time.process_time()
+            result = world_of(seed).run()
+            result.processor_seconds = time.process_time() - began
+            return result
     finally:
         LOGGER.disabled = told
         if collected:
@@ -76,8 +80,9 @@ def shown(result: Result) -> str:
     return "\n".join(lines)
 
 
-def tell(results: Iterable[Result], total: int) -> int:
-    """Print what comes of seeds as they come; returns how many failed."""
+def tell(results: Iterable[Result], seeds: range, out: Path | None) -> int:
+    """Print what comes of seeds as they come, and write it down; returns how many failed."""
+    total, processor = len(seeds), 0.0
     began, failed, done, seconds, requests = time.monotonic(), 0, 0, 0.0, 0
     kinds: Counter[str] = Counter()
     statuses: Counter[int] = Counter()
@@ -86,7 +91,7 @@ def tell(results: Iterable[Result], total: int) -> int:
         done, seconds, requests = done + 1, seconds + result.seconds, requests + result.requests
         kinds[result.kind] += 1
         statuses.update(result.statuses)
-        promised += result.promised
+        promised, processor = promised + result.promised, processor + result.processor_seconds
         if result.problems:
             failed += 1
             print(shown(result), flush=True)
@@ -97,7 +102,24 @@ def tell(results: Iterable[Result], total: int) -> int:
                 f"{seconds / real:,.0f} simulated seconds a second, {requests:,} requests",
                 flush=True,
             )
-    print(json.dumps({"kinds": kinds, "statuses": dict(sorted(statuses.items())), "promised": promised}))
+    found = {
+        "command": f"python tests/simtest/simulate_server.py --seeds {seeds.start}:{seeds.stop}",
+        "device": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "seeds": total,
+        "failed": failed,
+        "requests": requests,
+        "promised": promised,
+        "kinds": dict(sorted(kinds.items())),
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "simulated_seconds": round(seconds, 1),
+        "processor_seconds": round(processor, 1),
+        "seeds_per_processor_second": round(total / processor, 2),
+        "simulated_seconds_per_processor_second": round(seconds / processor, 1),
+    }
+    print(json.dumps(found))
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1) + "\n")
     return failed
 
 
@@ -107,11 +129,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--seeds", default="0:2000", help="first:beyond the last")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None, help="where the counts are written")
     parser.add_argument("--trace", action="store_true", help="print all that happens in --seed")
     arguments = parser.parse_args()
     if arguments.seed is None:
         first, last = map(int, arguments.seeds.split(":"))
-        return int(tell(run_seeds(range(first, last), arguments.workers), last - first) > 0)
+        seeds = range(first, last)
+        return int(tell(run_seeds(seeds, arguments.workers), seeds, arguments.out) > 0)
     gc.disable()
     LOGGER.disabled = True
     world = world_of(arguments.seed, keep_trace=arguments.trace)

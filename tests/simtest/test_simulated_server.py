@@ -10,6 +10,9 @@ from planted_faults import MUTANTS
 from server_world import ServerWorld
 from simulate_server import found_seeds, run_chunk, run_seed, shown
 
+from paceline.errors import PictureError
+from paceline.models.picture_header import size_of_data_url
+
 HERE = Path(__file__).parent
 SEEDS = 500
 
@@ -52,3 +55,9 @@ def test_what_a_planted_fault_changes_stands_in_its_file_once(mutant):
     text = (HERE.parent.parent / "src" / "paceline" / mutant.file).read_text()
     assert (text.count(mutant.old) == 1 and mutant.new not in ("", mutant.old)) or mutant.new == ""
     compile(text.replace(mutant.old, mutant.new), mutant.file, "exec")
+
+
+def test_what_is_said_of_a_picture_that_is_none_names_no_address() -> None:
+    with pytest.raises(PictureError, match="no picture") as refused:
+        size_of_data_url("data:image/png;base64,AAAA")
+    assert " at 0x" not in str(refused.value)

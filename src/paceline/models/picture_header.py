@@ -112,9 +112,9 @@ def size_of_data_url(url: Text) -> PictureSize:
         struct.error,
         Image.DecompressionBombError,
     ) as error:
-        raise PictureError(
-            f"the header of the picture cannot be read ({error}); expected a whole {READABLE}"
-        ) from error
+        # Pillow names the object that it read from, with its address in memory
+        said = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+        raise PictureError(f"the header of the picture cannot be read ({said}); expected a whole {READABLE}") from error
 
 
 def _written(part: str | bytes | memoryview) -> str:

@@ -42,11 +42,16 @@ class _Served:
 class ServerLoad:
     """The requests of one server, decided by a `LoadController`; for one thread, such as an event loop's.
 
-    `by_configuration` has step-time models of single configurations, where an engine was measured under each.
+    `by_configuration` has step-time models of single configurations, where an engine was measured under each. `takes_turns`
+    says that requests are served one at a time, and that each is told of when it is `started`.
     """
 
     def __init__(
-        self, controller: LoadController, *, by_configuration: Mapping[str, LinearStepTime] | None = None
+        self,
+        controller: LoadController,
+        *,
+        by_configuration: Mapping[str, LinearStepTime] | None = None,
+        takes_turns: bool = False,
     ) -> None:
         self.controller, self._by_configuration = controller, by_configuration or {}
         self._served: dict[Hashable, _Served] = {}
@@ -55,7 +60,10 @@ class ServerLoad:
         self._seen: float | None = None
         self._steps_told = False
         self._started = 0
-        self._turns_told, self._holder = False, None  # who has the engine, where requests are served one at a time
+        self._takes_turns, self._holder = (
+            takes_turns,
+            None,
+        )  # who has the engine, where requests are served one at a time
         self._begun_token: tuple[Hashable, float] = (None, 0.0)  # whose, and the seconds that it was computed for
 
     def __len__(self) -> int:
@@ -133,7 +141,7 @@ class ServerLoad:
         """Take note that a request is served from now on and nobody before it ends: it stands first."""
         self._passed(now_seconds)
         ahead = self.controller.ahead
-        self._turns_told, self._holder = True, name
+        self._takes_turns, self._holder = True, name
         if name in ahead:
             work = ahead.work_of(name)
             ahead.remove(name)
@@ -206,7 +214,7 @@ class ServerLoad:
         a_token = pace.step_seconds / pace.prefill_tokens
         (begun, begun_seconds), self._begun_token = self._begun_token, (None, 0.0)
         for name in list(ahead):
-            if self._turns_told and name != self._holder:
+            if self._takes_turns and name != self._holder:
                 return  # it has yet to be started, whatever is thought of the one before it
             seconds += begun_seconds if name == begun else 0.0
             if name in self._decoding:  # its prompt is done, and its answer ends when the host says so

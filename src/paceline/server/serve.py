@@ -197,7 +197,8 @@ def one_at_a_time(policy: str, *, alpha: float, t0_seconds: float) -> ServerLoad
     `t0_seconds` is what its largest configuration takes alone.
     """
     settings = LoadSettings(alpha=alpha, price=price_settings(t0_seconds))
-    return ServerLoad(LoadController(settings, PlannerSettings(chunk_size=1, policy=policy), MILLISECONDS))
+    controller = LoadController(settings, PlannerSettings(chunk_size=1, policy=policy), MILLISECONDS)
+    return ServerLoad(controller, takes_turns=True)
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
