@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from paceline.errors import InvalidValueError
 
+IDLE_IN_A_ROW = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSettings:
@@ -38,21 +40,28 @@ class PriceSettings:
 class WorkPrice:
     """The price of one engine's time, as requests arrive; knows no clock."""
 
-    __slots__ = ("_dual", "settings")
+    __slots__ = ("_dual", "_idle_in_a_row", "settings")
 
     def __init__(self, settings: PriceSettings) -> None:
         self.settings = settings
         self._dual = 0.0
+        self._idle_in_a_row = 0
 
     @property
     def per_second(self) -> float:
         """Accuracy that a second of prefill must bring now."""
-        return max(self.settings.floor, self._dual)
+        return self.settings.floor if self._nobody_waits else max(self.settings.floor, self._dual)
 
-    def take(self, *, work_seconds: float, gap_seconds: float) -> None:
-        """Take note of a request's work, and of the time since the arrival before it."""
+    @property
+    def _nobody_waits(self) -> bool:
+        return self._idle_in_a_row >= IDLE_IN_A_ROW
+
+    def take(self, *, work_seconds: float, gap_seconds: float, found_idle: bool = False) -> None:
+        """Take note of a request's work, of the time since the arrival before it, and whether it found nobody ahead of it."""
         own = self.settings
-        risen = self._dual + own.step * (work_seconds - own.share * gap_seconds)
+        self._idle_in_a_row = self._idle_in_a_row + 1 if found_idle else 0
+        moved = own.step * (work_seconds - own.share * gap_seconds)
+        risen = self._dual + (min(moved, 0.0) if self._nobody_waits else moved)
         self._dual = min(max(0.0, risen), own.ceiling)
 
 

@@ -194,7 +194,7 @@ class LoadController:
         """
         gap = 0.0 if self._last_arrival is None else arrival_seconds - self._last_arrival
         self._last_arrival = arrival_seconds
-        self.price.take(work_seconds=decision.work_seconds, gap_seconds=gap)
+        self.price.take(work_seconds=decision.work_seconds, gap_seconds=gap, found_idle=not self.ahead)
         budget = decision.ttft_budget_seconds
         due = arrival_seconds + budget if decision.promised and budget is not None else None
         self.ahead.add(name, self.key(work, budget, ready_seconds), work, due_seconds=due, after_seconds=after_seconds)

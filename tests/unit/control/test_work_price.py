@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.control.work_price import PriceSettings, WorkPrice, worthiest
+from paceline.control.work_price import IDLE_IN_A_ROW, PriceSettings, WorkPrice, worthiest
 from paceline.errors import InvalidValueError
 
 OPTIONS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2), st.booleans()), min_size=1, max_size=27)
@@ -37,6 +37,25 @@ def test_the_price_rises_under_overload_stays_below_its_ceiling_and_falls_to_the
     for _ in range(200):
         price.take(work_seconds=0.1, gap_seconds=1.0)
     assert price.per_second == 0.5
+
+
+def test_who_asks_again_when_answered_and_makes_nobody_wait_pays_the_floor():
+    price = WorkPrice(PriceSettings(floor=0.5, step=0.3, share=0.5, ceiling=8.0))
+    for _ in range(1_000):  # nearly all of the time is taken
+        price.take(work_seconds=0.1, gap_seconds=0.101, found_idle=True)
+    assert price.per_second == 0.5
+
+
+def test_one_who_finds_somebody_ahead_pays_what_demand_asks_for():
+    price = WorkPrice(PriceSettings(step=0.3, share=0.5, ceiling=8.0))
+    for _ in range(10):
+        price.take(work_seconds=1.0, gap_seconds=0.5)
+    dear = price.per_second
+    for number in range(1, 2 * IDLE_IN_A_ROW):
+        price.take(work_seconds=1.0, gap_seconds=1.1, found_idle=True)
+        assert price.per_second == (0.0 if number >= IDLE_IN_A_ROW else pytest.approx(dear + 0.3 * 0.45 * number))
+    price.take(work_seconds=1.0, gap_seconds=0.5)
+    assert price.per_second == pytest.approx(dear + 0.3 * (0.45 * (IDLE_IN_A_ROW - 1) + 0.75))
 
 
 @pytest.mark.parametrize(

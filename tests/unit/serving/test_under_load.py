@@ -34,7 +34,8 @@ class VirtualTime:
         heapq.heappush(self.sleepers, (when, next(self.numbers), future))
         await future
 
-    async def run(self, tasks):
+    async def run_all(self, coroutines):
+        tasks = [asyncio.ensure_future(each) for each in coroutines]
         while not all(task.done() for task in tasks):
             for _ in range(12):
                 await asyncio.sleep(0)
@@ -91,8 +92,18 @@ def new_line(policy="edf", **price):
     return ServerLoad(LoadController(settings, planner, MILLISECONDS))
 
 
+def poisson(numbers, requests, load):
+    now = 0.0
+    for _ in range(requests):
+        now += numbers.expovariate(load * 1e3 / LARGEST_MS)
+        yield now
+
+
 def served(load, *, requests=500, seed=0, liars=0.0, leavers=0.0, line=None, **engine):
-    """Serve Poisson arrivals that would keep an engine busy `load` of the time under the largest configuration."""
+    """Serve Poisson arrivals that would keep an engine busy `load` of the time under the largest configuration.
+
+    Without a load one client asks again as soon as it is answered.
+    """
     numbers, time = random.Random(seed), VirtualTime()
     desk = calibrated_desk(line=line or new_line(step=2.0))
     app = BudgetMiddleware(Engine(time, seed, **engine), desk, clock=lambda: time.now, wall=lambda: time.now)
@@ -115,14 +126,12 @@ def served(load, *, requests=500, seed=0, liars=0.0, leavers=0.0, line=None, **e
         elif client.sent and not leaves:
             reports.append({"budget_ms": None, "ttft_ms": 1e3 * (time.now - arrival)})
 
-    async def run():
-        arrivals, now = [], 0.0
+    async def in_turn():
         for _ in range(requests):
-            now += numbers.expovariate(load * 1e3 / LARGEST_MS)
-            arrivals.append(now)
-        await time.run([asyncio.ensure_future(ask(arrival)) for arrival in arrivals])
+            await ask(time.now)
 
-    asyncio.run(run())
+    asked = [in_turn()] if load is None else [ask(arrival) for arrival in poisson(numbers, requests, load)]
+    asyncio.run(time.run_all(asked))
     assert not len(desk.ledger) and not len(desk.line) and not desk.line.controller.awaited
     return desk, reports
 
@@ -153,6 +162,14 @@ def test_quality_gives_way_before_time_does():
     light, heavy = (served(load)[1] for load in (0.3, 1.5))
     assert accuracy(light) > accuracy(heavy) + 0.02
     assert share([each for each in heavy if each["budget_ms"] == 300], "within_budget") > 0.97
+
+
+def test_a_client_that_makes_nobody_wait_gets_the_most_accurate_that_fits():
+    desk, reports = served(None, requests=200)
+    roomy = [each for each in reports[50:] if each["budget_ms"] == 300]
+    assert len(roomy) > 20 and desk.line.controller.price.per_second == 0
+    largest = max(CONFIGS, key=lambda config: CONFIGS[config][1])
+    assert {KnobConfig(**each["config"]) for each in roomy} == {largest}
 
 
 def test_clients_that_lie_or_leave_cost_promises_and_nothing_else():
