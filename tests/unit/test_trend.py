@@ -42,6 +42,10 @@ def test_a_figure_that_is_measured_in_another_way_begins_anew():
 
 def test_a_number_is_found_at_its_place_and_nothing_else_is_one():
     assert at({"a": [{"b": 2}]}, ("a", 0, "b")) == 2.0
+    loads = {"loads": [{"share": 0.5, "gain": 1}, {"share": 1.0, "gain": 2}]}
+    assert at(loads, ("loads", ("share", 1.0), "gain")) == 2.0
+    with pytest.raises(KeyError, match="share 3"):
+        at(loads, ("loads", ("share", 3.0), "gain"))
     for place in (("a",), ("a", 0)):
         with pytest.raises(TypeError):
             at({"a": [{"b": 2}]}, place)
