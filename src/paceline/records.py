@@ -111,11 +111,15 @@ class KnobConfig:
         parts = key.split("_") if isinstance(key, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
         if len(parts) != 3:
             raise InvalidValueError("configuration key", key, "'<tier>_<top_k>_<blocks>', for example 'low_8_16'")
-        tier, top_k, blocks = (None if part == "none" else part for part in parts)
+        tier, *numbers = (None if part == "none" else part for part in parts)
         try:
-            return KnobConfig(tier=tier, top_k=top_k and int(top_k), num_active_blocks=blocks and int(blocks))  # pyright: ignore[reportArgumentType]
+            top_k, blocks = (None if number is None else int(number) for number in numbers)
+            found = KnobConfig(tier=tier, top_k=top_k, num_active_blocks=blocks)
         except ValueError as error:
             raise InvalidValueError("configuration key", key, f"'<tier>_<top_k>_<blocks>' ({error})") from error
+        if found.key != key:  # ` 8`, `+8` or `1_0` are not how a key is written
+            raise InvalidValueError("configuration key", key, f"'<tier>_<top_k>_<blocks>', here {found.key!r}")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

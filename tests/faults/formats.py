@@ -372,8 +372,15 @@ def read_table(folder: Path) -> Any:
         "method": held.aggregation_method,
         "datasets": list(held.datasets),
         "chosen_on": held.chosen_on,
-        "certificate": None if held.certificate is None else held.certificate.document(),
+        "certificate": None if held.certificate is None else unsealed(held.certificate.document()),
     }
+
+
+def unsealed(certificate: Any) -> Any:
+    """Return the fields that a certificate holds, but its seal: a field that may be absent and one that is null say the same."""
+    if not isinstance(certificate, dict):
+        return certificate
+    return {name: value for name, value in certificate.items() if name != SEAL and value is not None}
 
 
 def says_table(content: bytes) -> Any:
@@ -386,7 +393,7 @@ def says_table(content: bytes) -> Any:
         "method": held["aggregation_method"],
         "datasets": held["datasets"],
         "chosen_on": held.get("chosen_on"),
-        "certificate": held.get("certificate"),
+        "certificate": unsealed(held.get("certificate")),
     }
 
 

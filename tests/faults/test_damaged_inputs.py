@@ -151,7 +151,8 @@ FOUND = {
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("tiff picture", 394), ("journal", 446), ("questions", 718), ("answers", 145)]
+    ("name", "number"),
+    [("tiff picture", 394), ("journal", 446), ("questions", 718), ("answers", 145), ("bounds", 924), ("table", 1131)],
 )
 def test_what_a_number_found_is_mended(damage: Damage, name: str, number: int) -> None:
     assert damage.case(FORMATS[name], number)[1] is None

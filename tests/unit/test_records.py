@@ -9,7 +9,7 @@ from paceline.fit.learned.artifact import ControllerSettings
 from paceline.fit.learned.settings import GrpoSettings, SupervisedSettings
 from paceline.measure.profiling import ProfilePlan
 from paceline.profiles.splits import Split
-from paceline.records import LARGEST_SEED, KnobGrid, Provenance, is_dataset_name
+from paceline.records import LARGEST_SEED, KnobConfig, KnobGrid, Provenance, is_dataset_name
 from paceline.schedule import PlannerSettings
 from paceline.tune.sweep import SweepPlan
 from paceline.tune.workload import SyntheticLoad
@@ -115,3 +115,16 @@ def test_only_the_lhs_strategy_is_told_how_many_configurations_to_take():
 def test_a_plan_measures_something(name):
     with pytest.raises(InvalidValueError, match=f"{name} is 0; expected"):
         plan(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "key", ["low__16", "low_ 8_16", "low_+8_16", "low_1_0_16", "low_08_16", "low_8_١", "low_8", "_8_16", 8]
+)
+def test_a_key_that_is_not_written_as_keys_are_is_refused(key):
+    with pytest.raises(InvalidValueError, match="configuration key"):
+        KnobConfig.from_key(key)
+
+
+@pytest.mark.parametrize("key", ["low_8_16", "none_8_none", "none_none_none"])
+def test_a_key_is_read_as_it_is_written(key):
+    assert KnobConfig.from_key(key).key == key

@@ -291,7 +291,7 @@ def read_sweep(root: Path) -> tuple[tuple[SweepRun, ...], tuple[str, ...]]:
     if not runs:
         raise RequestFileError(
             root,
-            "; ".join(["no run to compare", *left_out]),
+            "; ".join(["no run to compare", *(each.replace(f"{root}/", "") for each in left_out)]),
             expected="<start time>/<threshold>/*.csv with every metric of a run",
             mend="name the directory that `paceline tune threshold sweep` wrote to, or let the sweep go on",
         )
