@@ -17,7 +17,7 @@ from paceline.measure.load import LoadEffect, effects_under_load
 from paceline.measure.one_pass import answer_measured, measure_generate
 from paceline.models.critical_section import held
 from paceline.models.knobs import applied, lacking_knobs, skipped_blocks
-from paceline.models.loading import PreparedRequest, VisionLanguageModel
+from paceline.models.loading import SETTINGS_FILE, PreparedRequest, VisionLanguageModel
 from paceline.records import KnobConfig, KnobGrid, StageTimes
 from paceline.slo import Interval, percentile, percentile_interval
 
@@ -91,10 +91,20 @@ class Verification:
             f"hooks cost {self.hook_overhead:.2%} of generate() (limit {OVERHEAD_LIMIT:.0%})": self._overhead_too_large(),
         }
         broken = {
-            f"the knob {name} has no effect": check is not None and not check.works
+            f"the knob {name} has no effect{self._why_without(name)}": check is not None and not check.works
             for name, check in self.knobs.items()
         }
         return [sentence for sentence, fails in (checks | broken).items() if fails]
+
+    def _why_without(self, knob: str) -> str:
+        tokens = {each.image_tokens for each in self.tier_tokens}
+        if knob != "tier" or len(tokens) != 1:
+            return ""
+        caps = ", ".join(f"{each.tier} {each.cap}" for each in self.tier_tokens)
+        return (
+            f": the picture takes {tokens.pop()} image tokens under every tier, and no other shape of it moves them; the caps "
+            f"are {caps}: name smaller ones as tier_token_caps in the model's {SETTINGS_FILE}"
+        )
 
     def _overhead_too_large(self) -> bool:
         """Judge by the whole interval: on a noisy machine the point estimate alone would accuse at random."""

@@ -1,12 +1,13 @@
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from statistics import median
 from types import SimpleNamespace
 
 import pytest
 from thread_clock import ThreadClock
 
-from paceline.measure.verify import CACHE_LIMIT, KnobCheck, Verification, overhead_ratios, verify
+from paceline.measure.verify import CACHE_LIMIT, KnobCheck, TierTokens, Verification, overhead_ratios, verify
 from paceline.models.critical_section import replaced
 from paceline.records import KnobGrid
 from paceline.slo import Interval
@@ -44,6 +45,19 @@ def test_a_knob_that_does_nothing_is_found(digits, questions, monkeypatch):
     assert record.knobs["top_k"].works is False
     assert "the knob top_k has no effect" in record.failures
     assert record.knobs["tier"] is None
+
+
+def test_a_tier_that_moves_no_picture_is_told_with_its_caps():
+    tokens = tuple(
+        TierTokens(tier=tier, vision_tokens=30, image_tokens=30, cap=cap)
+        for tier, cap in (("low", 576), ("high", 1152))
+    )
+    idle = {"tier": KnobCheck(works=False, moves_latency=False, detail="")}
+    (told,) = record(knobs=idle, tier_tokens=tokens).failures
+    assert told.startswith("the knob tier has no effect: the picture takes 30 image tokens under every tier")
+    assert "low 576, high 1152" in told and "tier_token_caps in the model's paceline.json" in told
+    moved = (tokens[0], replace(tokens[1], image_tokens=60))
+    assert record(knobs=idle, tier_tokens=moved).failures == ["the knob tier has no effect"]
 
 
 def record(**changes):
