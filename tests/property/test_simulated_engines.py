@@ -9,7 +9,7 @@ from simulated_loads import differences, random_case
 from paceline.errors import PacelineError
 from paceline.simulate import RULES, simulate
 
-CASES = 600  # of them three in ten run out of memory
+CASES = 1_200  # of them three in ten run out of memory
 
 
 def _both(case):
