@@ -72,16 +72,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=34)
     parser.add_argument("--requests", type=int, default=6)
     parser.add_argument("--load", type=int, default=2)
-    parser.add_argument("--patience", type=float, default=5.0)
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=5.0,
+        help="cuts the spinning one off at so many times the one alone; 0: without it",
+    )
     given = parser.parse_args()
     before = os.getloadavg()[0]
     spin = {"OMP_NUM_THREADS": str(os.cpu_count()), "OMP_WAIT_POLICY": "ACTIVE"}
     alone = demo_seconds(given.samples, given.requests, {})
     assert alone is not None
-    with load_of(given.load):
-        beside = demo_seconds(given.samples, given.requests, {})
-        spinning = demo_seconds(given.samples, given.requests, spin, given.patience * alone)
-    assert beside is not None
     document = {
         "command": f"python benchmarks/busy_machine.py {' '.join(sys.argv[1:])}".strip(),
         "commit": own_commit(),
@@ -91,14 +92,22 @@ def main() -> None:
         "samples": given.samples,
         "requests": given.requests,
         "alone_seconds": alone,
-        "beside_seconds": beside,
-        "times_as_long": beside / alone,
-        "spinning_seconds": spinning,
-        "spinning_with": spin,
-        "cut_off_at_seconds": given.patience * alone,
     }
+    with load_of(given.load):
+        beside = demo_seconds(given.samples, given.requests, {})
+        assert beside is not None
+        document |= {"beside_seconds": beside, "times_as_long": beside / alone}
+        written(document)
+        if given.patience:
+            spinning = demo_seconds(given.samples, given.requests, spin, given.patience * alone)
+            cut_off = {"spinning_with": spin, "cut_off_at_seconds": given.patience * alone}
+            written(document | {"spinning_seconds": spinning} | cut_off)
+
+
+def written(document: dict[str, object]) -> None:
+    """Write and print what there is so far: a killed run leaves the first two demonstrations."""
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document, indent=1))
+    print(json.dumps(document, indent=1), flush=True)
 
 
 if __name__ == "__main__":
