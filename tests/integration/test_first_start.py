@@ -38,7 +38,7 @@ def start(profiled_at=None, trained_at=None):
     os._exit(0)
 
 cache, told = Path(sys.argv[1]), Path(sys.argv[1]) / "told"
-for dies in ({"profiled_at": 7}, {"trained_at": 5}, {}, {}):
+for dies in ({"profiled_at": 7}, {"trained_at": 1}, {}, {}):
     told.unlink(missing_ok=True)
     if (child := os.fork()) == 0:
         start(**dies)
