@@ -104,7 +104,7 @@ def main() -> None:
             written(document | {"spinning_seconds": spinning} | cut_off)
 
 
-def written(document: dict[str, object]) -> None:
+def written(document: Mapping[str, object]) -> None:
     """Write and print what there is so far: a killed run leaves the first two demonstrations."""
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(document, indent=1), flush=True)
