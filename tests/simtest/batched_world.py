@@ -1,6 +1,5 @@
 """One seed's world of an engine that serves many at once: the middleware and the desk before it, as `paceline vllm` puts them."""
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -19,6 +18,7 @@ from server_world import MOST_TICKS, WALL, Result, table_of
 from serving_desk import NAMES, FakeSizes
 from simulated_network import Ask, Exchange
 from virtual_loop import LivelockError, VirtualLoop
+from world_notes import WorldNotes
 
 from paceline.records import TIERS
 from paceline.schedule import LoadController, LoadSettings, PlannerSettings, ServerLoad
@@ -80,13 +80,12 @@ class _Served:
         self.desk, self.engine = desk, None
 
 
-class BatchedWorld:
+class BatchedWorld(WorldNotes):
     """An engine, its middleware, its clients and its time."""
 
     def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
         self.seed, self.rng = seed, Random(seed)
-        self.problems: list[tuple[str, str]] = []
-        self._digest, self.lines = hashlib.blake2b(digest_size=16), [] if keep_trace else None
+        super().__init__(keep_trace=keep_trace)
         self.plan = plan = batched_plan(self.rng)
         self.loop = VirtualLoop(Random(seed + 1), shuffled=plan.shuffled)
         self.loop.on_tick = self._each_tick
@@ -135,18 +134,6 @@ class BatchedWorld:
         return 0.0
 
     a_token_ms = 0.0
-
-    def trace(self, *what: Any) -> None:
-        """Note something that happened."""
-        line = repr(what)
-        self._digest.update(line.encode())
-        if self.lines is not None:
-            self.lines.append(line)
-
-    def wrong(self, invariant: str, what: str) -> None:
-        """Note that an invariant does not hold."""
-        if len(self.problems) < 50:
-            self.problems.append((invariant, f"{what} (at {self.loop.now:.6f} s, tick {self.loop.ticks})"))
 
     def run(self) -> Result:
         """Live through it, and return what came of it."""

@@ -1,6 +1,5 @@
 """One seed's world: a server as `paceline serve` puts it together, its clients, its machine, and what goes wrong."""
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
@@ -15,6 +14,7 @@ from fake_engines import FakeModel, Machine, Running
 from serving_desk import FakeSizes, table
 from simulated_network import EXCHANGE, Ask, Exchange
 from virtual_loop import LivelockError, VirtualLoop
+from world_notes import WorldNotes
 
 from paceline.records import TIERS, KnobConfig
 from paceline.server.limits import Limits
@@ -188,13 +188,12 @@ class Life:
             self.trace("log", line)
 
 
-class ServerWorld:
+class ServerWorld(WorldNotes):
     """A server, its clients and its machine in one loop."""
 
     def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
         self.seed, self.rng = seed, Random(seed)
-        self.problems: list[tuple[str, str]] = []
-        self._digest, self.lines = hashlib.blake2b(digest_size=16), [] if keep_trace else None
+        super().__init__(keep_trace=keep_trace)
         self.plan = plan_of(self.rng)
         plan = self.plan
         self.loop = VirtualLoop(Random(seed + 1), shuffled=plan.shuffled, tick_seconds=plan.tick_seconds)
@@ -215,18 +214,6 @@ class ServerWorld:
     def life(self) -> Life:
         """The present life of the server."""
         return self.lives[-1]
-
-    def trace(self, *what: Any) -> None:
-        """Note something that happened; the same seed notes the same."""
-        line = repr(what)
-        self._digest.update(line.encode())
-        if self.lines is not None:
-            self.lines.append(line)
-
-    def wrong(self, invariant: str, what: str) -> None:
-        """Note that an invariant does not hold."""
-        if len(self.problems) < 50:
-            self.problems.append((invariant, f"{what} (at {self.loop.now:.6f} s, tick {self.loop.ticks})"))
 
     def wall(self) -> float:
         """The time of day, which jumps."""
