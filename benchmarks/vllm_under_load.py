@@ -12,11 +12,15 @@ repetition; every way of serving gets the same arrivals, questions and budgets, 
 each repetition. Ways are compared by the difference of their values on these same requests, with Student's interval over
 repetitions: requests of one repetition share a queue. A time to first token runs by the client's clock from when the request
 was to be sent to the first token that is read. Budgets are 0.5, 1, 2 and 4 times T0, the whole model's median alone, or none,
-with equal chance. Value is accuracy where the budget was kept, 0 where it was missed or the request refused. Ways:
+with equal chance. No two requests have the same picture, whichever server they go to: prefixes and encodings that an engine
+keeps serve none of them. Value is accuracy where the budget was kept, 0 where it was missed or the request refused. Ways:
 
-- `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, a price floor);
-- `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: one small configuration for all, by the clients'
-  knobs on Paceline's server.
+- `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, a price floor, 20 T0
+  for requests without a budget);
+- `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: the smallest configuration for all, by the
+  clients' knobs on a Paceline server of its own.
+
+The first third of each run, while queues fill and the price of time rises, is counted apart from the rest.
 
 `digits` is the embedded model, whose answers are judged. `wide` is a random model whose kernels dominate a step (`wide_vlm.py`):
 its accuracies are those of the embedded model's configurations, assumed, and no answer is judged: a value there is that of the
@@ -47,6 +51,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 from command_line import command_line
+from PIL import Image
 from wide_vlm import write_wide_vlm
 
 from paceline.control.table import LookupTable
@@ -69,6 +74,8 @@ SEED, NEW_TOKENS, START_SECONDS, TIMEOUT_SECONDS = 3407, 6, 900, 300
 LOADS, BUDGETS_T0 = (0.8, 1.2, 1.8), (0.5, 1.0, 2.0, 4.0, None)
 WAYS = ("paceline", "whole", "capped", "low")
 CAP = 8
+TURNS, DEFAULT_BUDGET_T0 = 5, 20.0
+FIRST_SHARE = 1 / 3  # of a run, counted apart
 ALPHA, FLOOR_T0 = 0.1, 0.07  # the floor: accuracy that T0 of prefill must bring
 CAPACITY_CLIENTS = 16
 FLAGS = ("--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", "--mm-processor-cache-gb", "0")
@@ -118,21 +125,29 @@ class Model:
         sets = ("digits_read", "digits_count", "digits_exist")
         self.questions = [each for one in sets for each in digit_questions(one, split="test", count=60, seed=SEED)]
         random.Random(SEED).shuffle(self.questions)
-        self.urls = [self._url(question, number) for number, question in enumerate(self.questions)]
+        self.pictures = [self._picture(question, number) for number, question in enumerate(self.questions)]
+        self._bodies = 0
 
-    def _url(self, question: VisualQuestion, number: int) -> tuple[str, tuple[int, int]]:
-        picture, sides = question.picture, SIDES[self.name]
-        if sides is not None:
-            own = random.Random(number)
-            picture = picture.resize((own.randint(*sides), own.randint(*sides)))
+    def _picture(self, question: VisualQuestion, number: int) -> Image.Image:
+        picture, sides = question.picture.convert("RGB"), SIDES[self.name]
+        if sides is None:
+            return picture
+        own = random.Random(number)
+        return picture.resize((own.randint(*sides), own.randint(*sides)))
+
+    def _url(self, number: int) -> str:
+        """Return a picture that no other request has: the colour of one corner counts them."""
+        self._bodies += 1
+        picture = self.pictures[number].copy()
+        picture.putpixel((0, 0), tuple(self._bodies.to_bytes(3)))
         file = io.BytesIO()
         picture.save(file, "PNG")
-        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), picture.size
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
     def body(self, number: int, *, budget_ms: float | None = None, config: KnobConfig | None = None) -> bytes:
         """Return a streamed chat about one question, with a budget or with knobs."""
         number %= len(self.questions)
-        url, size = self.urls[number]
+        url, size = self._url(number), self.pictures[number].size
         asked: Row = {
             "model": "m",
             "messages": [
@@ -147,6 +162,7 @@ class Model:
             "temperature": 0,
             "max_tokens": NEW_TOKENS,
             "stream": True,
+            "ignore_eos": self.name != "digits",  # answers that mean nothing are all of one length
         }
         if budget_ms is not None:
             asked["latency_budget_ms"] = budget_ms
@@ -184,7 +200,7 @@ class Model:
                     config=config,
                     accuracy=self.accuracies[config.key],
                     latency_ms=times_ms[config],
-                    num_samples=3,
+                    num_samples=TURNS,
                     accuracy_std=0.0,
                     latency_std_ms=0.0,
                 )
@@ -195,7 +211,7 @@ class Model:
                 tolerance=0.05,
                 latency_kind="ttft",
                 datasets=("digits",),
-                num_profiling_results=3 * len(self.configs),
+                num_profiling_results=TURNS * len(self.configs),
                 provenance=({"model": self.name, "block_ranking": ranking},),
             ),
         )
@@ -280,12 +296,22 @@ async def ask(port: int, body: bytes, *, since: float | None = None) -> Answered
             document = json.loads(line.removeprefix(b"data: "))
             report = document.get("paceline", report)
             for choice in document.get("choices", []):
-                if content := choice.get("delta", {}).get("content"):
-                    text += content
-                    ttft_ms = 1e3 * (time.perf_counter() - since) if ttft_ms is None else ttft_ms
+                delta = choice.get("delta", {})
+                if "role" not in delta and ttft_ms is None:  # a token, though it may be no whole letter yet
+                    ttft_ms = 1e3 * (time.perf_counter() - since)
+                text += delta.get("content") or ""
     finally:
         writer.close()
     return Answered(status=status, ttft_ms=ttft_ms, text=text, report=report)
+
+
+def ttft_ms_of(answered: Answered) -> float:
+    """Return the time to first token of a request that must have been served."""
+    if answered.ttft_ms is None:
+        raise SystemExit(
+            f"a request of an idle server came to nothing (status {answered.status}): see its log in FOLDER"
+        )
+    return answered.ttft_ms
 
 
 async def open_loop(port: int, requests: Sequence[Asked]) -> list[Answered]:
@@ -310,7 +336,7 @@ async def closed_loop(port: int, bodies: Sequence[bytes], clients: int) -> float
 
     async def client() -> None:
         while left:
-            await ask(port, left.pop())
+            ttft_ms_of(await ask(port, left.pop()))
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return len(bodies) / (time.perf_counter() - begun)
@@ -357,10 +383,9 @@ async def _alone(model: Model, port: int) -> dict[KnobConfig, float]:
     for number in range(6):
         await ask(port, model.body(number))
     found: dict[KnobConfig, list[float]] = {config: [] for config in model.configs}
-    for turn in range(3):
-        for number, config in enumerate(model.configs):
-            answered = await ask(port, model.body(turn * 31 + number, config=config))
-            found[config].append(answered.ttft_ms or 0.0)
+    for turn in range(TURNS):  # every configuration gets the same questions, and pictures of the same sizes
+        for config in random.Random(turn).sample(model.configs, len(model.configs)):
+            found[config].append(ttft_ms_of(await ask(port, model.body(31 * turn, config=config))))
     return {config: statistics.median(times) for config, times in found.items()}
 
 
@@ -474,7 +499,9 @@ def repeat(model: Model, ports: Mapping[str, int], t0_ms: float, found: Row, pla
         )
         asked = requests_of(model, way, drawn)
         answered = asyncio.run(open_loop(ports[way], asked))
-        row = {"load": load, "way": way} | figures(model, way, asked, answered)
+        first = round(FIRST_SHARE * len(asked))
+        row = {"load": load, "way": way} | figures(model, way, asked[first:], answered[first:])
+        row["first"] = figures(model, way, asked[:first], answered[:first])
         found["runs"].append(row)
         plan.write()
         print(
@@ -484,7 +511,7 @@ def repeat(model: Model, ports: Mapping[str, int], t0_ms: float, found: Row, pla
 
 def warmed(model: Model, ports: Mapping[str, int], *, rate: float, t0_ms: float, alone: int, beside: int) -> None:
     """Let every server answer some requests, and Paceline's enough for its bounds."""
-    for name in ports.keys() & {"whole", "capped"}:
+    for name in ports.keys() - {"paceline"}:
         asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
     asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
     drawn = arrivals(model, rate=rate, count=beside, t0_ms=t0_ms, seed=1)
@@ -504,18 +531,22 @@ def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: i
     section: Row = {"client_knobs": True, "policy": "edf"} | ({"step_time": step_time} if step_time else {})
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
     section["price_floor"] = FLOOR_T0 / (largest_ms / 1e3)
-    own |= {"step_time": step_time, "price_floor": section["price_floor"], "requests_a_run": plan.requests}
+    own |= {
+        "step_time": step_time,
+        "price_floor": section["price_floor"],
+        "requests_a_run": plan.requests,
+        "first_share": FIRST_SHARE,
+    }
     commands = {
-        "paceline": model.ours(table, section),
+        "paceline": model.ours(table, {**section, "default_budget_ms": DEFAULT_BUDGET_T0 * largest_ms}),
+        "low": model.ours(table, section),
         "whole": model.stock(table),
         "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
     }
-    if "capped" not in plan.ways:
-        del commands["capped"]
+    commands = {way: words for way, words in commands.items() if way in {*plan.ways, "paceline", "whole"}}
     with served(commands, model.folder) as ports:
-        ports["low"] = ports["paceline"]
         if "t0_ms" not in own:
-            times = [asyncio.run(ask(ports["whole"], model.body(each))).ttft_ms or 0.0 for each in range(25)][5:]
+            times = [ttft_ms_of(asyncio.run(ask(ports["whole"], model.body(each)))) for each in range(25)][5:]
             own["t0_ms"] = statistics.median(times)
         capacity = asyncio.run(
             closed_loop(ports["whole"], [model.body(each) for each in range(2 * CAPACITY_CLIENTS)], CAPACITY_CLIENTS)
@@ -534,8 +565,9 @@ def shared(hits: int, count: int) -> tuple[float, float, float] | None:
 
 
 def summary(own: Row, load: float, way: str) -> Row:
-    """Return the pooled figures of a way at a load."""
+    """Return the pooled figures of a way at a load, and the value and the attainment of the first third of each run."""
     runs = [run for each in own["repetitions"] for run in each["runs"] if (run["load"], run["way"]) == (load, way)]
+    begun = [run["first"] for run in runs]
     counts = ("requests", "limited", "kept", "promised", "promises_kept", "refused")
     total = {key: sum(run[key] for run in runs) for key in counts}
     value = sum(sum(run["values"]) for run in runs)
@@ -544,6 +576,7 @@ def summary(own: Row, load: float, way: str) -> Row:
         "attainment": shared(total["kept"], total["limited"]),
         "accuracy": value / total["kept"] if total["kept"] else None,
         "value": value / total["limited"],
+        "first_value": sum(sum(run["values"]) for run in begun) / sum(run["limited"] for run in begun),
         "promised": total["promised"] / total["limited"],
         "promises_kept": shared(total["promises_kept"], total["promised"]),
         "refused": total["refused"] / total["requests"],
@@ -578,8 +611,8 @@ def show(document: Row) -> None:
         )
         accuracy_of = "accuracy in budget" + ("" if name == "digits" else ", assumed")
         print(
-            f"| load | way | requests | attainment (95 %) | {accuracy_of} | value | promised; kept | refused | TTFT P50 / P95 / "
-            "P99, × T0 |"
+            f"| load | way | requests | attainment (95 %) | {accuracy_of} | value (first third) | promised; kept | refused | "
+            "TTFT P50 / P95 / P99, × T0 |"
         )
         print("|---" * 9 + "|")
         there = {(run["load"], run["way"]) for each in begun for run in each["runs"]}
@@ -604,7 +637,7 @@ def _cells(load: float, way: str, each: Row) -> list[str]:
         str(each["requests"]),
         f"{share:.3f} ({low:.3f} to {high:.3f})",
         "–" if each["accuracy"] is None else f"{each['accuracy']:.2f}",
-        f"{each['value']:.3f}",
+        f"{each['value']:.3f} ({each['first_value']:.3f})",
         promises,
         f"{each['refused']:.0%}",
         "–" if each["ttft_t0"] is None else " / ".join(f"{value:.1f}" for value in each["ttft_t0"]),
@@ -630,7 +663,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     results: Path = arguments.results
     document: Row = json.loads(results.read_text()) if results.is_file() else {"models": {}}
-    document["models"] = {name: own for name, own in document["models"].items() if "requests_a_run" in own}
+    document["models"] = {name: own for name, own in document["models"].items() if "first_share" in own}
     document |= {"command": command_line("vllm_under_load.py"), "alpha": ALPHA, "cores": os.cpu_count()}
     plan = Plan(
         loads=arguments.loads,

@@ -34,6 +34,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)] = 8000,
     alpha: Annotated[float, typer.Option(help="Share of promised budgets that may be missed.")] = 0.05,
+    default_budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Budget of chats that ask for none.", show_default="the whole model answers them"),
+    ] = None,
     certified_only: Annotated[
         bool, typer.Option("--certified-only", help="Take nothing that the table's certificate does not hold.")
     ] = False,
@@ -69,6 +73,7 @@ def serve(
     settings = ServerSettings(
         name=served_model_name or model,
         alpha=alpha,
+        default_budget_ms=default_budget_ms,
         policy=policy,
         keys=() if api_key_file is None else read_keys(api_key_file),
         allowed_urls=tuple(allow_urls or ()),

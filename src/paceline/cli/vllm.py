@@ -29,6 +29,10 @@ def serve(
     alpha: Annotated[
         float | None, typer.Option(help="Share of promised budgets that may be missed.", show_default="0.05")
     ] = None,
+    default_budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Budget of chats that ask for none.", show_default="the whole model answers them"),
+    ] = None,
     certified_only: Annotated[
         bool, typer.Option("--certified-only", help="Take nothing that the table's certificate does not hold.")
     ] = False,
@@ -37,7 +41,12 @@ def serve(
     """Print the `vllm serve` command that serves MODEL under latency budgets, and run it; other options are vLLM's."""
     require_vllm()
     words = serve_command(
-        model, controller=controller, alpha=alpha, certified_only=certified_only, arguments=context.args
+        model,
+        controller=controller,
+        alpha=alpha,
+        default_budget_ms=default_budget_ms,
+        certified_only=certified_only,
+        arguments=context.args,
     )
     say(shlex.join(words))
     if not print_only:

@@ -28,8 +28,9 @@ class TableEntry:
     def __post_init__(self) -> None:
         if not math.isfinite(self.accuracy):
             raise InvalidValueError("accuracy", self.accuracy, "a finite number")
-        spreads = {"accuracy_std": self.accuracy_std, "latency_std": self.latency_std_ms}
-        for name, value in {"latency": self.latency_ms, **spreads}.items():
+        if not (math.isfinite(self.latency_ms) and self.latency_ms > 0):
+            raise InvalidValueError("latency", self.latency_ms, "a finite number above 0: nothing takes no time")
+        for name, value in {"accuracy_std": self.accuracy_std, "latency_std": self.latency_std_ms}.items():
             if not (math.isfinite(value) and value >= 0):
                 raise InvalidValueError(name, value, "a finite number of at least 0")
         if self.num_samples < 1:

@@ -2,9 +2,9 @@
 
 A budget counts from the arrival and covers waiting. What is promised is that the first token comes within it with
 probability 1 − α, by the scores of its class and by how earlier promises were kept (`PromiseAccounts`); nothing is promised while
-a class of requests has too few scores, nor where no configuration's bound fits. A request that even its fastest configuration
-would not serve in time by the point estimate is relegated: it gives up its place in the order, for late anyway it would make
-others late. On the upper bound that would be done to many that are served in time.
+a class of requests has too few scores, nor where no configuration's bound fits. A request that no configuration is predicted to
+serve in time is relegated: it gets the one of least work and gives up its place in the order, for late anyway it would make
+others late. By the upper bound that would be done to many that are served in time.
 
 A host tells what happens: `decide` and `admit` at an arrival, `computed` as prompts get on, `finished` for a first token, and
 `stepped` after each step. Nothing here reads a clock.
@@ -146,14 +146,16 @@ class LoadController:
         budget = ttft_budget_seconds
         found = self.outlooks(candidates, budget, ready_seconds, pace)
         predicted = [ahead_seconds + self.drift.factor * each.wait_seconds for each in found]
-        fastest = min(range(len(found)), key=predicted.__getitem__)
-        if budget is not None and self.settings.relegates and predicted[fastest] > budget:
+        works = [each.work_seconds for each in found]
+        # not the one that is predicted first: a larger prompt may stand in a step that others would fill without it
+        fastest = min(range(len(found)), key=works.__getitem__)
+        if budget is not None and self.settings.relegates and min(predicted) > budget:
             return self._relegated(candidates, fastest, ahead_seconds, ready_seconds, pace)
         factor = self._factor(budget)
         slack = self._slack(budget, ready_seconds, pace)
         leaves = [each.work_seconds <= slack for each in found]
         fits = _fitting(predicted, leaves, budget, factor)
-        price, works = self.price.per_second, [each.work_seconds for each in found]
+        price = self.price.per_second
         worths = self._worths(candidates, predicted, budget)
         chosen = worthiest(worths, works, fits, price_per_second=price)
         if budget is None:

@@ -60,6 +60,7 @@ class ServerSettings:
 
     name: str
     alpha: float = DEFAULT_ALPHA
+    default_budget_ms: float | None = None
     policy: str = "edf"
     keys: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
@@ -151,6 +152,7 @@ def server_over(
         controllers=controllers,
         sizes=sizes,
         alpha=settings.alpha,
+        default_budget_ms=settings.default_budget_ms,
         names=NAMES,
         line=one_at_a_time(settings.policy, alpha=settings.alpha, t0_seconds=largest_ms(first, sizes) / 1e3),
         after_seconds=lambda: host.counts.mean_decode_ms / 1e3,

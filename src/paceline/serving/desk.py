@@ -36,7 +36,7 @@ from paceline.serving.rewriting import KnobNames, rewrite
 from paceline.serving.ticket import Reading, Ticket
 from paceline.serving.verdict import Verdict, contended, infeasible, why_none_beside
 from paceline.wire.body import Fields, body_of, fields_of, may_matter, strip_knobs, value_of
-from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, read_budget
+from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, default_budget, read_budget
 from paceline.wire.cut_body import CutBody, cut_out
 from paceline.wire.metrics import PromiseMetrics
 from paceline.wire.report import Promise
@@ -59,7 +59,8 @@ class Desk:
     waiting beyond its first token, where they are served one at a time. `price_at` says how an engine's time is priced where T0,
     what the largest configuration takes for a picture of a megapixel alone, is so many seconds: a price by the second means
     something else on a slower machine, and T0 is learned here. `most_pictures` are what the engine takes in one request, None
-    for any number.
+    for any number. `default_budget_ms` is given to chats that ask for no budget, where they can be decided on; None leaves them
+    whole.
     """
 
     def __init__(
@@ -74,9 +75,13 @@ class Desk:
         line: ServerLoad | None = None,
         after_seconds: Callable[[], float] = lambda: 0.0,
         price_at: Callable[[float], PriceSettings] | None = None,
+        default_budget_ms: float | None = None,
     ) -> None:
         self.controllers, self.sizes, self.alpha, self.names = dict(controllers), sizes, alpha, names
         self.client_knobs, self.most_pictures, self.after_seconds = client_knobs, most_pictures, after_seconds
+        self.default_budget = default_budget(default_budget_ms)
+        if self.default_budget is not None:
+            self._require_kind(self.default_budget)
         plain = LoadController(LoadSettings(alpha=alpha), PlannerSettings(chunk_size=1), MILLISECONDS)
         self.line = ServerLoad(plain) if line is None else line
         self.ledger = Ledger()
@@ -106,7 +111,7 @@ class Desk:
         if asked is not None and asked.from_proxy and asked.kind not in self.controllers:
             asked = None  # a proxy's ceiling on every request asks nobody for a promise that cannot be given
         if asked is None:
-            return self._stripped(body, cut, fields)
+            return self._unasked(body, cut, fields)
         fields = fields_of(cut.text) if fields is None else fields
         if fields is None:  # no JSON: the engine's server says so
             return Reading(body=body)
@@ -115,6 +120,11 @@ class Desk:
             raise RequestRefusedError(message, status=413, code="request_too_large")
         self._require_kind(asked)
         return Reading(body=body, asked=asked, fields=fields, cut=cut)
+
+    def whole(self, reading: Reading) -> Reading:
+        """Return a request that was given a budget and cannot be decided on, as one without."""
+        assert reading.cut is not None
+        return self._stripped(reading.body, reading.cut, reading.fields)
 
     def accept(self, reading: Reading, *, received_seconds: float, now_seconds: float) -> Ticket:
         """Decide a request with a budget and enter it in the ledger and the line, until `finish`.
@@ -252,6 +262,14 @@ class Desk:
         kept = dict(fields)
         stripped = strip_knobs(kept)
         return Reading(body=cut.whole(body_of(kept)) if stripped else body, stripped=stripped)
+
+    def _unasked(self, body: bytes, cut: CutBody, fields: Fields | None) -> Reading:
+        """Return a chat without a budget, with the server's if it has one: not if it is too long or its caller sets the knobs."""
+        if self.default_budget is not None and len(body) <= LARGEST_BODY_BYTES:
+            fields = fields_of(cut.text) if fields is None else fields
+            if fields is not None and not (self.client_knobs and strip_knobs(dict(fields))):
+                return Reading(body=body, asked=self.default_budget, fields=fields, cut=cut)
+        return self._stripped(body, cut, fields)
 
     def _require_kind(self, asked: AskedBudget) -> None:
         if asked.kind not in self.controllers:

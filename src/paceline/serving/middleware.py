@@ -87,6 +87,7 @@ class BudgetMiddleware:
         received = scope.get(RECEIVED, now)
         body = b"".join(parts)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        reading: Reading | None = None
         try:
             reading = self.desk.read(path, scope["headers"], body)
             if reading.asked is None:
@@ -94,7 +95,10 @@ class BudgetMiddleware:
                 return
             ticket = self.desk.accept(reading, received_seconds=received, now_seconds=now)
         except RequestRefusedError as refused:
-            await refusal(send, refused)
+            if reading is not None and reading.asked is not None and reading.asked.by_default:
+                await self._without_budget(path, scope, self.desk.whole(reading), receive, send)
+            else:
+                await refusal(send, refused)
             return
         try:
             self.desk.metrics.decision_seconds.observe(self.clock() - received)

@@ -41,6 +41,7 @@ from paceline.vllm_plugin.relied_on_server import (
 )
 from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET_MS
 from paceline.vllm_plugin.settings import WEIGHT_KEYS, read_step_time, section
+from paceline.wire.budget import default_budget
 
 PRICE_KEYS = ("price_floor", "price_step", "price_share")
 MODULE_SCHEDULER = "paceline.vllm_plugin.scheduler"
@@ -51,6 +52,7 @@ logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
 class BudgetSettings:
     """What an API server is told: whose choice, at which α it bounds, whether clients may set knobs themselves, and whether
     nothing is taken but what the controller's certificate holds.
+    `default_budget_ms` is the budget of a chat that asks for none, None for no budget.
 
     `price_floor` (accuracy a second), `price_step` (accuracy a second²; None for one by the model's own times) and `price_share`
     (of time) are of the price of an engine's time: `paceline.control.work_price`.
@@ -58,6 +60,7 @@ class BudgetSettings:
 
     controller: Path
     alpha: float = DEFAULT_ALPHA
+    default_budget_ms: float | None = None
     client_knobs: bool = False
     certified_only: bool = False
     price_floor: float = 0.0
@@ -114,6 +117,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         alpha=settings.alpha,
         names=KnobNames(top_k=TOP_K, active_blocks=ACTIVE_BLOCKS, ttft_budget_ms=TTFT_BUDGET_MS),
         client_knobs=settings.client_knobs,
+        default_budget_ms=settings.default_budget_ms,
         most_pictures=most_pictures(model),
         line=line,
         price_at=partial(
@@ -150,9 +154,11 @@ def read_budget_settings(cells: Mapping[str, Any]) -> BudgetSettings:
         raise InvalidValueError('additional_config["paceline"]["alpha"]', alpha, "a probability, for example 0.05")
     if alpha is not None:
         require_alpha(alpha)
+    default_budget(cells.get("default_budget_ms"))  # in range
     return BudgetSettings(
         controller=Path(controller),
         alpha=alpha or DEFAULT_ALPHA,
+        default_budget_ms=cells.get("default_budget_ms"),
         client_knobs=client_knobs,
         certified_only=certified_only,
         **_price(cells),

@@ -16,6 +16,7 @@ from paceline.errors import EngineError, InvalidValueError, MissingExtraError
 from paceline.json_document import parsed_json
 from paceline.models.loading import EMBEDDED
 from paceline.vllm_plugin.checkpoints import write_for_vllm
+from paceline.wire.budget import default_budget
 
 MODULE = "paceline.vllm_plugin"
 SECTION = "paceline"
@@ -41,14 +42,15 @@ def serve_command(
     *,
     controller: Path,
     alpha: float | None = None,
+    default_budget_ms: float | None = None,
     certified_only: bool = False,
     arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return the words of `vllm serve` for a model under a controller, with further arguments of vLLM's own.
 
     The embedded model is first written as vLLM loads it, once, into the user's cache. With `certified_only` nothing is served but
-    what the controller's certificate holds. Raises EngineError or InvalidValueError
-    for arguments that budgets cannot stand beside, and what `load_controller` raises.
+    what the controller's certificate holds; `default_budget_ms` is the budget of chats that ask for none. Raises EngineError or
+    InvalidValueError for arguments that budgets cannot stand beside, and what `load_controller` raises.
     """
     chosen = load_controller(controller, alpha=DEFAULT_ALPHA if alpha is None else alpha, certified_only=certified_only)
     given = [
@@ -56,6 +58,7 @@ def serve_command(
         for word in arguments
     ]
     _refuse(given)
+    default_budget(default_budget_ms)  # in range
     config, rest = _taken_out(given, CONFIG)
     served, flags = _served(model)
     words = [*_program(), "serve", served]
@@ -66,6 +69,7 @@ def serve_command(
     words += ["--middleware", f"{MODULE}.budgets", "--trust-request-mm-kwargs", "--enable-per-request-metrics"]
     words += ["--enable-logging-iteration-details"]  # the middleware learns from steps, and keeps them out of the log
     ours = {} if alpha is None else {"alpha": alpha}
+    ours |= {} if default_budget_ms is None else {"default_budget_ms": default_budget_ms}
     ours |= {"certified_only": True} if certified_only else {}
     return [*words, CONFIG, json.dumps(_settings(config, chosen, controller, ours)), *rest]
 

@@ -26,7 +26,15 @@ PLANNER_KEYS = (
 LOG_KEYS = ("step_log", "request_log")
 KNOB_KEYS = ("block_ranking", "controller")  # not the scheduler's: the worker's, and whoever chooses for requests
 # the API server's, beside the controller
-BUDGET_KEYS = ("alpha", "client_knobs", "certified_only", "price_floor", "price_step", "price_share")
+BUDGET_KEYS = (
+    "alpha",
+    "default_budget_ms",
+    "client_knobs",
+    "certified_only",
+    "price_floor",
+    "price_step",
+    "price_share",
+)
 KEYS = (*PLANNER_KEYS, *WEIGHT_KEYS, "step_time", *LOG_KEYS, *KNOB_KEYS, *BUDGET_KEYS)
 
 

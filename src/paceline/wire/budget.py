@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from paceline.errors import RequestRefusedError
+from paceline.errors import InvalidValueError, RequestRefusedError
 
 BUDGET_FIELD, KIND_FIELD, INFEASIBLE_FIELD = "latency_budget_ms", "latency_budget_kind", "on_infeasible"
 BUDGET_FIELDS = (BUDGET_FIELD, KIND_FIELD, INFEASIBLE_FIELD)
@@ -25,13 +25,15 @@ OnInfeasible = Literal["degrade", "refuse"]
 class AskedBudget:
     """The milliseconds that one request asks for, of its time to first token or of the whole, and what to do if none fits.
 
-    `from_proxy` marks a ceiling that stands in a header alone, which proxies add to every request.
+    `from_proxy` marks a ceiling that stands in a header alone, which proxies add to every request; `by_default` a budget that the
+    request did not ask for: the server gives it to those without one.
     """
 
     ms: float
     kind: BudgetKind = "ttft"
     on_infeasible: OnInfeasible = "degrade"
     from_proxy: bool = False
+    by_default: bool = False
 
 
 def read_budget(fields: Mapping[str, object], headers: Iterable[tuple[bytes, bytes]]) -> AskedBudget | None:
@@ -56,6 +58,15 @@ def read_budget(fields: Mapping[str, object], headers: Iterable[tuple[bytes, byt
             from_proxy = each == "total" and in_body is None and kind is None
             return AskedBudget(ms=said[each][0][1], kind=each, on_infeasible=on_infeasible, from_proxy=from_proxy)  # pyright: ignore[reportArgumentType]
     return None
+
+
+def default_budget(ms: float | None) -> AskedBudget | None:
+    """Return what a server gives requests that ask for nothing, None for nothing; raises InvalidValueError out of range."""
+    if ms is None:
+        return None
+    if isinstance(ms, bool) or not isinstance(ms, int | float) or not 0 < ms <= LARGEST_BUDGET_MS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValueError("default_budget_ms", ms, EXPECTED)
+    return AskedBudget(ms=float(ms), by_default=True)
 
 
 def _require_one(kind: str | None, said: Mapping[str, list[tuple[str, float]]]) -> None:

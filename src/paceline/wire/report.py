@@ -85,6 +85,8 @@ class Promise:
             "alpha": self.alpha,
             "calibration_n": self.calibration_n,
         }
+        if self.asked.by_default:
+            document["budget_by_default"] = True
         if self.why_not is not None:
             document["not_promised_because"] = self.why_not
         if self.cap_tokens is not None:

@@ -166,6 +166,7 @@ def test_tables_without_entries_or_with_doubles_cannot_be_built() -> None:
     [
         {"accuracy": math.nan},
         {"latency_ms": -1.0},
+        {"latency_ms": 0.0},
         {"latency_std_ms": math.inf},
         {"accuracy_std": -1.0},
         {"num_samples": 0},

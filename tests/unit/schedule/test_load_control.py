@@ -69,6 +69,21 @@ def test_relegation_is_by_the_point_estimate_never_by_the_bound():
     assert stays.ttft_budget_seconds == 0.99 * fastest and not stays.promised
 
 
+def test_who_is_late_anyway_gets_the_least_work_though_more_would_stand_in_a_step_as_long():
+    controller = calibrated()
+    behind = PrefillWork(tokens=1000, factor=5.0)  # fills up the step of whoever stands before it
+    first = decided(controller, 1.0, candidates=[LoadCandidate(accuracy=0.9, work=behind)])
+    controller.admit("behind", first, behind, arrival_seconds=0.0, ready_seconds=0.0)
+    works = [PrefillWork(tokens=250), PrefillWork(tokens=100)]
+    larger, smaller = (
+        decided(controller, 0.5, candidates=[LoadCandidate(accuracy=0.5, work=work)]).predicted_seconds
+        for work in works
+    )
+    assert larger < smaller
+    late = decided(controller, 0.9 * larger, candidates=[LoadCandidate(accuracy=0.5, work=work) for work in works])
+    assert (late.unpromised, late.chosen) == ("relegated", 1)
+
+
 def test_a_request_does_not_take_the_time_that_was_promised_to_those_behind_it():
     controller = calibrated()
     first = decided(controller, 0.15)

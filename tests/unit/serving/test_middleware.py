@@ -5,6 +5,7 @@ import pytest
 from serving_desk import CONFIGS, Client, FakeServer, calibrated_desk, chat, new_desk, picture_url, table
 
 from paceline.control.work_price import PriceSettings
+from paceline.errors import InvalidValueError, RequestRefusedError
 from paceline.schedule import LoadCandidate, LoadController, LoadSettings, PlannerSettings, ServerLoad
 from paceline.schedule.server_load import MILLISECONDS
 from paceline.serving.answer import EngineTimes
@@ -334,6 +335,43 @@ def test_beside_others_nothing_is_promised_before_such_requests_were_answered():
     assert report["promised"] and report["bound_ms"] == pytest.approx(1.1 * report["expected_ms"])
     tight = ask(chat(115), desk=desk)[0].document["paceline"]
     assert tight["promised"] and tight["config"]["tier"] != "high" and tight["bound_ms"] <= 115
+
+
+def test_a_servers_own_budget_is_that_of_chats_that_ask_for_none():
+    desk = calibrated_desk(default_budget_ms=25)
+    report = ask(chat(), desk=desk)[0].document["paceline"]
+    assert (report["budget_ms"], report["budget_by_default"], report["config"]["tier"]) == (25, True, "medium")
+    asked = ask(chat(500), desk=desk)[0].document["paceline"]
+    assert asked["budget_ms"] == 500 and "budget_by_default" not in asked
+    assert not len(desk.ledger) and not len(desk.line)
+
+
+@pytest.mark.parametrize("body", UNTOUCHED[2:-1])
+def test_a_servers_own_budget_refuses_nobody_and_leaves_whole_what_it_cannot_decide(body):
+    desk = calibrated_desk(default_budget_ms=25)
+    client, server = ask(body, desk=desk)
+    assert server.received[0][1] == body and client.status == 200
+    assert not any(name.startswith("x-paceline-config") for name in client.headers)
+    knobs = chat(vllm_xargs={"paceline_top_k": 2})
+    knobs["messages"][0]["content"][0]["image_url"]["url"] = "https://localhost/unknown.png"
+    received = json.loads(ask(knobs, desk=desk)[1].received[0][1])
+    assert received == {**knobs, "vllm_xargs": {}}
+    assert not len(desk.ledger) and not len(desk.line)
+
+
+def test_a_servers_own_budget_leaves_alone_who_sets_the_knobs_and_other_routes():
+    desk = calibrated_desk(default_budget_ms=25, client_knobs=True)
+    knobs = chat(vllm_xargs={"paceline_top_k": 2})
+    assert json.loads(ask(knobs, desk=desk)[1].received[0][1]) == knobs
+    assert json.loads(ask(chat(), desk=desk, path="/v1/completions")[1].received[0][1]) == chat()
+
+
+@pytest.mark.parametrize("budget", [0, -5, float("nan"), 4e6, True, "25"])
+def test_a_servers_own_budget_is_one_that_a_request_could_ask_for(budget):
+    with pytest.raises(InvalidValueError, match="default_budget_ms"):
+        new_desk(default_budget_ms=budget)
+    with pytest.raises(RequestRefusedError, match="total"):
+        new_desk(default_budget_ms=25, controllers={"total": table()})
 
 
 def test_a_request_without_a_budget_counts_as_one_under_the_largest_configuration():
