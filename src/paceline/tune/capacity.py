@@ -42,6 +42,7 @@ from paceline.simulate import (
 FIXED, CHOICES = "fixed", "choices"
 CONTROLLERS = (FIXED, CHOICES)
 MOST_REPLICAS = 4096
+ROUNDING = 1e-9  # of a mean of accuracies: one that equals the floor is not below it
 EXACT_TO, GUESSED_TO = 100, 16  # engines; and the share of itself, one in so many, by which a guess is taken to err
 ENGINES_SERVED = 32
 
@@ -158,16 +159,20 @@ class CapacityPlan:
         return Need(controller=controller, router=router, accuracy_floor=accuracy_floor, replicas=tuple(replicas))
 
     def least(self, load: RequestColumns) -> int:
-        """Return engines that no plan can do without: prompts under the way of least work, with every step full of them."""
+        """Return engines that no plan can do without: prompts under the way of least work, with every step full of them.
+
+        Budgets may be missed by those of the longest prompts, whose work then has time.
+        """
         limited = np.isfinite(load.budgets)
         if not limited.any():
             return 1
         cheapest = min(way.image_tokens * way.prefill_factor for way in self.ways)
         factor = min(way.prefill_factor for way in self.ways)
-        tokens = float((load.prompt_tokens[limited] * factor + cheapest).sum())
+        works = np.sort(load.prompt_tokens[limited] * factor + cheapest)
+        tokens = float(works[: math.ceil((1 - self.alpha) * len(works) - ROUNDING)].sum())
         spare_seconds = float(load.budgets[limited].max())
         seconds = float(load.arrival_seconds[-1] - load.arrival_seconds[0]) + spare_seconds
-        work_seconds = (1 - self.alpha) * tokens * self.time.step.per_prefill_token_ms / 1e3
+        work_seconds = tokens * self.time.step.per_prefill_token_ms / 1e3
         return min(MOST_REPLICAS, max(1, math.floor(work_seconds / seconds)))
 
     def suffices(
@@ -175,13 +180,13 @@ class CapacityPlan:
     ) -> bool:
         """Return whether so many engines keep the promise on a stretch, at the accuracy."""
         attainment, accuracy = self.served(load, controller, router, accuracy_floor, replicas)
-        return attainment >= 1 - self.alpha and accuracy >= accuracy_floor
+        return attainment >= 1 - self.alpha - ROUNDING and accuracy >= accuracy_floor - ROUNDING
 
     def served(
         self, load: RequestColumns, controller: str, router: str, accuracy_floor: float, replicas: int
     ) -> tuple[float, float]:
         """Return the share of budgets kept, and the mean accuracy, with so many engines; 0 and 0 where nothing is able."""
-        able = [way for way in self.ways if way.accuracy >= accuracy_floor]
+        able = [way for way in self.ways if way.accuracy >= accuracy_floor - ROUNDING]
         if not able:
             return 0.0, 0.0
         if replicas > self.engines_served:

@@ -73,6 +73,31 @@ def test_no_plan_does_with_fewer_than_the_least_engines(rate):
         )
 
 
+@pytest.mark.parametrize("accuracy", [0.7, 0.8, 0.85, 0.9, 0.95])
+@pytest.mark.parametrize("requests", [3, 7, 10, 13, 58])
+def test_a_floor_that_a_way_just_has_is_reached_by_it(accuracy, requests):
+    """A mean of equal numbers may come out below them by a float's breadth."""
+    plan = replace(PLAN, ways=(way("low", accuracy, 100),))
+    for controller in ("fixed", "choices"):
+        need = plan.need(
+            [load(1, requests=requests)], controller=controller, router="round_robin", accuracy_floor=accuracy
+        )
+        assert need.planned is not None
+
+
+def test_the_longest_prompts_may_be_those_that_are_late():
+    few = load(5, requests=200, rate=200.0)
+    tokens = few.prompt_tokens.copy()
+    tokens[::40] = 60_000  # five of two hundred, and most of the work
+    long = replace(few, prompt_tokens=tokens, ttft_budget_seconds=np.full(200, 0.3))
+    assert tokens[::40].sum() > 0.9 * tokens.sum()
+    least = PLAN.least(long)
+    assert least == PLAN.least(replace(long, prompt_tokens=np.minimum(tokens, 200)))
+    need = PLAN.need([long], controller="choices", router="round_robin", accuracy_floor=0.0)
+    assert least <= need.planned
+    assert need.planned == 1 or not PLAN.suffices(long, "choices", "round_robin", 0.0, need.planned - 1)
+
+
 @pytest.mark.parametrize("controller", ["fixed", "choices"])
 def test_of_many_engines_a_sample_gets_its_share_of_the_requests(controller):
     whole = load(3, requests=2400, rate=380.0)
