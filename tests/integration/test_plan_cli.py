@@ -42,9 +42,36 @@ def test_engines_by_floor_controller_and_router(paceline, arguments, tmp_path):
     assert len(cells) == len(document["plans"]) == 8
     for each in document["plans"]:
         assert each["replicas"] == max(each["by_stretch"]) >= 1 and 0 <= each["held_out_kept"] <= 1
+        assert each["attainment"] >= 0.8 and each["accuracy"] >= each["accuracy_floor"] - 0.1
+    assert "replicas" not in document  # of several accuracies
     assert chart.read_text().startswith("<svg")
     code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3)
     assert code == 0 and "choices" in out and "fixed" in out
+    assert "assumed for" in out and "requests alone on the profile's own device" in out
+
+
+def test_a_plan_for_one_accuracy_is_told_by_controller_and_router(paceline, arguments):
+    routers = ("round_robin", "least_outstanding")
+    code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3, "--routers", *routers, "--json")
+    assert code == 0
+    document = json.loads(out)
+    for each in document["plans"]:
+        controller, router = each["controller"], each["router"]
+        assert document["replicas"][controller][router] == {"replicas": each["replicas"], "ci": each["ci"]}
+        for name in ("attainment", "accuracy"):
+            assert document[name][controller][router] == each[name] <= 1
+    assert set(document["replicas"]) == {"fixed", "choices"}
+    assert all(set(cells) == set(routers) for cells in document["replicas"].values())
+
+
+def test_what_was_measured_in_the_engines_steps_is_no_assumption(paceline, arguments, tmp_path):
+    keys = ("top_k", "num_active_blocks")
+    found = {tuple(each) for each in synthetic_samples(30).select(keys).unique().rows()}
+    configurations = {f"{top_k}_{blocks}": STEP_TIME.document() for top_k, blocks in found}
+    document = {**STEP_TIME.document(), "configurations": configurations}
+    (tmp_path / "step_time.json").write_text(json.dumps(document))
+    code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3, "--json")
+    assert code == 0 and "engine's own steps" in json.loads(out)["assumed"]
 
 
 @pytest.mark.parametrize(

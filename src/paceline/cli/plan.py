@@ -1,6 +1,8 @@
 """`paceline plan`: how many engines keep a promise at an accuracy, in virtual time."""
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
@@ -8,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from paceline.cli.flags.lists import ListFlagCommand, split_list
-from paceline.cli.printing import JsonFlag, print_json, print_table, progress_bar
+from paceline.cli.printing import JsonFlag, print_json, print_table, progress_bar, say
 from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SpeedOption
 from paceline.control.work_price import PriceSettings
 from paceline.errors import InvalidValueError
@@ -16,7 +18,7 @@ from paceline.schedule import EngineTime, LoadSettings, PlannerSettings
 from paceline.schedule.step_time import configuration_times
 from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
 from paceline.simulate.engine_settings import PACELINE
-from paceline.tune.capacity import CONTROLLERS, ENGINES_SERVED, CapacityPlan, Need, stretches_of, ways_of
+from paceline.tune.capacity import CONTROLLERS, ENGINES_SERVED, CapacityPlan, Need, ServedWay, stretches_of, ways_of
 from paceline.tune.capacity_chart import capacity_chart
 from paceline.tune.simulated import blocks_that_last
 from paceline.tune.trace import read_trace
@@ -94,13 +96,13 @@ def plan(
         for router in split_list(routers) or ["round_robin"]
     ]
     with progress_bar(f"planning {len(cells)} cells of {len(parts)} stretches") as move:
-        found: list[tuple[Need, float | None]] = []
+        found: list[_Planned] = []
         for done, (floor, controller, router) in enumerate(cells):
             need = asked.need(parts[::2], controller=controller, router=router, accuracy_floor=floor)
-            found.append((need, _checked(asked, need, parts[1::2])))
+            found.append(_planned(asked, need, parts))
             move(done + 1, len(cells))
     if chart is not None:
-        chart.write_text(capacity_chart([need for need, _ in found]), encoding="utf-8")
+        chart.write_text(capacity_chart([each.need for each in found]), encoding="utf-8")
     if as_json:
         print_json(_document(found, asked, len(parts)))
     else:
@@ -114,7 +116,8 @@ def plan(
             "95 % CI",
             "held out kept",
         )
-        print_table(title, columns, [_row(need, kept) for need, kept in found])
+        print_table(title, columns, [_row(each) for each in found])
+        say(_assumed(ways))
 
 
 def _floor(word: str) -> float:
@@ -127,15 +130,32 @@ def _floor(word: str) -> float:
     return value
 
 
-def _checked(asked: CapacityPlan, need: Need, parts: list[RequestColumns]) -> float | None:
-    """Return the share of held-out stretches on which the planned engines keep the promise."""
-    if need.planned is None or not parts:
-        return None
-    kept = [
-        asked.served(part, need.controller, need.router, need.accuracy_floor, need.planned)[0] >= 1 - asked.alpha
-        for part in parts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """The engines that are needed, and what they do: the mean share of budgets kept and the mean accuracy, on held-out stretches
+    where there are any; `held_out_kept` is the share of these on which the promise is kept."""
+
+    need: Need
+    attainment: float | None = None
+    accuracy: float | None = None
+    held_out_kept: float | None = None
+
+
+def _planned(asked: CapacityPlan, need: Need, parts: list[RequestColumns]) -> _Planned:
+    if need.planned is None:
+        return _Planned(need=need)
+    held_out = parts[1::2]
+    served = [
+        asked.served(part, need.controller, need.router, need.accuracy_floor, need.planned)
+        for part in held_out or parts
     ]
-    return sum(kept) / len(kept)
+    kept = [asked.keeps(attainment) for attainment, _ in served]
+    return _Planned(
+        need=need,
+        attainment=mean(attainment for attainment, _ in served),
+        accuracy=mean(accuracy for _, accuracy in served),
+        held_out_kept=sum(kept) / len(kept) if held_out else None,
+    )
 
 
 def _interval(need: Need) -> tuple[float, float, float] | None:
@@ -147,28 +167,60 @@ def _interval(need: Need) -> tuple[float, float, float] | None:
     return mean(counts), mean(counts) - half, mean(counts) + half
 
 
-def _document(found: list[tuple[Need, float | None]], asked: CapacityPlan, stretches: int) -> dict[str, Any]:
-    return {
+def _document(found: list[_Planned], asked: CapacityPlan, stretches: int) -> dict[str, Any]:
+    document: dict[str, Any] = {
         "simulated": True,
-        "assumed": "prefill factors of the profile's own device, requests alone",
+        "assumed": _assumed(asked.ways),
         "alpha": asked.alpha,
         "stretches": stretches,
         "plans": [
             {
-                "accuracy_floor": need.accuracy_floor,
-                "controller": need.controller,
-                "router": need.router,
-                "replicas": need.planned,
-                "by_stretch": list(need.replicas),
-                "ci": None if (interval := _interval(need)) is None else list(interval[1:]),
-                "held_out_kept": kept,
+                "accuracy_floor": each.need.accuracy_floor,
+                "controller": each.need.controller,
+                "router": each.need.router,
+                "replicas": each.need.planned,
+                "by_stretch": list(each.need.replicas),
+                "ci": _ends(each.need),
+                "attainment": each.attainment,
+                "accuracy": each.accuracy,
+                "held_out_kept": each.held_out_kept,
             }
-            for need, kept in found
+            for each in found
         ],
     }
+    if len({each.need.accuracy_floor for each in found}) > 1:
+        return document
+    replicas = _by_cell(found, lambda each: {"replicas": each.need.planned, "ci": _ends(each.need)})
+    kept, accuracy = (_by_cell(found, attrgetter(name)) for name in ("attainment", "accuracy"))
+    return {**document, "replicas": replicas, "attainment": kept, "accuracy": accuracy}
 
 
-def _row(need: Need, kept: float | None) -> list[object]:
+def _by_cell(found: list[_Planned], value: Callable[[_Planned], Any]) -> dict[str, dict[str, Any]]:
+    """Return a figure by controller and router, of plans for one accuracy."""
+    cells: dict[str, dict[str, Any]] = {}
+    for each in found:
+        cells.setdefault(each.need.controller, {})[each.need.router] = value(each)
+    return cells
+
+
+def _ends(need: Need) -> list[float] | None:
+    interval = _interval(need)
+    return None if interval is None else list(interval[1:])
+
+
+def _assumed(ways: Sequence[ServedWay]) -> str:
+    """Return in words what of the configurations' costs is an assumption."""
+    count = sum(way.assumed for way in ways)
+    if not count:
+        return "prefill shares of all configurations are those of the engine's own steps"
+    return (
+        f"assumed for {count} of {len(ways)} configurations: what fewer experts and blocks save is what they save requests alone "
+        "on the profile's own device"
+    )
+
+
+def _row(each: _Planned) -> list[object]:
+    need = each.need
     interval = _interval(need)
     middle = ("", "") if interval is None else (f"{interval[0]:.1f}", f"{interval[1]:.1f} to {interval[2]:.1f}")
     count = "none suffices" if need.planned is None else str(need.planned)
@@ -178,5 +230,5 @@ def _row(need: Need, kept: float | None) -> list[object]:
         need.router,
         count,
         *middle,
-        None if kept is None else f"{kept:.0%}",
+        None if each.held_out_kept is None else f"{each.held_out_kept:.0%}",
     ]

@@ -51,13 +51,15 @@ ENGINES_SERVED = 32
 class ServedWay:
     """What a profile says of a configuration: accuracy, image tokens, and what its prefill takes in shares of the largest's.
 
-    The share is of prefill time among configurations of one tier: what a tier saves is its tokens.
+    The share is of prefill time among configurations of one tier: what a tier saves is its tokens. `assumed` says that it was
+    not measured in the steps of the engine that is planned for.
     """
 
     config: KnobConfig
     accuracy: float
     image_tokens: int
     prefill_factor: float
+    assumed: bool = False
 
     def work(self, text_tokens: float) -> float:
         """Return tokens of prefill, in those of the largest configuration."""
@@ -101,16 +103,20 @@ def ways_of(profile: Path, times: Mapping[str, LinearStepTime] | None = None) ->
     ]
     rows.sort(key=lambda row: row[0].size)
     largest = {config.tier: (config, prefill_ms) for config, _, _, prefill_ms in rows}  # the last of each tier
-    return tuple(
-        ServedWay(
-            config=config,
-            accuracy=float(accuracy),
-            image_tokens=round(tokens),
-            prefill_factor=_factor(times or {}, config, largest[config.tier][0], round(tokens))
-            or float(prefill_ms / largest[config.tier][1]),
+    ways: list[ServedWay] = []
+    for config, accuracy, tokens, prefill_ms in rows:
+        whole, whole_ms = largest[config.tier]
+        factor = _factor(times or {}, config, whole, round(tokens))
+        ways.append(
+            ServedWay(
+                config=config,
+                accuracy=float(accuracy),
+                image_tokens=round(tokens),
+                prefill_factor=factor or float(prefill_ms / whole_ms),
+                assumed=not factor and config != whole,
+            )
         )
-        for config, accuracy, tokens, prefill_ms in rows
-    )
+    return tuple(ways)
 
 
 def _factor(times: Mapping[str, LinearStepTime], config: KnobConfig, whole: KnobConfig, tokens: int) -> float | None:
@@ -180,7 +186,11 @@ class CapacityPlan:
     ) -> bool:
         """Return whether so many engines keep the promise on a stretch, at the accuracy."""
         attainment, accuracy = self.served(load, controller, router, accuracy_floor, replicas)
-        return attainment >= 1 - self.alpha - ROUNDING and accuracy >= accuracy_floor - ROUNDING
+        return self.keeps(attainment) and accuracy >= accuracy_floor - ROUNDING
+
+    def keeps(self, attainment: float) -> bool:
+        """Return whether a share of budgets kept is what is promised."""
+        return attainment >= 1 - self.alpha - ROUNDING
 
     def served(
         self, load: RequestColumns, controller: str, router: str, accuracy_floor: float, replicas: int
