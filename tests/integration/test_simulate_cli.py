@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from paceline.cli.main import main
@@ -79,6 +80,35 @@ def test_a_run_leaves_the_files_of_a_run_and_feeds_the_tuners(paceline, trace, s
         done(paceline("simulate", trace, *flags, "--policy", "srtf", "--engine", "reference", "--json"))
     )
     assert reference["summary"]["ttft_ms"] == summary["ttft_ms"]
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_the_document_has_the_figures_that_simulators_print(paceline, trace, step_time, tmp_path, replicas):
+    run = tmp_path / "run"
+    flags = ["--step-time", step_time, "--chunk-size", "64", "--max-num-seqs", "8", "--replicas", replicas, "--json"]
+    document = json.loads(done(paceline("simulate", trace, *flags, "--ttft-budget-ms", "20", "--out", run)))
+    requests, summary = read_requests(run), document["summary"]
+    assert (document["rules"], document["policy"], document["requests"]) == ("paceline", "fcfs", 60)
+    assert document["steps"] == len(read_step_log(run / "steps.jsonl")) and document["loop_seconds"] > 0
+    assert document["simulated_seconds"] == summary["duration_seconds"]
+    for name in ("preemptions", "requests_per_second", "goodput_per_second"):
+        assert document[name] == summary[name]
+    whole = [1e3 * (each.completion_seconds - each.arrival_seconds) for each in requests]
+    told = {"ttft_ms": [each.ttft_ms for each in requests], "tpot_ms": [each.tpot_ms for each in requests]}
+    for name, values in (*told.items(), ("e2e_ms", whole)):
+        assert document[name]["mean"] == pytest.approx(np.mean(values))
+        for percent in (50, 90, 95, 99):
+            assert document[name][f"p{percent}"] == pytest.approx(np.percentile(values, percent))
+    assert "loop_seconds" not in (run / "run.json").read_text()  # the same on any machine
+    without = json.loads(done(paceline("simulate", trace, *flags)))
+    assert without["steps"] == document["steps"] and without["goodput_per_second"] is None
+
+
+def test_answers_of_one_token_have_no_time_a_token(paceline, step_time, tmp_path):
+    path = tmp_path / "short.csv"
+    path.write_text("arrival,prompt_tokens,output_tokens\n0,20,1\n1,30,1\n")
+    document = json.loads(done(paceline("simulate", path, "--step-time", step_time, "--json")))
+    assert document["tpot_ms"] is None and document["e2e_ms"] == document["ttft_ms"]
 
 
 def test_the_log_of_a_run_gives_its_times_back(paceline, trace, step_time, tmp_path):

@@ -32,11 +32,13 @@ SPARE_SHARE = 2  # percent of blocks beyond what can be needed, more than any ru
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedResult:
-    """A simulated replay; times are seconds from the load's own zero."""
+    """A simulated replay; times are seconds from the load's own zero. `step_count` is of all engines, also where no step was
+    kept."""
 
     requests: tuple[RequestTimes, ...]
     steps: tuple[StepRecord, ...]
     wall_seconds: float
+    step_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,10 @@ def joined(requests: Sequence[TraceRequest], runs: Sequence[ReplicaRun], *, toke
     finished = tuple(each for each in times if each is not None)
     last = max(each.completion_seconds for each in finished)
     return SimulatedResult(
-        requests=finished, steps=tuple(steps), wall_seconds=last - min(each.arrival_seconds for each in finished)
+        requests=finished,
+        steps=tuple(steps),
+        wall_seconds=last - min(each.arrival_seconds for each in finished),
+        step_count=sum(replica.run.step_count for replica in runs),
     )
 
 

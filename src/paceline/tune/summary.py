@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from paceline.errors import InvalidValueError
 from paceline.schedule.request_times import RequestTimes, ttft_adherence
 from paceline.slo import Interval, Proportion, percentile, percentile_interval
 
 PERCENTS = (50, 95, 99)
+PLAIN_PERCENTS = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,32 @@ def summarize(requests: Sequence[RequestTimes]) -> RunSummary:
         output_tokens=sum(request.output_tokens for request in requests),
         adherence=ttft_adherence(requests),
     )
+
+
+def plain_figures(requests: Sequence[RequestTimes]) -> dict[str, object]:
+    """Return the figures of a run of at least one request as simulators print them: mean and percentiles without intervals.
+
+    `e2e_ms` is from a request's arrival to its completion; a time that no request has is None, such as TPOT of answers of one
+    token.
+    """
+    summary = summarize(requests)
+    whole_ms = [1e3 * (request.completion_seconds - request.arrival_seconds) for request in requests]
+    return {
+        "requests": summary.requests,
+        "preemptions": summary.preemptions,
+        "simulated_seconds": summary.duration_seconds,
+        "ttft_ms": _plain([request.ttft_ms for request in requests]),
+        "tpot_ms": _plain([request.tpot_ms for request in requests if request.tpot_ms is not None]),
+        "e2e_ms": _plain(whole_ms),
+        "requests_per_second": summary.requests_per_second,
+        "goodput_per_second": summary.goodput_per_second,
+    }
+
+
+def _plain(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"mean": fmean(values), **{f"p{percent}": percentile(values, percent) for percent in PLAIN_PERCENTS}}
 
 
 def _percentiles(values: Sequence[float]) -> dict[int, PercentileEstimate]:

@@ -1,6 +1,7 @@
 """`paceline simulate`: a load in virtual time, under one setting or thousands."""
 
 import os
+import time
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -60,7 +61,7 @@ from paceline.tune.environment import package_versions
 from paceline.tune.run_files import write_run
 from paceline.tune.simulated import SimulatedHost, read_cost
 from paceline.tune.simulated_sweep import SettingFigures, front, read_grid, settings_of, sweep_simulated
-from paceline.tune.summary import summarize
+from paceline.tune.summary import plain_figures, summarize
 from paceline.tune.workload import Workload
 
 DEFAULT_MAX_NUM_SEQS = 128
@@ -205,10 +206,16 @@ def _target_model(named: Path | None, step_time: Path, cost: StepCost) -> Linear
 
 
 def _run(workload: Workload, host: SimulatedHost, step_time: Path, out: Path | None, seed: int, as_json: bool) -> None:
+    started = time.perf_counter()
     result = host.replay(workload.requests, on_progress=lambda _done, _total: None)
+    loop_seconds = time.perf_counter() - started
     summary = summarize(result.requests)
     document: dict[str, object] = {
         "simulated": True,
+        "rules": host.engine.rules,
+        "policy": host.engine.planner.policy,
+        "steps": result.step_count,
+        **plain_figures(result.requests),
         "seed": seed,
         "scheduler": asdict(host.engine.planner),
         "engine": _engine_document(host),
@@ -220,7 +227,7 @@ def _run(workload: Workload, host: SimulatedHost, step_time: Path, out: Path | N
     if out is not None:
         write_run(out, result, document, more_of=_names_of_the_field)
     if as_json:
-        print_json(document)
+        print_json({**document, "loop_seconds": loop_seconds})  # no part of the run, which is the same on any machine
         return
     place = f", in {out}" if out else ""
     print_summary(
