@@ -95,6 +95,7 @@ class DeskOracle:
         self.world, self.desk, self.engine = world, world.served.desk, world.served.engine
         self.inside: dict[int, Inside] = {}
         self.accepts = self.natives = self.promised = self.refused = self.budgets_refused = 0
+        self.passed = 0  # promises whose time was over when their request ended without what was promised
         self.tickets: list[tuple[Exchange, Any]] = []
         self.taught: dict[str, dict[Any, Ratios]] = {kind: {} for kind in self.desk.controllers}
         self.beside: dict[Any, list[float]] = {}
@@ -178,6 +179,8 @@ class DeskOracle:
                 return
             kind = ticket.promise.asked.kind
             measured = ticket.ttft_ms if kind == "ttft" else ticket.total_ms
+            if measured is None and ticket.total_ms is None and ticket.promise.why_not is None:
+                self.passed += 1e3 * (now_seconds - ticket.received_seconds) > ticket.promise.asked.ms
             if measured is None or found.exchange.ask.told["pictures"] != 1:
                 return
             if found.alone and found.exchange.ask.told.get("undisturbed") and ticket.entry.number > WARM_UP:

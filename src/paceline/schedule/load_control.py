@@ -225,6 +225,13 @@ class LoadController:
         if promised is not None:
             self.promises.observe(budget_class(promised), kept=measured <= promised)
 
+    def broken(self, name: Hashable) -> None:
+        """Take note that a request was given up without its first token once its promised time had passed."""
+        awaited = self._awaited.get(name)
+        self.gone(name)
+        if awaited is not None and awaited.promised_seconds is not None:
+            self.promises.observe(budget_class(awaited.promised_seconds), kept=False)
+
     def gone(self, name: Hashable) -> None:
         """Take note that a request was given up before its first token: it is measured no more."""
         self.computed(name, None)

@@ -167,6 +167,10 @@ class ServerLoad:
             if held:
                 self._first(name, LEFT_OF_NOTHING, served.after_seconds)
 
+    def broken(self, name: Hashable) -> None:
+        """Take note that a request ends without its first token once its promised time has passed."""
+        self.controller.broken(name)
+
     def ended(self, name: Hashable, *, now_seconds: float) -> None:
         """Take note that a request has ended, however; one that is unknown changes nothing."""
         self._passed(now_seconds)

@@ -208,7 +208,20 @@ class Desk:
                 self.metrics.measured_ttft.observe(measured_ms / 1e3)
             if ticket.teaches:
                 self._learn(ticket, measured_ms)
+        elif ticket.total_ms is None and 1e3 * (now_seconds - ticket.received_seconds) > asked.ms:
+            self._note_passed(ticket)
         self.line.ended(ticket.entry.number, now_seconds=now_seconds)
+
+    def _note_passed(self, ticket: Ticket) -> None:
+        """Take note of a request that ended without an answer after its budget: if that was promised, the promise is broken."""
+        asked = ticket.promise.asked
+        if ticket.promise.why_not is not None:
+            return
+        self.metrics.promises["missed"] += 1
+        if ticket.alone:
+            self.promises[asked.kind].observe(size_class(asked.ms), kept=False)
+        else:
+            self.line.broken(ticket.entry.number)
 
     def _learn(self, ticket: Ticket, measured_ms: float) -> None:
         """Take what was measured as a score, of those that were alone or of those that had others beside them."""

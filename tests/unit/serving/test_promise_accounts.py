@@ -5,7 +5,15 @@ from serving_desk import calibrated_desk, chat
 
 from paceline.estimate.online_scores import budget_class
 from paceline.estimate.recent import size_class
-from paceline.schedule import DecodeLoad, LoadCandidate, LoadController, LoadSettings, PlannerSettings, PrefillWork
+from paceline.schedule import (
+    DecodeLoad,
+    LoadCandidate,
+    LoadController,
+    LoadSettings,
+    PlannerSettings,
+    PrefillWork,
+    ServerLoad,
+)
 from paceline.schedule.server_load import MILLISECONDS
 from paceline.wire.body import body_of, raw
 
@@ -69,6 +77,55 @@ def test_what_a_client_measured_is_counted():
         desk.finish(ticket, number + 0.7)
     assert desk.metrics.promises["missed"] == 4
     assert desk.promises["ttft"].shift(size_class(500.0)) == pytest.approx(0.2 * 0.05 * (4 - 4 * 0.7 * 0.05))
+
+
+@pytest.mark.parametrize(("waited_ms", "missed"), [(400.0, 0), (500.0, 0), (500.5, 1), (9_000.0, 1)])
+def test_a_promise_whose_client_left_once_its_time_had_passed_is_broken(waited_ms, missed):
+    """Else whoever gives up at his budget, as gateways do for him, would be left out of what is kept."""
+    desk = spread_desk()
+    body = body_of({name: raw(value) for name, value in chat(500.0).items()})
+    first = desk.accept(desk.read(PATH, [], body), received_seconds=0.0, now_seconds=0.0)
+    assert first.promise.why_not is None and first.alone
+    desk.finish(first, waited_ms / 1e3)
+    assert (desk.metrics.promises["missed"], desk.metrics.promises["kept"]) == (missed, 0)
+    account = spread_desk().promises["ttft"]
+    broken(account, size_class(500.0), missed)
+    assert desk.promises["ttft"].shift(size_class(500.0)) == account.shift(size_class(500.0))
+    assert len(desk.calibrations["ttft"].pooled) == 150 and not sum(desk.metrics.measured_ttft.counts)
+
+
+def test_beside_others_too_a_promise_is_broken_by_its_time():
+    controller = line()
+    desk = calibrated_desk(line=ServerLoad(controller))
+    body = body_of({name: raw(value) for name, value in chat(1000.0).items()})
+    tickets = [desk.accept(desk.read(PATH, [], body), received_seconds=0.0, now_seconds=0.0) for _ in range(2)]
+    assert not tickets[1].alone and tickets[1].promise.why_not is None
+    desk.finish(tickets[1], 2.0)
+    desk.finish(tickets[0], 0.5)
+    assert desk.metrics.promises == {"missed": 1} and not controller.awaited and not len(controller.ahead)
+    again = line()
+    broken(again.promises, budget_class(1.0), 1)
+    assert controller.promises.shift(budget_class(1.0)) == again.promises.shift(budget_class(1.0)) > 0
+
+
+def test_an_answer_whose_first_token_nobody_told_of_is_counted_nowhere():
+    """An engine tells nothing of some answers that do not stream."""
+    desk = spread_desk()
+    body = body_of({name: raw(value) for name, value in chat(500.0).items()})
+    ticket = desk.accept(desk.read(PATH, [], body), received_seconds=0.0, now_seconds=0.0)
+    ticket.total_ms = 900.0
+    desk.finish(ticket, 0.9)
+    assert not desk.metrics.promises
+
+
+def test_nobody_is_missed_who_was_promised_nothing():
+    desk = spread_desk()
+    for fields in ({"budget_ms": 5.0}, {"budget_ms": 500.0, "picture": False}):
+        body = body_of({name: raw(value) for name, value in chat(**fields).items()})
+        ticket = desk.accept(desk.read(PATH, [], body), received_seconds=0.0, now_seconds=0.0)
+        assert ticket.promise.why_not is not None
+        desk.finish(ticket, 60.0)
+    assert not desk.metrics.promises["missed"]
 
 
 def line():
