@@ -51,6 +51,8 @@ REQUIRED = ("arrival", "prompt_tokens", "output_tokens")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
 LARGEST_SECONDS = 1e12  # beyond the year 33,000: a count of milliseconds or nanoseconds taken for seconds is no arrival
+SMALLEST_SECONDS = 1e-12  # below it a float is exact enough
+MOST_TOKENS = 10**9  # of a prompt, or of an answer
 MENDING = "mend the line or leave it out of the trace"
 
 
@@ -185,7 +187,8 @@ def _arrival(row: _Row) -> tuple[Fraction, bool]:
     text = str(value).strip()
     seconds = _finite(value)
     if seconds is not None and 0 <= seconds <= LARGEST_SECONDS:
-        return Fraction(text), False
+        # of an exponent beyond all sense a fraction would have as many digits
+        return Fraction(text if seconds >= SMALLEST_SECONDS else seconds), False
     matched = DATE_TIME.fullmatch(text)
     try:
         if matched is not None:
@@ -201,8 +204,8 @@ def _arrival(row: _Row) -> tuple[Fraction, bool]:
 def _count(row: _Row, field: str) -> int:
     value = row.cells[field]
     counted = _finite(value)
-    if counted is None or counted < 1 or counted != int(counted):
-        raise row.fault(field, f"is {value!r}", expected="a whole number of at least 1")
+    if counted is None or not 1 <= counted <= MOST_TOKENS or counted != int(counted):
+        raise row.fault(field, f"is {value!r}", expected=f"a whole number from 1 to {MOST_TOKENS:,}")
     return int(counted)
 
 

@@ -76,6 +76,13 @@ def test_time_zones_count_and_none_means_utc(written):
     assert [request.arrival_seconds for request in read_trace(written(text)).requests] == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("tiny", ["1e-99999999", "0e-99999999", "0.0e99999999", "3e-300"])
+def test_an_arrival_of_an_absurd_exponent_is_read_at_once(written, tiny):
+    """As a fraction it would have a hundred million digits."""
+    requests = read_trace(written(f"arrival,prompt_tokens,output_tokens\n{tiny},1,1\n2,2,1\n")).requests
+    assert [request.arrival_seconds for request in requests] == [0.0, 2.0]
+
+
 def test_budgets_are_the_requests_own(written):
     text = "arrival,prompt_tokens,output_tokens,ttft_budget_ms\n0,1,1,200\n1,1,1,\n"
     assert [request.ttft_budget_ms for request in read_trace(written(text)).requests] == [200.0, None]
@@ -94,7 +101,9 @@ BROKEN = {
     HEADER + "1700000000000,1,1\n": (2, "arrival", "seconds"),
     HEADER + "2024-13-45 10:00:00,1,1\n": (2, "arrival", "a date and time such as"),
     HEADER + "0,1,1\n2024-01-01 10:00:00,1,1\n": (3, "arrival", "expected seconds, as on line 2"),
-    HEADER + "0,0,1\n": (2, "prompt_tokens", "whole number of at least 1"),
+    HEADER + "0,0,1\n": (2, "prompt_tokens", "whole number from 1 to 1,000,000,000"),
+    HEADER + "0,1e30,1\n": (2, "prompt_tokens", "is '1e30'"),
+    HEADER + "0,1,1e300\n": (2, "output_tokens", "is '1e300'"),
     HEADER + "0,1,1.5\n": (2, "output_tokens", "is '1.5'"),
     HEADER + "0,1,\n": (2, "output_tokens", "is empty"),
     HEADER + "0,1\n": (2, "output_tokens", "is empty"),
