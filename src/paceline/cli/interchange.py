@@ -52,7 +52,8 @@ def merge_command(
     parts: Annotated[list[Path], typer.Argument(help="The profiles to join, of any layout.")],
     out: OutFlag,
     allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Join parts of different models or devices all the same.")
+        bool,
+        typer.Option("--allow-mixed", help="Join parts of different models, devices or settings all the same."),
     ] = False,
     skip_bad: SkipBadFlag = False,
     json_output: JsonFlag = False,

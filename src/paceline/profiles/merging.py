@@ -17,9 +17,11 @@ from paceline.profiles.reading import Profile, read_unjudged
 from paceline.profiles.store import write_store
 from paceline.profiles.uniqueness import sample_words
 from paceline.profiles.whole_sets import judged_as_a_whole
-from paceline.records import Provenance
+from paceline.records import TEMPLATE_ARGUMENTS, Provenance
 
-SAME_IN_ALL_PARTS = ("model", "revision", "dtype", "device", "block_ranking")
+# of settings those that milliseconds, or answers, depend on
+SETTINGS_IN_ALL_PARTS = ("torch_threads", "max_new_tokens", TEMPLATE_ARGUMENTS)
+SAME_IN_ALL_PARTS = ("model", "revision", "dtype", "device", "block_ranking", *SETTINGS_IN_ALL_PARTS)
 SAME_IN_EVERY_STORE = ("engine",)  # whatever is allowed
 PART = "part"
 
@@ -39,10 +41,10 @@ def merge_profiles(
 ) -> MergedProfile:
     """Join parts into a new store at `out`; one measurement that stands in several parts is kept once.
 
-    Raises ProfileConflictError where two parts measured one sample differently, or ran another model or on another
-    device, which `allow_mixed` permits; ProfileDataError for bad samples, which `skip_bad` leaves out and lists;
-    CertificateError for a certified profile, whose parts a merged store could not hold; OutputPathError when `out` holds
-    anything.
+    Raises ProfileConflictError where two parts measured one sample differently, or ran another model, on another device, with
+    other threads or for answers of another length, which `allow_mixed` permits; ProfileDataError for bad samples, which
+    `skip_bad` leaves out and lists; CertificateError for a certified profile, whose parts a merged store could not hold;
+    OutputPathError when `out` holds anything.
     """
     if not parts:
         raise InvalidValueError("parts", [], "at least one profile to merge")
@@ -109,7 +111,11 @@ def _refuse_mixed(profiles: Sequence[Profile], names: Sequence[str]) -> None:
 
 
 def _stated(profile: Profile, name: str) -> list[str]:
-    return sorted({repr(getattr(run, name)) for run in profile.provenance}) or ["not recorded"]
+    return sorted({repr(_of_run(run, name)) for run in profile.provenance}) or ["not recorded"]
+
+
+def _of_run(run: Provenance, name: str) -> object:
+    return run.settings.get(name) if name in SETTINGS_IN_ALL_PARTS else getattr(run, name)
 
 
 def _refuse_conflicts(rows: pl.DataFrame, parts: Sequence[Path]) -> None:

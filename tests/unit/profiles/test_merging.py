@@ -62,6 +62,33 @@ def test_mixed_parts_are_refused_unless_allowed(
     assert [getattr(run, field) for run in profile.provenance] == [getattr(synthetic_run(), field), "another"]
 
 
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [("torch_threads", 1, 2), ("max_new_tokens", 8, 32), ("template_arguments", None, '{"enable_thinking": false}')],
+)
+def test_parts_under_settings_that_move_what_is_measured_are_refused_unless_allowed(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run, name: str, ours: object, theirs: object
+) -> None:
+    """A run that goes on is held to them too."""
+    runs = [
+        synthetic_run(settings={"warmup_runs": 2} | ({} if each is None else {name: each})) for each in (ours, theirs)
+    ]
+    first = part(tmp_path / "first", runs[0], synthetic_sample(sample_id="a"))
+    second = part(tmp_path / "second", runs[1], synthetic_sample(sample_id="b"))
+    with pytest.raises(ProfileConflictError, match=f"with {name} .*--allow-mixed"):
+        merge_profiles([first, second], tmp_path / "out")
+    merge_profiles([first, second], tmp_path / "out", allow_mixed=True)
+    assert read_profile(tmp_path / "out").provenance == tuple(runs)
+
+
+def test_parts_whose_other_settings_differ_are_joined(
+    tmp_path: Path, synthetic_sample: Build, synthetic_run: Run
+) -> None:
+    runs = [synthetic_run(settings={"warmup_runs": each, "max_new_tokens": 8}) for each in (1, 2)]
+    parts = [part(tmp_path / name, run, synthetic_sample(sample_id=name)) for name, run in zip("ab", runs, strict=True)]
+    assert merge_profiles(parts, tmp_path / "out").samples.height == 2
+
+
 def test_parts_of_two_engines_are_never_joined(tmp_path: Path, synthetic_sample: Build, synthetic_run: Run) -> None:
     first = part(tmp_path / "first", synthetic_run(), synthetic_sample(sample_id="a"))
     write_core_exp(read_profile(first).samples, tmp_path / "exported")
