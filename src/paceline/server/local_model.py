@@ -71,9 +71,10 @@ class LocalModel:
             listener=following,
             to_the_last=question.to_the_last,
         )
+        rest = text.rest()  # a stop sequence may be met in it
         reason = "stop" if text.stopped or following.last in self._ends else "length"
         return Answered(
-            rest=text.rest(),
+            rest=rest,
             finish_reason=reason,
             prompt_tokens=measured.request.vision_tokens + measured.request.text_tokens,
             completion_tokens=measured.times.output_tokens,
