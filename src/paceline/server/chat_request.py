@@ -32,6 +32,26 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
     "min_p": (None, 0),
     "modalities": (None, ["text"]),
     "audio": (None,),
+    # of vLLM's and SGLang's servers
+    "min_tokens": (None, 0),
+    "stop_token_ids": (None, []),
+    "bad_words": (None, []),
+    "allowed_token_ids": (None,),
+    "include_stop_str_in_output": (None, False),
+    "skip_special_tokens": (None, True),
+    "use_beam_search": (None, False),
+    "length_penalty": (None, 1),
+    "prompt_logprobs": (None,),
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "regex": (None,),
+    "ebnf": (None,),
+    "continue_final_message": (None, False),
+    "add_generation_prompt": (None, True),
+    "echo": (None, False),
 }
 
 
@@ -109,6 +129,8 @@ def question_of_request(request: ChatRequest, limits: Limits) -> tuple[Question,
 def _require_done(request: ChatRequest) -> None:
     for name, harmless in NOT_DONE.items():
         value = (request.model_extra or {}).get(name)
+        if name == "min_tokens" and request.ignore_eos:  # no end token ends it before its last one anyway
+            continue
         if value not in harmless:
             raise RequestRefusedError(
                 f"{name} is {_short(value)}, which this server does not do; leave it out",

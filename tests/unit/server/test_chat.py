@@ -32,6 +32,36 @@ def test_without_a_budget_all_of_the_model_answers(told):
     assert reply.headers["x-request-id"] == reply.document["id"]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"min_tokens": 5},
+        {"stop_token_ids": [7]},
+        {"bad_words": ["x"]},
+        {"structured_outputs": {"choice": ["a", "b"]}},
+        {"guided_json": {"type": "object"}},
+        {"regex": "[0-9]+"},
+        {"skip_special_tokens": False},
+        {"prompt_logprobs": 1},
+        {"continue_final_message": True},
+    ],
+)
+def test_what_other_servers_do_and_this_one_does_not_is_refused_by_name(told, asked):
+    _, port = told
+    (name,) = asked
+    reply = ask(port, chat(picture=False, **asked))
+    error = reply.document["error"]
+    assert (reply.status, error["code"], error["param"]) == (400, "unsupported_value", name)
+    assert name in error["message"]
+
+
+def test_what_changes_nothing_is_passed_over(told):
+    _, port = told
+    harmless = {"min_tokens": 0, "stop_token_ids": [], "skip_special_tokens": True, "length_penalty": 1.0, "user": "u"}
+    assert ask(port, chat(picture=False, **harmless)).status == 200
+    assert ask(port, chat(picture=False, min_tokens=2, max_tokens=2, ignore_eos=True)).status == 200
+
+
 def test_a_budget_becomes_a_configuration_a_report_and_stages(told):
     served, port = told
     reply = ask(port, chat(20))
