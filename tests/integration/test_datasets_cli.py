@@ -31,6 +31,9 @@ def test_every_set_is_listed(paceline):
     listed = {each["name"]: each for each in json.loads(out)}
     assert code == 0 and set(NAMES) < set(listed) and "digits_read" in listed
     assert listed["text_vqa"]["splits"] == {"validation": 5000, "train": 34602}
+    assert listed["digits_read"]["sources"] == ["with the package"]
+    for name, each in PUBLIC_SETS.items():
+        assert listed[name]["scorer"] == each.scorers[0] and f"hub:{each.hub_ids[0]}" in listed[name]["sources"]
     code, out, _err = paceline("datasets")
     assert code == 0 and all(name in out for name in NAMES)
 

@@ -126,12 +126,21 @@ def _question_document(question: VisualQuestion) -> dict[str, Any]:
 
 
 def _digit_document(name: str) -> dict[str, Any]:
-    return {"name": name, "hub_ids": [], "splits": dict.fromkeys(SPLITS), "scorers": [DIGIT_SCORER]}
+    return {
+        "name": name,
+        "scorer": DIGIT_SCORER,
+        "splits": dict.fromkeys(SPLITS),
+        "sources": ["with the package"],
+        "hub_ids": [],
+        "scorers": [DIGIT_SCORER],
+    }
 
 
 def _public_document(public: PublicSet) -> dict[str, Any]:
     return {
         "name": public.name,
+        "scorer": public.scorers[0],
+        "sources": [*(f"hub:{each}" for each in public.hub_ids), "FOLDER", "FILE.parquet"],
         "title": public.title,
         "licence": public.licence,
         "source": public.source,

@@ -1,6 +1,5 @@
 """`paceline models`: which families of models can be steered, how, and which not."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from paceline.cli.printing import JsonFlag, print_json, print_table, say
 from paceline.models.families.listing import (
     TESTED_TRANSFORMERS,
     family_rows,
+    models_document,
     models_page,
     refused_rows,
 )
@@ -22,12 +22,7 @@ def models(markdown: MarkdownFlag = False, as_json: JsonFlag = False) -> None:
     if markdown:
         say(models_page().removesuffix("\n"))
     elif as_json:
-        document = {
-            "transformers": TESTED_TRANSFORMERS,
-            "families": [asdict(row) for row in rows],
-            "refused": dict(refused),
-        }
-        print_json(document)
+        print_json(models_document())
     else:
         columns = ("family", "tier rule", "caps", "limits")
         shown = [(row.family, row.tier_rule, _caps(row.caps), row.limits or None) for row in rows]

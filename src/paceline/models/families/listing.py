@@ -1,6 +1,7 @@
 """The families as rows and as a page: what is declared, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from paceline.models.families.choosing import needed_version
 from paceline.models.families.declared import FAMILIES
@@ -12,6 +13,7 @@ from paceline.records import TIERS
 # make test-transformers-newest
 TESTED_TRANSFORMERS = ("5.16.0", "5.19.0", "5.24.0")
 
+EXPERTS = "where the checkpoint has experts"
 TIER_RULES = {
     "area": "The picture is scaled to an area in pixels.",
     "area × frames": "As area, where the processor counts the area once for each frame that a still is repeated to.",
@@ -26,7 +28,10 @@ TIER_RULES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyRow:
-    """One family as the table shows it; `caps` are image tokens by tier, None where a tier moves nothing."""
+    """One family as the table shows it; `caps` are image tokens by tier, None where a tier moves nothing.
+
+    `needs` is what a user has to install or allow, `tested_with` the versions of transformers it was tested under.
+    """
 
     family: str
     knobs: tuple[str, ...]
@@ -34,11 +39,29 @@ class FamilyRow:
     argument: str | None
     caps: dict[str, int] | None
     limits: str
+    needs: tuple[str, ...]
+    tested_with: tuple[str, ...]
 
 
 def family_rows() -> list[FamilyRow]:
     """Return every supported family, by name."""
     return [_row(name, family) for name, family in sorted(FAMILIES.items())]
+
+
+def models_document() -> list[dict[str, Any]]:
+    """Return every family, those that cannot work here with the reason under `refused`, as `paceline models` prints them."""
+    supported = [{**asdict(row), "knobs": _knobs(row.knobs), "refused": None} for row in family_rows()]
+    nothing: dict[str, Any] = {each.name: None for each in fields(FamilyRow)}
+    refused = [
+        {**nothing, "family": name, "knobs": _knobs(()), "needs": [], "tested_with": [], "refused": reason}
+        for name, reason in refused_rows()
+    ]
+    return supported + refused
+
+
+def _knobs(names: tuple[str, ...]) -> dict[str, bool | str]:
+    found: dict[str, bool | str] = {name: name in names for name in ("tier", "top_k", "num_active_blocks")}
+    return {**found, "top_k": EXPERTS if "top_k" in names else False}
 
 
 def refused_rows() -> list[tuple[str, str]]:
@@ -97,7 +120,16 @@ def _row(name: str, family: Family) -> FamilyRow:
         argument=family.tiers.argument,
         caps={tier: family.caps[tier] for tier in TIERS} if has_tiers else None,
         limits="; ".join(filter(None, (version, family.limits))),
+        needs=tuple(filter(None, (version, "--trust-remote-code" if family.remote_code else ""))),
+        tested_with=tuple(
+            each for each in TESTED_TRANSFORMERS if family.since is None or _number(each) >= family.since
+        ),
     )
+
+
+def _number(version: str) -> tuple[int, int]:
+    major, minor, *_ = map(int, version.split("."))
+    return major, minor
 
 
 def _markdown(row: FamilyRow) -> str:
