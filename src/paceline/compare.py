@@ -1,6 +1,10 @@
-"""Two profiles of one grid against each other, question by question: what an upgrade made slower, or less accurate."""
+"""Two profiles of one grid against each other, question by question: what an upgrade made slower, or less accurate.
+
+Questions about one picture change alike: intervals count pictures where a profile tells them.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -8,11 +12,12 @@ import polars as pl
 from paceline.analyze import latency_of, require_latency
 from paceline.errors import InvalidValueError
 from paceline.profiles import CONFIGURATION, Profile
+from paceline.profiles.told import Name, pictures_of, told_questions
 from paceline.records import KnobConfig, LatencyKind
-from paceline.slo import Interval, MeanEstimate
+from paceline.slo import Interval, MeanEstimate, clustered_estimate
 
 CONFIDENCE = 0.95
-FEWEST_PAIRS = 10  # of a configuration; a normal interval of fewer says too much
+FEWEST_PAIRS = 10  # of a configuration, about as many pictures; a normal interval of fewer says too much
 NAME = ("dataset", "sample_id")
 
 
@@ -75,22 +80,28 @@ def compare_profiles(after: Profile, before: Profile, *, latency_kind: LatencyKi
     """Pair the samples of two profiles by question and configuration, and return what changed.
 
     The intervals are normal ones of means of differences (of logarithms, for latencies), with Bonferroni's correction for
-    both figures of every configuration. Raises InvalidValueError where no configuration has ten questions in both.
+    both figures of every configuration; with the column `metadata` they count the pictures that questions share. Raises
+    InvalidValueError where no configuration has questions about ten pictures in both.
     """
     for each in (after, before):
         require_latency(each.samples, latency_kind)
     paired = _rows(after, latency_kind).join(
         _rows(before, latency_kind), on=[*NAME, *CONFIGURATION], suffix="_before", nulls_equal=True
     )
-    groups = [part for part in paired.partition_by(CONFIGURATION) if part.height >= FEWEST_PAIRS]
+    pictures = _pictures(after.samples)
+    groups = [
+        (part, shown)
+        for part in paired.partition_by(CONFIGURATION)
+        if len(set(shown := _shown(part, pictures))) >= FEWEST_PAIRS
+    ]
     if not groups:
         raise InvalidValueError(
             "profiles to compare",
             f"{paired.height} questions under one configuration in both",
-            f"at least {FEWEST_PAIRS} of one configuration: profile the same questions with the same seed",
+            f"at least {FEWEST_PAIRS} of one configuration, about as many pictures: profile the same questions, with one seed",
         )
     confidence = 1 - (1 - CONFIDENCE) / (2 * len(groups))
-    changes = sorted((_change(part, confidence) for part in groups), key=lambda each: each.config.size)
+    changes = sorted((_change(part, shown, confidence) for part, shown in groups), key=lambda each: each.config.size)
     return ProfileComparison(
         latency_kind=latency_kind,
         pairs=paired.height,
@@ -116,9 +127,23 @@ def _log_ratio() -> pl.Expr:
     return (pl.col("latency_ms") / pl.col("latency_ms_before")).log()
 
 
-def _change(part: pl.DataFrame, confidence: float) -> ConfigChange:
+def _pictures(samples: pl.DataFrame) -> Mapping[Name, Name]:
+    """Return what each question shares its picture under; nothing where the samples do not tell."""
+    if "metadata" not in samples.columns:
+        return {}
+    told = told_questions(samples)
+    return dict(zip(told, pictures_of(told, list(told)), strict=True))
+
+
+def _shown(part: pl.DataFrame, pictures: Mapping[Name, Name]) -> list[Name]:
+    """Return the picture of each row, or the question itself where none is told."""
+    return [pictures.get(name, name) for name in part.select(NAME).iter_rows()]
+
+
+def _change(part: pl.DataFrame, shown: list[Name], confidence: float) -> ConfigChange:
     ratio, accuracy = (
-        _estimate(part, expression) for expression in (_log_ratio(), pl.col("accuracy") - pl.col("accuracy_before"))
+        _estimate(part, expression, shown)
+        for expression in (_log_ratio(), pl.col("accuracy") - pl.col("accuracy_before"))
     )
     logs, points = ratio.interval(confidence), accuracy.interval(confidence)
     assert logs is not None and points is not None, "there are ten pairs"
@@ -132,6 +157,5 @@ def _change(part: pl.DataFrame, confidence: float) -> ConfigChange:
     )
 
 
-def _estimate(part: pl.DataFrame, expression: pl.Expr) -> MeanEstimate:
-    mean, std = part.select(expression.mean().alias("mean"), expression.std(ddof=0).alias("std")).row(0)
-    return MeanEstimate(mean=mean, std=std, count=part.height)
+def _estimate(part: pl.DataFrame, expression: pl.Expr, shown: list[Name]) -> MeanEstimate:
+    return clustered_estimate(part.select(expression.alias("value"))["value"].to_list(), shown)

@@ -1,5 +1,6 @@
 """Two profiles against each other: what was changed by hand is found, and nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,39 @@ def test_false_alarms_are_as_rare_as_told():
     pairs = [(profile(samples(2 * seed, count=15)), profile(samples(2 * seed + 1, count=15))) for seed in range(60)]
     alarms = sum(bool(found.slower or found.less_accurate) for found in (compare_profiles(*each) for each in pairs))
     assert alarms <= 9  # at 0.05 a comparison more than nine of sixty come once in 500 times
+
+
+def about_pictures(frame, questions_each):
+    """The same samples, so many questions in turn about one picture, which are all alike."""
+    picture = pl.col("sample_id").cast(pl.Int64) // questions_each
+    told = [json.dumps({"picture": f"p{int(name) // questions_each}"}) for name in frame["sample_id"]]
+    first = frame.filter(pl.col("sample_id").cast(pl.Int64) % questions_each == 0).with_columns(picture=picture)
+    keys = ["picture", "tier", "num_active_blocks"]
+    figures = ["accuracy", "T_vision_total", "T_LLM_prefill", "T_total", "T_ttft"]
+    alike = (
+        frame.drop(figures)
+        .with_columns(picture=picture)
+        .join(first.select(*keys, *figures), on=keys, maintain_order="left")
+    )
+    return alike.drop("picture").with_columns(metadata=pl.Series(told)).select(frame.columns)
+
+
+def test_questions_about_one_picture_count_as_one():
+    """Four questions that change alike tell no more than one of them."""
+    alike = [about_pictures(samples(seed, count=120), 4) for seed in (1, 2)]
+    four, untold = (
+        compare_profiles(*(profile(frame.drop(left_out)) for frame in alike)) for left_out in ([], ["metadata"])
+    )
+    for narrow, wide in zip(untold.changes, four.changes, strict=True):
+        assert wide.ratio == pytest.approx(narrow.ratio)
+        spread = [np.log(found.ratio_interval.high / found.ratio_interval.low) for found in (narrow, wide)]
+        assert spread[1] == pytest.approx(2 * spread[0], rel=0.05)
+
+
+def test_ten_questions_about_nine_pictures_are_too_few():
+    frames = [about_pictures(samples(seed, count=18), 2) for seed in (1, 2)]
+    with pytest.raises(InvalidValueError, match="about as many pictures"):
+        compare_profiles(*map(profile, frames))
 
 
 def test_samples_that_one_alone_has_are_counted():

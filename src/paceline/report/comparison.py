@@ -28,6 +28,7 @@ READ_COLUMNS = (
     "T_LLM_prefill",
     "T_total",
     "T_ttft",
+    "metadata",
 )
 COLUMNS = ("configuration", "questions", "latency", "interval", "", "accuracy, points", "interval", "")
 
