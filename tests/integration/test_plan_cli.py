@@ -47,7 +47,19 @@ def test_engines_by_floor_controller_and_router(paceline, arguments, tmp_path):
     assert chart.read_text().startswith("<svg")
     code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3)
     assert code == 0 and "choices" in out and "fixed" in out
-    assert "assumed for" in out and "requests alone on the profile's own device" in out
+    said = " ".join(out.split())
+    assert "memory that never runs out" in said and "requests alone on the profile's own device" in said
+    assert "engines that keep 150 ms for 90%" in said
+
+
+def test_budgets_of_the_trace_go_before_the_one_that_is_given(paceline, arguments, tmp_path):
+    trace = tmp_path / "trace.csv"
+    header, *rows = trace.read_text().splitlines()
+    budgets = ["", "90"] * (len(rows) // 2)
+    rows = [f"{row},{budget}" for row, budget in zip(rows, budgets, strict=True)]
+    trace.write_text("\n".join([f"{header},budget_ms", *rows]) + "\n")
+    code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3)
+    assert code == 0 and "engines that keep their own budgets for 90%" in " ".join(out.split())
 
 
 def test_a_plan_for_one_accuracy_is_told_by_controller_and_router(paceline, arguments):

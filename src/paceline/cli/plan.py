@@ -106,7 +106,9 @@ def plan(
     if as_json:
         print_json(_document(found, asked, len(parts)))
     else:
-        title = f"engines that keep {budget_ms:g} ms for {1 - alpha:.0%} of the requests, simulated"
+        own = any(each.ttft_budget_ms != budget_ms for each in requests)
+        budgets = "their own budgets" if own else f"{budget_ms:g} ms"
+        title = f"engines that keep {budgets} for {1 - alpha:.0%} of the requests, simulated"
         columns = (
             "accuracy floor",
             "controller",
@@ -210,12 +212,12 @@ def _ends(need: Need) -> list[float] | None:
 
 def _assumed(ways: Sequence[ServedWay]) -> str:
     """Return in words what of the configurations' costs is an assumption."""
-    count = sum(way.assumed for way in ways)
+    count, memory = sum(way.assumed for way in ways), "assumed: memory that never runs out"
     if not count:
-        return "prefill shares of all configurations are those of the engine's own steps"
+        return f"{memory}; prefill shares of all configurations are those of the engine's own steps"
     return (
-        f"assumed for {count} of {len(ways)} configurations: what fewer experts and blocks save is what they save requests alone "
-        "on the profile's own device"
+        f"{memory}, and for {count} of {len(ways)} configurations that fewer experts and blocks save what they save requests "
+        "alone on the profile's own device"
     )
 
 
