@@ -19,7 +19,7 @@ from typing import cast
 from paceline.errors import RequestFileError
 from paceline.json_document import parsed_json
 from paceline.schedule.trace_request import TraceRequest
-from paceline.tune.workload import Workload
+from paceline.tune.workload import LARGEST_SECONDS, MOST_TOKENS, Workload
 
 # field: names of its column, compared without case, blanks, dashes and underscores
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -50,9 +50,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 REQUIRED = ("arrival", "prompt_tokens", "output_tokens")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
-LARGEST_SECONDS = 1e12  # beyond the year 33,000: a count of milliseconds or nanoseconds taken for seconds is no arrival
 SMALLEST_SECONDS = 1e-12  # below it a float is exact enough
-MOST_TOKENS = 10**9  # of a prompt, or of an answer
 MENDING = "mend the line or leave it out of the trace"
 
 

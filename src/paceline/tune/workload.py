@@ -11,6 +11,8 @@ from paceline.records import require_seed
 from paceline.schedule.trace_request import TraceRequest
 
 MOST = 10_000_000  # requests of a load, tokens of a request
+MOST_TOKENS = 10**9  # of a prompt, or of an answer, of a trace
+LARGEST_SECONDS = 1e12  # beyond the year 33,000: a count of milliseconds or nanoseconds taken for seconds is no arrival
 Setting = str | int | float | bool | None
 
 
@@ -95,6 +97,8 @@ class SyntheticLoad:
                 raise InvalidValueError(name, getattr(self, name), f"1 to {MOST:,}")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise InvalidValueError("rate", self.rate, "requests a second above 0")
+        if self.count / self.rate > LARGEST_SECONDS:
+            raise InvalidValueError("rate", self.rate, f"one at which all requests arrive within {LARGEST_SECONDS:g} s")
         for name in ("prompt_sigma", "output_sigma"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InvalidValueError(name, getattr(self, name), "a number of at least 0")
@@ -132,9 +136,15 @@ class SyntheticLoad:
 
 def scaled(workload: Workload, scaling: LoadScaling) -> Workload:
     """Return the load after limit, length scale, speed or rate, and budget; raises InvalidValueError for a rate that
-    cannot be set because all requests arrive at once."""
+    cannot be set because all requests arrive at once, and for requests beyond sense."""
     kept = workload.requests[: scaling.limit]
     speed = _speed(kept, scaling)
+    longest = max(max(each.prompt_tokens, each.output_tokens) for each in kept)
+    if longest * scaling.length_scale > MOST_TOKENS:
+        raise InvalidValueError("length scale", scaling.length_scale, f"one that leaves at most {MOST_TOKENS:,} tokens")
+    if kept[-1].arrival_seconds - kept[0].arrival_seconds > LARGEST_SECONDS * speed:
+        name, value = ("speed", scaling.speed) if scaling.rate is None else ("rate", scaling.rate)
+        raise InvalidValueError(name, value, f"one at which all requests arrive within {LARGEST_SECONDS:g} s")
     requests = tuple(
         replace(
             request,

@@ -56,6 +56,7 @@ def test_a_seed_draws_the_same_load_and_another_seed_another():
         ({"rate": math.inf}, "rate is inf"),
         ({"output_sigma": -1.0}, "output_sigma is -1.0"),
         ({"longest_prompt": 0}, "longest_prompt is 0"),
+        ({"rate": 1e-320}, "all requests arrive within"),
     ],
 )
 def test_synthetic_loads_that_cannot_be_are_refused(settings, words):
@@ -115,6 +116,24 @@ def test_a_burst_is_the_same_requests_at_once(load):
 def test_scaling_that_cannot_be_is_refused(changes, words):
     with pytest.raises(InvalidValueError, match=words):
         LoadScaling(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"length_scale": 1e300}, r"length scale is 1e\+300.*at most 1,000,000,000 tokens"),
+        ({"length_scale": 1.7e308}, "length scale"),
+        ({"speed": 1e-320}, "speed is .* all requests arrive within"),
+        ({"rate": 1e-320}, "rate is .* all requests arrive within"),
+    ],
+)
+def test_scaling_beyond_sense_is_refused(changes, words):
+    requests = tuple(
+        TraceRequest(request_id=str(index), arrival_seconds=index, prompt_tokens=100, output_tokens=5)
+        for index in range(3)
+    )
+    with pytest.raises(InvalidValueError, match=words):
+        scaled(Workload(requests=requests, source="", synthetic=True), LoadScaling(**changes))
 
 
 def test_requests_beyond_the_context_are_refused_with_the_first_one_named():
