@@ -2,6 +2,7 @@
 
 import json
 
+import polars as pl
 import pytest
 from estimator_samples import synthetic_samples
 from simulated_loads import STEP_TIME
@@ -84,6 +85,16 @@ def test_what_was_measured_in_the_engines_steps_is_no_assumption(paceline, argum
     (tmp_path / "step_time.json").write_text(json.dumps(document))
     code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3, "--json")
     assert code == 0 and "engine's own steps" in json.loads(out)["assumed"]
+
+
+def test_configurations_of_other_samples_are_said(paceline, arguments, tmp_path):
+    _, even, _ = paceline(*arguments, "--accuracy-floor", 0.3, "--json")
+    assert "may not be the same ones" not in even
+    samples = synthetic_samples(30)
+    samples = samples.filter((pl.col("top_k") > 4) | (pl.col("sample_id") != "s0"))
+    samples.write_parquet(tmp_path / "profile.parquet")
+    code, out, _ = paceline(*arguments, "--accuracy-floor", 0.3, "--json")
+    assert code == 0 and "29 to 30 samples: they may not be the same ones" in json.loads(out)["assumed"]
 
 
 @pytest.mark.parametrize(

@@ -211,13 +211,17 @@ def _ends(need: Need) -> list[float] | None:
 
 
 def _assumed(ways: Sequence[ServedWay]) -> str:
-    """Return in words what of the configurations' costs is an assumption."""
+    """Return in words what of the configurations' costs is an assumption, and of how many samples each is where they differ."""
     count, memory = sum(way.assumed for way in ways), "assumed: memory that never runs out"
+    least, most = min(way.samples for way in ways), max(way.samples for way in ways)
+    uneven = (
+        f"; configurations have {least:,} to {most:,} samples: they may not be the same ones" if least < most else ""
+    )
     if not count:
-        return f"{memory}; prefill shares of all configurations are those of the engine's own steps"
+        return f"{memory}; prefill shares of all configurations are those of the engine's own steps{uneven}"
     return (
         f"{memory}, and for {count} of {len(ways)} configurations that fewer experts and blocks save what they save requests "
-        "alone on the profile's own device"
+        f"alone on the profile's own device{uneven}"
     )
 
 

@@ -52,7 +52,7 @@ class ServedWay:
     """What a profile says of a configuration: accuracy, image tokens, and what its prefill takes in shares of the largest's.
 
     The share is of prefill time among configurations of one tier: what a tier saves is its tokens. `assumed` says that it was
-    not measured in the steps of the engine that is planned for.
+    not measured in the steps of the engine that is planned for; accuracy is of so many `samples`.
     """
 
     config: KnobConfig
@@ -60,6 +60,7 @@ class ServedWay:
     image_tokens: int
     prefill_factor: float
     assumed: bool = False
+    samples: int = 1
 
     def work(self, text_tokens: float) -> float:
         """Return tokens of prefill, in those of the largest configuration."""
@@ -96,15 +97,16 @@ def ways_of(profile: Path, times: Mapping[str, LinearStepTime] | None = None) ->
         pl.col("accuracy").mean(),
         pl.col("actual_vision_tokens").mean(),
         pl.col("T_LLM_prefill").median(),
+        pl.len(),
     )
     rows = [
         (KnobConfig(tier=None if tier is None else str(tier), top_k=top_k, num_active_blocks=blocks), *numbers)
         for tier, top_k, blocks, *numbers in figures.rows()
     ]
     rows.sort(key=lambda row: row[0].size)
-    largest = {config.tier: (config, prefill_ms) for config, _, _, prefill_ms in rows}  # the last of each tier
+    largest = {config.tier: (config, prefill_ms) for config, _, _, prefill_ms, _ in rows}  # the last of each tier
     ways: list[ServedWay] = []
-    for config, accuracy, tokens, prefill_ms in rows:
+    for config, accuracy, tokens, prefill_ms, count in rows:
         whole, whole_ms = largest[config.tier]
         factor = _factor(times or {}, config, whole, round(tokens))
         ways.append(
@@ -114,6 +116,7 @@ def ways_of(profile: Path, times: Mapping[str, LinearStepTime] | None = None) ->
                 image_tokens=round(tokens),
                 prefill_factor=factor or float(prefill_ms / whole_ms),
                 assumed=not factor and config != whole,
+                samples=count,
             )
         )
     return tuple(ways)
