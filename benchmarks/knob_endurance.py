@@ -7,13 +7,16 @@ requests of the pool arrive by the clock at 70 %, 100 % and 130 % of what the en
 way; key-value memory holds a few requests, so that some are preempted. Each round puts another of Paceline's orders, or vLLM's
 own, with its settings into the running engine, and ends once all is answered. Held: every answer is that of its request alone;
 no block, name or entry of a container is left; threads and descriptors are those of the first rounds; memory does not grow from
-the second quarter of the rounds to the last.
+the second quarter of the rounds to the last. Beside the resident memory stands what is allocated of it, in MiB by glibc and in
+blocks by Python: where those stay, memory that grows is what the allocator does not give back.
 Every round rewrites benchmarks/results/knob_endurance.json: a run that is stopped leaves what it has, marked `"whole": false`.
 """
 
+import ctypes
 import gc
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -106,7 +109,8 @@ def left_behind(rounds: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def endure(minutes: float, *, seed: int) -> list[str]:
-    """Keep an engine under load, print and write what was found; returns the violations."""
+    """Keep an engine under load, print and write what was found; returns the violations. SIGTERM ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Endurance(minutes=minutes)
     with tempfile.TemporaryDirectory() as folder:
         engine = knob_engine(Path(folder))
@@ -120,7 +124,7 @@ def endure(minutes: float, *, seed: int) -> list[str]:
             run.write(whole=whole)
             engine.engine_core.shutdown()
     print(json.dumps({"violations": run.found(), "totals": run.totals, "rounds": len(run.rounds)}, indent=1))
-    print(json.dumps([run.rounds[0], run.rounds[-1]]))
+    print(json.dumps([*run.rounds[:1], *run.rounds[-1:]]))
     return run.found()
 
 
@@ -196,6 +200,22 @@ def _process() -> dict[str, float]:
         "memory_mib": round(
             int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1
         ),
+        "allocated_mib": round(_allocated_bytes() / 2**20, 1),
+        "python_blocks": sys.getallocatedblocks(),
         "threads": len(list(Path("/proc/self/task").iterdir())),
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
     }
+
+
+class _Allocated(ctypes.Structure):
+    """What mallinfo2(3) tells: ten counts, of all arenas together."""
+
+    _fields_ = [(f"count_{number}", ctypes.c_size_t) for number in range(10)]
+
+
+def _allocated_bytes() -> int:
+    """Return the bytes that are allocated from glibc, in its arenas (uordblks) and mapped apart (hblkhd)."""
+    told = ctypes.CDLL(None).mallinfo2
+    told.restype = _Allocated
+    counts = [int(getattr(told(), name)) for name, _ in _Allocated._fields_]
+    return counts[7] + counts[4]
