@@ -2,6 +2,8 @@
 
     python benchmarks/soak.py [--minutes 30] [--controller demo-out/estimator] [--only served simulated]
 
+`--minutes 2 --window 5 --hours 1` is a rehearsal of all of it.
+
 - served: `paceline serve digits` in a process of its own, half of the minutes at 80 % and half at 130 % of its capacity: the
   requests a second that the whole model answers one after the other. Arrivals are Poisson and wait for nobody; every request has
   a connection of its own, a budget of one to twelve times that answer's time and a streamed answer, and half of them would rather
@@ -18,6 +20,7 @@ stopped leaves what it has, marked `"whole": false`.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -28,96 +31,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from server import Client, body_of, report_of
+from simulated_day import HOURS, simulated
 from soak_chart import write_chart
+from soak_figures import GAVE_UP, LOADS, Window, complaints, summary
 
-from paceline.control.work_price import PriceSettings
 from paceline.datasets import DIGIT_SETS, digit_questions
-from paceline.schedule import (
-    LinearStepTime,
-    LoadController,
-    LoadDecision,
-    LoadSettings,
-    PlannerSettings,
-    StepLoad,
-)
-from paceline.simulate import (
-    Candidate,
-    Choices,
-    LinearCost,
-    LoadChooser,
-    RequestColumns,
-    SimulatedEngine,
-    SimulatedRun,
-    VaryingCost,
-    simulate,
-)
-from paceline.slo import Proportion
 
 RESULTS = Path(__file__).parent / "results"
-LOADS = (0.8, 1.3)
 BUDGET_TIMES = (1.0, 1.5, 3.0, 12.0)  # of the whole model's answer
+KINDS = ("degrade", "refuse")
 MOST_TOKENS, SEED = 8, 11
 LONGEST_ANSWER_SECONDS, REST_SECONDS = 60.0, 3.0
-MOST_GROWTH_MIB = (
-    24.0  # of a half's last third over its second: pages that the allocator keeps for larger heaps of requests
-)
-HOURS, HOUR_SECONDS = 24, 3600
-STRETCHES = ((0, 2400, 0.8), (2400, 3000, 1.3))  # of an hour: from second, to second, load
-# of a configuration: share of the prompt's tokens, what a token of it costs, how often it is right
-CONFIGURATIONS = ((1.0, 1.0, 0.9), (0.5, 0.8, 0.85), (0.25, 0.6, 0.7))
-SIMULATED_BUDGETS = (2.0, 4.0, 8.0, 16.0)  # of what the mean prompt takes alone
-STEP_NOISE = 0.05  # of a step's time, lognormal
-CALIBRATING = 4000  # requests that are there at once: how many a second the engine gets through
-STEP_TIME = LinearStepTime(
-    base_ms=60.0,
-    per_decode_token_ms=0.6,
-    per_decode_context_token_ms=0.0006,
-    per_prefill_token_ms=0.45,
-    per_prefill_attention_token_ms=0.00001,
-)
-
-
-@dataclass(slots=True)
-class Window:
-    """What became of the requests that were sent in one stretch of time."""
-
-    load: float
-    from_seconds: float
-    statuses: Counter[str] = field(default_factory=Counter[str])
-    first_ms: list[float] = field(default_factory=list[float])
-    total_ms: list[float] = field(default_factory=list[float])
-    promised: int = 0
-    kept: int = 0
-    process: dict[str, float] = field(default_factory=dict[str, float])
-
-    def document(self) -> dict[str, Any]:
-        """Return it in plain values."""
-        return {
-            "load": self.load,
-            "from_seconds": round(self.from_seconds, 1),
-            "answers": dict(sorted(self.statuses.items())),
-            "promised": self.promised,
-            "kept": self.kept,
-            "first_ms": _percentiles(self.first_ms),
-            "total_ms": _percentiles(self.total_ms),
-            **self.process,
-        }
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    p50, p95 = np.percentile(values, (50, 95))
-    return {"p50": round(float(p50), 2), "p95": round(float(p95), 2), "n": len(values)}
+MOST_LINES = 20  # of what the server said last
 
 
 class ServedDigits:
@@ -131,15 +64,20 @@ class ServedDigits:
             words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
         )
         assert self.process.stderr is not None
-        told = ""
+        self.told: deque[str] = deque(maxlen=MOST_LINES)
         for line in self.process.stderr:
-            told += line
+            self.told.append(line)
             if (found := re.search(r"http://[^:]+:(\d+)", line)) is not None:
                 self.port = int(found[1])
                 # a pipe that nobody reads would hold the server up
-                threading.Thread(target=self.process.stderr.read, daemon=True).start()
+                threading.Thread(target=self.told.extend, args=(self.process.stderr,), daemon=True).start()
                 return
-        raise SystemExit(f"the server did not start: {told}")
+        raise SystemExit(f"the server did not start: {''.join(self.told)}")
+
+    def require_running(self) -> None:
+        """Raise SystemExit with what it said last where it has ended."""
+        if self.process.poll() is not None:
+            raise SystemExit(f"the server ended with {self.process.returncode}: {''.join(self.told)}")
 
     def figures(self) -> dict[str, float]:
         """Return resident memory, open descriptors, threads and processor seconds of the server."""
@@ -150,6 +88,7 @@ class ServedDigits:
             "descriptors": len(list((home / "fd").iterdir())),
             "threads": len(list((home / "task").iterdir())),
             "processor_seconds": round((int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK"), 2),
+            "load_average": round(os.getloadavg()[0], 2),  # of the machine
         }
 
     def stop(self) -> int:
@@ -170,6 +109,7 @@ class Soak:
         self.questions = [
             question for name in DIGIT_SETS for question in digit_questions(name, split="test", count=40, seed=SEED)
         ]
+        self.requests: list[tuple[float, bytes]] = []
         self.windows: list[Window] = []
         self.at_rest: list[dict[str, float]] = []
         self.whole_ms = 0.0
@@ -190,8 +130,27 @@ class Soak:
         self.whole_ms = 1e3 * float(np.mean(seconds[30:]))
         return 1e3 / self.whole_ms
 
+    def bodies(self) -> list[tuple[float, bytes]]:
+        """Return the bodies with their budgets in ms, in the order in which they are sent again and again."""
+        made: list[tuple[float, bytes]] = []
+        for number in range(len(self.questions) * len(BUDGET_TIMES) * len(KINDS)):
+            question = self.questions[number % len(self.questions)]
+            kind, place = divmod(number // len(self.questions), len(BUDGET_TIMES))
+            budget_ms = round(BUDGET_TIMES[(number + place) % len(BUDGET_TIMES)] * self.whole_ms, 1)
+            body = body_of(
+                question.picture,
+                question.prompt,
+                latency_budget_ms=budget_ms,
+                on_infeasible=KINDS[(number // len(BUDGET_TIMES) + kind) % len(KINDS)],
+                stream=True,
+                max_tokens=MOST_TOKENS,
+            )
+            made.append((budget_ms, body))
+        return made
+
     async def run(self, capacity: float) -> None:
         """Serve both halves, windows after windows."""
+        self.requests = self.bodies()
         self.at_rest.append(self.server.figures())
         for load in LOADS:
             await self._half(load, capacity, 60 * self.arguments.minutes / len(LOADS))
@@ -200,18 +159,23 @@ class Soak:
 
     async def _half(self, load: float, capacity: float, seconds: float) -> None:
         random = np.random.default_rng(SEED + int(100 * load))
-        begun, at = time.perf_counter(), 0.0
+        begun = time.perf_counter()
+        at = float(random.exponential(1 / (load * capacity)))
         asking: set[asyncio.Task[None]] = set()
         number = 0
         while True:
             window = Window(load=load, from_seconds=time.perf_counter() - self.started)
             until = min(seconds, (time.perf_counter() - begun) + self.arguments.window)
-            while (at := at + float(random.exponential(1 / (load * capacity)))) < until:
+            while at < until:
                 await asyncio.sleep(max(0.0, begun + at - time.perf_counter()))
+                window.sent += 1
+                window.late_ms.append(1e3 * (time.perf_counter() - begun - at))
                 task = asyncio.create_task(self._ask(number, window))
                 asking.add(task)
                 task.add_done_callback(asking.discard)
                 number += 1
+                at += float(random.exponential(1 / (load * capacity)))
+            self.server.require_running()
             window.process = self.server.figures() | {
                 "asking": len(asking),
                 "client_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
@@ -223,25 +187,19 @@ class Soak:
         await asyncio.gather(*asking)
 
     async def _ask(self, number: int, window: Window) -> None:
-        question = self.questions[number % len(self.questions)]
-        budget_ms = round(BUDGET_TIMES[number % len(BUDGET_TIMES)] * self.whole_ms, 1)
-        wanted = "refuse" if number // len(BUDGET_TIMES) % 2 else "degrade"
-        body = body_of(
-            question.picture,
-            question.prompt,
-            latency_budget_ms=budget_ms,
-            on_infeasible=wanted,
-            stream=True,
-            max_tokens=MOST_TOKENS,
-        )
+        budget_ms, body = self.requests[number % len(self.requests)]
         try:
             async with asyncio.timeout(LONGEST_ANSWER_SECONDS):
                 status, answer, first_ms, total_ms = await _answered(self.server.port, body)
-        except (OSError, TimeoutError, ValueError) as error:
+            report = report_of(answer) if status == 200 else {}
+        except TimeoutError:
+            window.statuses[GAVE_UP] += 1
+            return
+        except Exception as error:  # whatever it is, it is counted and complained of, and the load goes on
             window.statuses[type(error).__name__] += 1
             return
-        window.statuses[str(status)] += 1
-        report = report_of(answer) if status == 200 else {}
+        is_whole = status != 200 or (report and first_ms is not None)
+        window.statuses[str(status) if is_whole else "200 without a token or a report"] += 1
         if first_ms is not None:
             window.first_ms.append(first_ms)
             window.total_ms.append(total_ms)
@@ -253,6 +211,7 @@ class Soak:
         keep(
             {
                 "served": {
+                    "command": "python benchmarks/soak.py " + " ".join(sys.argv[1:]),
                     "whole": whole,
                     "minutes": self.arguments.minutes,
                     "window_seconds": self.arguments.window,
@@ -288,172 +247,12 @@ async def _answered(port: int, body: bytes) -> tuple[int, bytes, float | None, f
         writer.close()
 
 
-def thirds(windows: Sequence[Window]) -> list[list[Window]]:
-    """Return the first, second and last third of some windows."""
-    size = len(windows) // 3
-    return [list(windows[:size]), list(windows[size : 2 * size]), list(windows[2 * size :])]
-
-
-def summary(windows: Sequence[Window], load: float) -> dict[str, Any]:
-    """Return what one half came to: answers, coverage with its interval, and what its last third has over its first."""
-    own = [each for each in windows if each.load == load]
-    promised, kept = sum(each.promised for each in own), sum(each.kept for each in own)
-    found: dict[str, Any] = {
-        "requests": sum(each.statuses.total() for each in own),
-        "answers": dict(sorted(sum((each.statuses for each in own), Counter()).items())),
-        "first_ms": _percentiles([value for each in own for value in each.first_ms]),
-        "promises_kept": _share(kept, promised),
-    }
-    if len(own) >= 3:
-        first, _, last = thirds(own)
-        medians = [np.median([value for each in part for value in each.first_ms] or [np.nan]) for part in (first, last)]
-        found |= {
-            "median_first_ms_of_the_last_third_over_the_first": round(float(medians[1] / medians[0]), 3),
-            "memory_mib_of_the_last_third_over_the_first": round(_memory(last) - _memory(first), 2),
-            "promises_kept_by_thirds": [
-                _share(sum(each.kept for each in part), sum(each.promised for each in part)) for part in thirds(own)
-            ],
-        }
-    return found
-
-
-def _memory(windows: Sequence[Window]) -> float:
-    return float(np.median([each.process["memory_mib"] for each in windows]))
-
-
-def _share(hits: int, count: int) -> dict[str, Any] | None:
-    if not count:
-        return None
-    share = Proportion(successes=hits, count=count)
-    interval = share.interval()
-    return {"share": round(share.share, 4), "ci": [round(interval.low, 4), round(interval.high, 4)], "n": count}
-
-
-def complaints(windows: Sequence[Window], at_rest: Sequence[dict[str, float]], exit_code: int | None) -> list[str]:
-    """Return what must not be: lost answers, descriptors or threads left behind, memory that goes on growing."""
-    answers = sum((each.statuses for each in windows), Counter())
-    found = [f"{count} answers were {name}" for name, count in answers.items() if name not in ("200", "429", "503")]
-    for earlier, later in pairwise(at_rest[1:]):  # before the load some threads are not there yet
-        for name in ("descriptors", "threads"):
-            if later[name] > earlier[name]:
-                found.append(f"{later[name]:.0f} {name} at rest, {earlier[name]:.0f} before")
-    for load in LOADS:
-        own = [each for each in windows if each.load == load]
-        if len(own) >= 6:
-            _, second, last = thirds(own)
-            if _memory(last) - _memory(second) > MOST_GROWTH_MIB:
-                found.append(
-                    f"memory at {load:.0%} grew by {_memory(last) - _memory(second):.1f} MiB in the last third"
-                )
-    return found + ([f"the server ended with {exit_code}"] if exit_code else [])
-
-
-def requests(arrival_seconds: np.ndarray[Any, Any], random: np.random.Generator) -> RequestColumns:
-    """Return requests of lognormal sizes at these times."""
-    count = len(arrival_seconds)
-    return RequestColumns(
-        arrival_seconds=arrival_seconds,
-        prompt_tokens=np.clip(random.lognormal(np.log(600), 0.6, count), 1, 3000).astype(np.int64),
-        output_tokens=np.clip(random.lognormal(np.log(120), 0.6, count), 1, 600).astype(np.int64),
-    )
-
-
-def day(a_second: float, hours: int, random: np.random.Generator) -> RequestColumns:
-    """Return a day whose every hour has the same rates, in shares of the requests a second that the engine gets through."""
-    arrivals: list[np.ndarray[Any, Any]] = []
-    for hour in range(hours):
-        for begins, ends, load in STRETCHES:
-            count = random.poisson((ends - begins) * load * a_second)
-            arrivals.append(np.sort(random.uniform(begins, ends, count)) + hour * HOUR_SECONDS)
-    return requests(np.concatenate(arrivals), random)
-
-
-def simulated(hours: int = HOURS, seed: int = SEED) -> dict[str, Any]:
-    """Serve a day in virtual time under a load controller; return figures by hour, and what must not be."""
-    random = np.random.default_rng(seed)
-    engine = SimulatedEngine(
-        rules="paceline",
-        planner=PlannerSettings(chunk_size=512, policy="edf"),
-        max_num_seqs=64,
-        num_blocks=3000,
-        target_model=STEP_TIME,
-    )
-    at_once = simulate(requests(np.zeros(CALIBRATING), random), engine, LinearCost(STEP_TIME))
-    a_second = CALIBRATING / float(at_once.completion_seconds.max())
-    load = day(a_second, hours, random)
-    alone_seconds = STEP_TIME.predict_ms(StepLoad(prefill_tokens=int(load.prompt_tokens.mean()))) / 1e3
-    budgets = random.choice(np.array(SIMULATED_BUDGETS) * alone_seconds, len(load))
-    load = replace(load, ttft_budget_seconds=budgets)
-    settings = LoadSettings(price=PriceSettings(floor=0.25, step=0.3, share=0.5))
-    accuracies = np.tile([accuracy for _, _, accuracy in CONFIGURATIONS], (len(load), 1))
-    chooser = LoadChooser(LoadController(settings, engine.planner, STEP_TIME), accuracies)
-    candidates = [
-        [Candidate(prompt_tokens=max(1, int(share * tokens)), prefill_factor=cost) for share, cost, _ in CONFIGURATIONS]
-        for tokens in load.prompt_tokens.tolist()
-    ]
-    cost = VaryingCost(LinearCost(STEP_TIME), random.lognormal(0, STEP_NOISE, 200_000))
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    run = simulate(load, engine, cost, choices=Choices(candidates=candidates, choose=chooser))
-    seconds = time.process_time() - started
-    rows = by_hour(run, chooser.decisions, budgets, hours)
-    promised, kept = sum(each["promised"] for each in rows), sum(each["kept"] for each in rows)
-    return {
-        "synthetic": True,
-        "hours": hours,
-        "capacity_requests_a_second": round(a_second, 3),
-        "requests": len(load),
-        "steps": run.step_count,
-        "preemptions": int(run.preemptions.sum()),
-        "promises_kept": _share(kept, promised),
-        "processor_seconds": round(seconds, 1),
-        "times_real": round(hours * HOUR_SECONDS / seconds),
-        "memory_mib_more": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1),
-        "median_of_the_last_hour_over_the_first": round(rows[-1]["first_ms"]["p50"] / rows[0]["first_ms"]["p50"], 3),
-        "by_hour": rows,
-        "complaints": [name for name, is_so in wrong_with(run, engine).items() if is_so],
-    }
-
-
-def by_hour(
-    run: SimulatedRun, decisions: Sequence[LoadDecision], budgets: np.ndarray[Any, Any], hours: int
-) -> list[dict[str, Any]]:
-    """Return what the requests that arrived in each hour came to."""
-    first_seconds = run.first_token_seconds - run.load.arrival_seconds
-    hour_of = (run.load.arrival_seconds // HOUR_SECONDS).astype(int)
-    promised = np.array([each.promised for each in decisions])
-    kept = promised & (first_seconds <= budgets)
-    assert run.chosen is not None
-    return [
-        {
-            "requests": int((hour_of == hour).sum()),
-            "promised": int(promised[hour_of == hour].sum()),
-            "kept": int(kept[hour_of == hour].sum()),
-            "first_ms": _percentiles((1e3 * first_seconds[hour_of == hour]).tolist()),
-            "chosen": np.bincount(run.chosen[hour_of == hour], minlength=len(CONFIGURATIONS)).tolist(),
-        }
-        for hour in range(hours)
-    ]
-
-
-def wrong_with(run: SimulatedRun, engine: SimulatedEngine) -> dict[str, bool]:
-    """Return what must not be of a run, and whether it is so."""
-    assert run.steps is not None
-    computed = int(run.steps.prefill_tokens.sum() + run.steps.decode_tokens.sum())
-    needed = int((run.load.prompt_tokens + run.load.output_tokens - 1).sum())
-    tokens = run.steps.decode_tokens + run.steps.prefill_tokens
-    return {
-        "a request does not end": not np.isfinite(run.completion_seconds).all(),
-        "tokens are not conserved": computed < needed if run.preemptions.any() else computed != needed,
-        "a step beyond its budget": bool((tokens > engine.planner.chunk_size).any()),
-        "more requests than seats": bool((run.steps.running > engine.max_num_seqs).any()),
-    }
-
-
 def keep(part: dict[str, Any]) -> None:
     """Write a part beside those that stand there, and the chart of all of them."""
     path = RESULTS / "soak.json"
     held: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    document = {"command": "python benchmarks/soak.py " + " ".join(sys.argv[1:]), **held, **part}
+    held.pop("command", None)  # of a file that an older version wrote: each part has its own
+    document = held | part
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(document, indent=1) + "\n")
     unfinished.replace(path)
@@ -466,13 +265,25 @@ def served(arguments: argparse.Namespace) -> list[str]:
     soak = Soak(server, arguments)
     whole = False
     try:
-        asyncio.run(soak.run(soak.capacity()))
+        with no_collections():
+            asyncio.run(soak.run(soak.capacity()))
         whole = True
     except KeyboardInterrupt:
         print("stopped; what there is stands in benchmarks/results/soak.json", file=sys.stderr)
     finally:
         soak.write(whole=whole, exit_code=server.stop())
     return complaints(soak.windows, soak.at_rest, server.process.returncode)
+
+
+@contextmanager
+def no_collections() -> Generator[None]:
+    """Keep Python from looking through the client's whole heap while answers are timed; what it then leaves is little."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def main() -> None:
@@ -487,7 +298,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found: list[str] = []
     if "simulated" in arguments.only:
-        part = simulated(arguments.hours)
+        part = {"command": "python benchmarks/soak.py " + " ".join(sys.argv[1:]), **simulated(arguments.hours)}
         keep({"simulated": part})
         found += part["complaints"]
         print(json.dumps(part | {"by_hour": len(part["by_hour"])}, indent=1))

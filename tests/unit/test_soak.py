@@ -5,23 +5,24 @@ from copy import deepcopy
 from itertools import count
 from xml.etree import ElementTree
 
-from soak import LOADS, MOST_GROWTH_MIB, Window, complaints, summary
 from soak_chart import write_chart
+from soak_figures import GAVE_UP, LOADS, MOST_GROWTH_MIB, Window, complaints, summary
 
 RESTING = {"memory_mib": 300.0, "descriptors": 9, "threads": 5}
 
 
-def windows(growth_mib: float = 0.0, status: str = "200") -> list[Window]:
+def windows(growth_mib: float = 0.0, status: str = "200", kept: int = 8) -> list[Window]:
     seconds = count(step=15.0)
     return [
         Window(
             load=load,
             from_seconds=next(seconds),
+            sent=10,
             statuses=Counter({status: 10}),
             first_ms=[30.0 + number % 7 for number in range(10)],
             total_ms=[40.0] * 10,
             promised=8,
-            kept=7,
+            kept=kept,
             process={**RESTING, "memory_mib": 300.0 + place * growth_mib},
         )
         for load in LOADS
@@ -42,8 +43,23 @@ def test_what_must_not_be_is_named():
     assert complaints(windows(), [RESTING, more, more], 0) == [], "threads that the first load starts"
     [first, _] = complaints(windows(growth_mib=MOST_GROWTH_MIB / 2), [], 0)
     assert first.startswith("memory at 80% grew")
-    assert complaints(windows(status="500"), [], 0) == ["180 answers were 500"]
+    assert complaints(windows(status="500"), [], 0) == ["90 answers at 80% were 500", "90 answers at 130% were 500"]
+    assert complaints(windows(status=GAVE_UP), [], 0) == ["90 answers at 80% were gave up"], (
+        "130 % is more than can be answered"
+    )
     assert complaints(windows(), [], 1) == ["the server ended with 1"]
+    assert complaints(windows(kept=7), [], 0) == [
+        f"87.50% of 72 promises at {load:.0%} were kept; expected 95%" for load in LOADS
+    ]
+
+
+def test_a_window_is_written_anew_until_its_last_answer_is_there():
+    [window, *_] = windows()
+    window.sent = 11
+    before = window.document()
+    window.statuses["200"] += 1
+    assert before["answers"] == {"200": 10} and window.document()["answers"] == {"200": 11}
+    assert window.document() is window.document(), "a run of hours writes each of its windows once"
 
 
 def test_the_chart_of_a_run_that_was_stopped_is_drawn(tmp_path):
