@@ -1,10 +1,13 @@
 """Coverage-guided damage of the parsers that matter most: atheris grows inputs that reach new lines, held as by `damaged.py`.
 
+What strangers send comes first: bodies, chats, headers and pictures of requests; then what is copied between machines.
+
     python tests/faults/fuzz.py [--seconds 300] [--formats journal "HTTP body" …] [--results PATH]
 
 Needs atheris (`make fuzz` makes an environment with it). Each format runs for so many seconds in a child of its own, from its
-undamaged original and what earlier runs kept in `build/fuzz/FORMAT`; an input that leads to a traceback, to another value than
-the file says, to a slow answer or to a large memory is written there and told as a complaint.
+undamaged original, some damaged ones and what earlier runs kept in `build/fuzz/FORMAT`; half of the inputs are changed by their
+bytes and half by their structure, as `damaged.py` does. An input that leads to a traceback, to another value than the file says,
+to a slow answer or to a large memory is written there and told as a complaint.
 """
 
 import argparse
@@ -16,17 +19,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from random import Random
+
+from mutations import damaged
 
 PARSERS = (
+    "HTTP body",
+    "HTTP chat",
+    "HTTP headers",
+    "png header",
+    "jpeg header",
     "profile.json",
     "journal",
     "core-exp",
-    "png header",
-    "jpeg header",
-    "HTTP body",
     "trace lines",
     "trace table",
 )
+SEEDS = 40  # inputs that each format begins with, the undamaged one among them
 KEPT = Path(__file__).parents[2] / "build" / "fuzz"
 MOST_BYTES, MOST_MEGABYTES, MOST_SECONDS = 1 << 16, 2048, 10
 
@@ -35,7 +44,7 @@ def child(name: str, folder: Path, options: list[str]) -> None:
     """Fuzz one format in this process, which libFuzzer ends."""
     import atheris
 
-    with atheris.instrument_imports(include=["paceline", "json"]):
+    with atheris.instrument_imports(include=["paceline"]):
         from damaged import Damage
         from formats import FORMATS
 
@@ -46,9 +55,14 @@ def child(name: str, folder: Path, options: list[str]) -> None:
         if problem is not None:
             raise AssertionError(f"{name}: {problem}")
 
+    def changed(content: bytes, most_bytes: int, number: int) -> bytes:
+        if number % 2:
+            return atheris.Mutate(content, most_bytes)
+        return damaged(form.shape, content, Random(number), form.seal)[:most_bytes]
+
     original = damage.contents[damage.home / form.target]
     damage.content(form, original)
-    atheris.Setup([sys.argv[0], *options], one)
+    atheris.Setup([sys.argv[0], *options], one, custom_mutator=changed)
     atheris.Fuzz()
 
 
@@ -66,7 +80,7 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
         "-print_final_stats=1",
     ]
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        _seed(name, Path(folder), kept)
+        seeds = _seed(name, Path(folder), kept)
         command = [sys.executable, __file__, "--child", name, folder, *options]
         before = _processor_seconds()
         run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -75,6 +89,7 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
     runs = re.search(r"number_of_executed_units: (\d+)", told)
     found: dict[str, object] = {
         "inputs": int(runs[1]) if runs else 0,
+        "seeds": seeds,
         "seconds": seconds,
         "processor_seconds": round(_processor_seconds() - before, 1),
         "coverage": int(covered[-1][0]) if covered else None,
@@ -94,11 +109,17 @@ def _processor_seconds() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
-def _seed(name: str, folder: Path, kept: Path) -> None:
-    from formats import FORMATS, originals
+def _seed(name: str, folder: Path, kept: Path) -> int:
+    """Write what a format begins with; return how many inputs that is, those of earlier runs among them."""
+    from formats import FORMATS, originals  # not before a child has told atheris to follow what they import
 
     originals(folder / "seed")
-    (kept / "original").write_bytes((folder / "seed" / FORMATS[name].target).read_bytes())
+    form = FORMATS[name]
+    original = (folder / "seed" / form.target).read_bytes()
+    (kept / "original").write_bytes(original)
+    for number in range(1, SEEDS):
+        (kept / f"damaged{number}").write_bytes(damaged(form.shape, original, Random(f"{name} {number}"), form.seal))
+    return len(list(kept.iterdir()))
 
 
 def main() -> None:
@@ -117,6 +138,7 @@ def main() -> None:
         found = {
             "command": f"make fuzz SECONDS={arguments.seconds}",
             "inputs": sum(int(each["inputs"]) for each in formats.values()),
+            "seeds": sum(int(each["seeds"]) for each in formats.values()),
             "seconds": round(time.monotonic() - started),
             "formats": formats,
         }
