@@ -140,7 +140,7 @@ def _described(name: str, source: str, revision: str | None, pinned: str | None)
     revision = code.pinned if code is not None and not Path(source).is_dir() else revision
     with _told(name):
         config_class: Any = AutoConfig if code is None else code.imported(class_reference(name, raw, "AutoConfig"))
-        config = config_class.from_pretrained(source, revision=revision)
+        config = config_class.from_pretrained(source, revision=revision, trust_remote_code=False)
     return _Described(code=code, raw=raw, revision=revision, config=config)
 
 
@@ -180,7 +180,12 @@ def _weights(
         if offload_folder is not None:
             placement["offload_folder"] = str(offload_folder)
     return readers.model_class.from_pretrained(
-        source, config=described.config, revision=described.revision, dtype=dtype, **placement
+        source,
+        config=described.config,
+        revision=described.revision,
+        dtype=dtype,
+        trust_remote_code=False,  # where nothing is said, transformers asks at the terminal, and a y runs what nobody pinned
+        **placement,
     )
 
 
@@ -311,7 +316,9 @@ def _template_beside(source: str, revision: str | None) -> str | None:
 def _image_processor(name: str, source: str, revision: str | None) -> Any:
     try:
         # the PIL backend: the default one needs torchvision, which has no CPU build
-        found: Any = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+        found: Any = AutoImageProcessor.from_pretrained(
+            source, revision=revision, trust_remote_code=False, backend="pil"
+        )
     except Exception as error:
         raise ModelError(
             f"the model {name!r} has no image processor that can be loaded ({_first_line(error)}); expected "

@@ -1,7 +1,10 @@
 """Molmo: the crops by the formula of the released models, tiers, and code that runs only when it was pinned."""
 
 import copy
+import importlib.machinery
+import importlib.util
 import json
+import py_compile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -152,6 +155,33 @@ def test_tokens_are_told_ahead_of_a_model_whose_code_comes_with_it(standin):
         load_request_plans(str(standin))
     with pytest.raises(ModelError, match="is part of transformers; leave it out"):
         load_request_plans("digits", trust_remote_code=pinned)
+
+
+@pytest.mark.parametrize("beside", ["compiled", "a folder", "an extension"])
+def test_of_pinned_code_nothing_runs_but_the_files_that_were_hashed(standin, tmp_path, beside):
+    folder, ran = copied(standin, tmp_path), tmp_path / "ran"
+    source = folder / "modeling_standin.py"
+    (folder / "evil.py").write_text(f"__import__('pathlib').Path({str(ran)!r}).touch()\n" + source.read_text())
+    if beside == "compiled":
+        py_compile.compile(
+            str(folder / "evil.py"),
+            cfile=importlib.util.cache_from_source(str(source)),
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+        (folder / "evil.py").unlink()
+    elif beside == "a folder":
+        (folder / "modeling_standin").mkdir()
+        (folder / "evil.py").rename(folder / "modeling_standin" / "__init__.py")
+    else:
+        (folder / "evil.py").unlink()
+        (folder / f"modeling_standin{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    known = trusted(standin)
+    if beside == "a folder":
+        with pytest.raises(ModelError, match="another code than was pinned"):
+            load_model(str(folder), device="cpu", trust_remote_code=known)
+    else:
+        load_model(str(folder), device="cpu", trust_remote_code=known)
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("pinned", [None, "main", "v1.0", "abc1234", "A" * 40, "0" * 64])
