@@ -28,7 +28,7 @@ from paceline.profiles.fields import (
     left_out,
     samples_frame,
 )
-from paceline.profiles.locking import hold_lock
+from paceline.profiles.locking import hold_lock, open_unlinked
 from paceline.profiles.stamps import JournalStamp, settled_state
 
 LOGGER = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Journal:
         lock = hold_lock(path.with_name(f".{path.name}.lock"), guards=path)
         descriptor = -1
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_unlinked(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             if fsync:
                 sync_directory(path.parent)
             torn_bytes = _cut_unfinished_line(descriptor)

@@ -1,5 +1,6 @@
 """Locks between processes: one writer a journal, one process at a time in a store's description."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Generator
@@ -53,6 +54,21 @@ def wait_for_lock(path: Path) -> Generator[None]:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return open_unlinked(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise OutputPathError(path.parent, error.strerror or str(error)) from error
+
+
+def open_unlinked(path: Path, flags: int) -> int:
+    """Open a file to write in it and return its descriptor; raises OSError where the name is a symbolic link.
+
+    A store that came from elsewhere could have what is cut and appended to lead to any file of this user.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(
+                errno.ELOOP, f"{path.name} is a symbolic link, which is not followed; copy the file"
+            ) from error
+        raise
