@@ -57,8 +57,16 @@ def in_parts(messages: Sequence[Message]) -> list[Message]:
 
 def missing_texts(messages: Sequence[Message], written: str) -> list[str]:
     """Return the texts that a written prompt does not hold; of what the assistant said, templates leave out its thoughts."""
-    told = texts_of([message for message in messages if message["role"] != "assistant"])
-    return [text for text in told if text.strip() not in written]
+    missing: list[str] = []
+    place = 0  # a template that keeps the order is looked through once, however many texts there are
+    for text in texts_of([message for message in messages if message["role"] != "assistant"]):
+        shown = text.strip()
+        found = written.find(shown, place)
+        if found >= 0:
+            place = found + len(shown)
+        elif shown not in written:
+            missing.append(text)
+    return missing
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from paceline.models.chats import Message, texts_of
 from paceline.models.families.family import Family
 from paceline.models.families.plans import TierPlan, Vision
 from paceline.models.pictures import check_pixels, check_smallest
-from paceline.models.prompts import Prompts
+from paceline.models.prompts import OWN_ARGUMENTS, Prompts
 from paceline.models.vision_language import VisionLanguageModel
 from paceline.records import TIERS
 
@@ -60,10 +60,12 @@ class RequestPlans:
     def text_tokens(self, messages: Sequence[Message], *, arguments: Mapping[str, object] | None = None) -> int:
         """Return the tokens of a chat and its template, its pictures left out; beyond 4,096 letters by its beginning.
 
-        A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it.
+        A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it. Arguments of
+        the function that fills it are passed over, another template above all: a client's would run as a program.
         """
         placeholder = "" if self.pictures is None else self.pictures.prompts.placeholder
-        given = {**self.template_arguments, **(arguments or {})}
+        own = {name: value for name, value in (arguments or {}).items() if name not in OWN_ARGUMENTS}
+        given = {**self.template_arguments, **own}
         try:
             written: str = self.tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False, **given

@@ -155,6 +155,8 @@ def server_over(
         default_budget_ms=settings.default_budget_ms,
         names=NAMES,
         line=one_at_a_time(settings.policy, alpha=settings.alpha, t0_seconds=largest_ms(first, sizes) / 1e3),
+        most_pictures=limits.pictures,
+        too_many_status=413,
         after_seconds=lambda: host.counts.mean_decode_ms / 1e3,
     )
     budgeted = BudgetMiddleware(build_app(host), desk, clock=clock, wall=wall)

@@ -13,6 +13,7 @@ from paceline.wire.cut_body import CutBody, Url
 
 TEXT_TYPES = ("text", "input_text", "output_text", "refusal", "thinking")
 TEMPLATE_FIELDS = ("tools", "documents")
+MOST_PARTS = 10_000  # messages of a chat and parts of their contents together: each is looked at several times
 
 
 class Sizes(Protocol):
@@ -70,14 +71,18 @@ class Chat:
         return {tier: self.image_tokens(tier) for tier in (self.tiers if self.plans is None else self.plans)}
 
 
-def read_chat(fields: Fields, sizes: Sizes, cut: CutBody, *, most_pictures: int | None = None) -> Chat:
+def read_chat(
+    fields: Fields, sizes: Sizes, cut: CutBody, *, most_pictures: int | None = None, too_many_status: int = 400
+) -> Chat:
     """Return the chat of a request's fields, whose pictures may be cut out.
 
-    Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on, and for more than `most_pictures`.
+    Raises RequestRefusedError (400, 413 or 415) for what no budget can be kept on, and with `too_many_status`
+    for more than `most_pictures`.
     """
     messages, pictures = messages_and_pictures(value_of(fields, "messages"), cut)
     if most_pictures is not None and len(pictures) > most_pictures:
-        raise _bad(f"messages hold {len(pictures)} pictures; this server takes at most {most_pictures}", "messages")
+        message = f"messages hold {len(pictures)} pictures; this server takes at most {most_pictures}"
+        raise _bad(message, "messages", status=too_many_status, code="too_many_images")
     text_tokens = sizes.text_tokens(messages, arguments=_template_arguments(fields))
     if not pictures:
         return Chat(text_tokens=text_tokens, pictures=0, plans=None, tiers=sizes.tiers)
@@ -128,11 +133,16 @@ def messages_and_pictures(given: object, cut: CutBody) -> tuple[list[dict[str, A
         raise _bad("messages is missing or empty; expected a list of messages", "messages")
     messages: list[dict[str, Any]] = []
     pictures: list[tuple[str, str | None]] = []
+    parts = len(cast("list[Any]", given))
     for message in cast("list[Any]", given):
         if not isinstance(message, dict):
             raise _bad("a message is no object; expected one with role and content", "messages")
         cells = cast("dict[str, Any]", message)
         content = cells.get("content")
+        if isinstance(content, list):
+            parts += len(cast("list[Any]", content))
+        if parts > MOST_PARTS:
+            raise _bad(f"the chat has more than {MOST_PARTS:,} messages and parts; expected fewer", "messages")
         if isinstance(content, list):
             content = [_part(part, pictures, cut) for part in cast("list[Any]", content)]
         elif content is None or isinstance(content, str):

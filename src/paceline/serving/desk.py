@@ -59,8 +59,8 @@ class Desk:
     waiting beyond its first token, where they are served one at a time. `price_at` says how an engine's time is priced where T0,
     what the largest configuration takes for a picture of a megapixel alone, is so many seconds: a price by the second means
     something else on a slower machine, and T0 is learned here. `most_pictures` are what the engine takes in one request, None
-    for any number. `default_budget_ms` is given to chats that ask for no budget, where they can be decided on; None leaves them
-    whole.
+    for any number; one with more is refused with `too_many_status` before anything is decided. `default_budget_ms` is given to chats
+    that ask for no budget, where they can be decided on; None leaves them whole.
     """
 
     def __init__(
@@ -72,13 +72,15 @@ class Desk:
         names: KnobNames,
         client_knobs: bool = False,
         most_pictures: int | None = None,
+        too_many_status: int = 400,
         line: ServerLoad | None = None,
         after_seconds: Callable[[], float] = lambda: 0.0,
         price_at: Callable[[float], PriceSettings] | None = None,
         default_budget_ms: float | None = None,
     ) -> None:
         self.controllers, self.sizes, self.alpha, self.names = dict(controllers), sizes, alpha, names
-        self.client_knobs, self.most_pictures, self.after_seconds = client_knobs, most_pictures, after_seconds
+        self.client_knobs, self.after_seconds = client_knobs, after_seconds
+        self.most_pictures, self.too_many_status = most_pictures, too_many_status
         self.default_budget = default_budget(default_budget_ms)
         if self.default_budget is not None:
             self._require_kind(self.default_budget)
@@ -135,7 +137,9 @@ class Desk:
         """
         assert reading.asked is not None and reading.fields is not None and reading.cut is not None
         asked, fields, cut = reading.asked, dict(reading.fields), reading.cut
-        chat = read_chat(fields, self.sizes, cut, most_pictures=self.most_pictures)
+        chat = read_chat(
+            fields, self.sizes, cut, most_pictures=self.most_pictures, too_many_status=self.too_many_status
+        )
         stripped = () if self.client_knobs else strip_knobs(fields)
         alone, spent_ms = not len(self.ledger), max(0.0, 1e3 * (now_seconds - received_seconds))
         decided = self._alone if alone or asked.kind != "ttft" else self._beside

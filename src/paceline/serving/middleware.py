@@ -197,8 +197,9 @@ async def received_parts(receive: Receive) -> list[bytes] | None:
 
 
 def _may_be_json(scope: Scope) -> bool:
-    kinds = [value.lower() for name, value in scope["headers"] if name == b"content-type"]
-    return not any(kind.startswith((b"multipart/", b"audio/")) for kind in kinds)
+    # of several the first counts, as for the servers behind: a second one lets nobody pass undecided
+    kind = next((value.lower() for name, value in scope["headers"] if name == b"content-type"), b"")
+    return not kind.startswith((b"multipart/", b"audio/"))
 
 
 def _with_length(scope: Scope, body: bytes) -> Scope:

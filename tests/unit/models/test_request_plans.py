@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from paceline.errors import PictureError
+from paceline.errors import InvalidValueError, PictureError
 from paceline.models.loading import load_model, load_request_plans
 
 QUESTION = "How many digits are there, and which is the largest of them?"
@@ -90,3 +90,26 @@ def test_a_long_text_is_counted_by_its_beginning_and_a_chat_no_template_takes_by
     assert plans.text_tokens(asked(sentence * 10_000)) == pytest.approx(per_letter * len(sentence * 10_000), rel=0.02)
     odd = [{"role": "user", "content": "one two"}]
     assert plans.text_tokens(odd) > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"chat_template": "{{ 'word ' * 999 }}"},
+        {"tokenize": True},
+        {"chat_template": 7, "continue_final_message": True},
+    ],
+    ids=str,
+)
+def test_arguments_that_fill_the_template_are_not_a_clients(digits, arguments):
+    """Another template would run as a program of whoever sends it, for hours if they like."""
+    _, plans = digits
+    assert plans.text_tokens(asked(QUESTION), arguments=arguments) == plans.text_tokens(asked(QUESTION))
+
+
+def test_a_template_is_no_argument_of_a_chat(digits):
+    model, _ = digits
+    picture = {"type": "image", "image": Image.new("RGB", (64, 64))}
+    chat = [{"role": "user", "content": [picture, {"type": "text", "text": QUESTION}]}]
+    with pytest.raises(InvalidValueError, match="a name that the chat template of 'digits' reads"):
+        model.prepare_chat(chat, "low", template_arguments={"chat_template": "{{ 1 }}"})

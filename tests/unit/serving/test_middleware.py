@@ -531,8 +531,10 @@ def test_who_is_not_admitted_is_not_read():
 
 
 def test_what_is_no_post_of_json_passes():
-    for connection in ({"method": "GET"}, {"headers": [(b"content-type", b"multipart/form-data; boundary=x")]}):
-        client, server = ask(json.dumps(chat("no number")).encode(), **connection)
+    for changed in ({"method": "GET"}, {"headers": [(b"content-type", b"Multipart/form-data; boundary=x")]}):
+        server, client = FakeServer(), Client(chat("no number"))
+        client.scope |= changed
+        asyncio.run(client.ask(BudgetMiddleware(server, new_desk())))
         assert client.status == 200 and server.received[0][0] is client.scope
 
 
@@ -557,3 +559,20 @@ def test_a_tier_with_answers_of_its_own_is_bounded_by_them():
     report = ask(chat(29), desk=desk)[0].document["paceline"]
     assert report["config"]["tier"] == "medium" and report["bound_ms"] == pytest.approx(28.0) and report["promised"]
     assert report["calibration_n"] == 60
+
+
+def test_a_second_content_type_lets_nobody_pass_undecided():
+    body = chat(30, vllm_xargs={"paceline_top_k": 1})
+    client, _ = ask(body, headers=[(b"content-type", b"multipart/form-data; boundary=x")])
+    assert client.document["paceline"]["budget_ms"] == 30
+    assert "x-paceline-stripped" in client.headers
+
+
+def test_a_chat_of_more_parts_than_anybody_looks_at_is_refused():
+    message = {"role": "user", "content": "a"}
+    parts = [{"type": "text", "text": "a"}] * 5000
+    for messages in ([message] * 10_001, [{"role": "user", "content": parts}] * 2):
+        client, server = ask({"model": "m", "messages": messages, "latency_budget_ms": 30})
+        assert client.status == 400 and "more than 10,000 messages and parts" in client.document["error"]["message"]
+        assert not server.received
+    assert ask({"model": "m", "messages": [message] * 10_000, "latency_budget_ms": 30})[0].status == 200
