@@ -11,6 +11,7 @@ try:
 except ImportError as missing:
     raise MissingExtraError("datasets", "data") from missing
 
+STORE = "hf://datasets/"  # where `datasets` says that a repository's own files are
 COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 
@@ -36,5 +37,8 @@ def hub_files(public: PublicSet, place: HubPlace, split: str) -> SetFiles:
     if not files or not all(file.endswith(".parquet") for file in files):
         held = ", ".join(map(str, by_split)) or "none"
         raise DatasetError(name, f"has the splits {held}", expected=f"Parquet files of the split {split}")
+    elsewhere = [file for file in files if "://" in file and not file.startswith(f"{STORE}{hub_id}@")]
+    if elsewhere:  # a repository says which files it has: any address, were it followed
+        raise DatasetError(name, f"names the file {elsewhere[0]!r}", expected="files of its own")
     commit = COMMIT.search(files[0])
     return SetFiles(files=files, place=f"hub:{hub_id}", revision=commit[1] if commit else place.revision, split=split)

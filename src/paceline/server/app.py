@@ -17,6 +17,7 @@ ERROR = {"description": "OpenAI's error object.", "content": {"application/json"
 CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
     400: ERROR,
     401: ERROR,
+    403: ERROR,
     404: ERROR,
     408: ERROR,
     413: ERROR,

@@ -7,8 +7,10 @@ something else a moment later changes nothing. A redirect is judged as a first a
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -138,8 +140,7 @@ class Fetcher:
     def _asked(self, place: Place, url: str, ends: float) -> bytes | str:
         """Return the body at a place, or where it leads on to."""
         try:
-            connection = self._connected(place, url, ends)
-            try:
+            with self._connected(place, url, ends) as connection:
                 connection.request("GET", place.target, headers={"accept": "image/*", "accept-encoding": "identity"})
                 with connection.getresponse() as response:
                     if response.status in REDIRECTS:
@@ -147,24 +148,29 @@ class Fetcher:
                     if response.status != 200:
                         raise _refused(url, f"it answers {response.status}")
                     return self._body(response, connection, url, ends)
-            finally:
-                connection.close()
         except (OSError, HTTPException, UnicodeError) as error:
             raise _refused(url, f"it cannot be fetched ({type(error).__name__})") from error
 
-    def _connected(self, place: Place, url: str, ends: float) -> HTTPConnection:
+    @contextmanager
+    def _connected(self, place: Place, url: str, ends: float) -> Generator[HTTPConnection]:
+        """Give a connection that is broken off when the time is over: its timeouts start anew with every letter that comes."""
         found = self._resolve(place.host, place.port)
         if not found or not all(self._accepts(address) for address in found):
             raise _refused(url, "its host is not one of the public Internet")
-        left = _left(ends)
-        plain = socket.create_connection((found[0], place.port), left)
-        if place.scheme == "https":
-            connection: HTTPConnection = HTTPSConnection(place.host, place.port, timeout=left)
-            connection.sock = self._tls.wrap_socket(plain, server_hostname=place.host)
-        else:
-            connection = HTTPConnection(place.host, place.port, timeout=left)
-            connection.sock = plain
-        return connection
+        of = HTTPSConnection if place.scheme == "https" else HTTPConnection
+        connection = of(place.host, place.port, timeout=_left(ends))
+        plain = socket.create_connection((found[0], place.port), _left(ends))
+        connection.sock, same = plain, plain.dup()
+        breaking_off = threading.Timer(max(0.0, ends - time.monotonic()), _break_off, (same,))
+        breaking_off.start()
+        try:
+            if place.scheme == "https":
+                connection.sock = self._tls.wrap_socket(plain, server_hostname=place.host)
+            yield connection
+        finally:
+            breaking_off.cancel()
+            same.close()
+            connection.close()
 
     def _body(self, response: HTTPResponse, connection: HTTPConnection, url: str, ends: float) -> bytes:
         parts: list[bytes] = []
@@ -173,13 +179,20 @@ class Fetcher:
             if connection.sock is not None:
                 connection.sock.settimeout(_left(ends))
             part = response.read1(PART_BYTES)
+            _left(ends)
+            if not part and response.length:
+                raise HTTPException(f"{response.length} bytes are missing")
             if not part:
                 return b"".join(parts)
-            _left(ends)
             size += len(part)
             if size > self.most_bytes:
                 raise _refused(url, f"it has more than {self.most_bytes:,} bytes")
             parts.append(part)
+
+
+def _break_off(connection: socket.socket) -> None:
+    with suppress(OSError):  # it is over already
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _left(ends: float) -> float:

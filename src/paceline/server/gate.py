@@ -101,9 +101,10 @@ class Gate:
         if len(headers) > self.limits.headers or size > self.limits.headers_bytes:
             message = f"{len(headers)} headers of {size:,} bytes; expected {self.limits.headers} of {self.limits.headers_bytes:,}"
             raise RequestRefusedError(f"{message} at most", status=431, code="headers_too_large")
-        if self.keys and scope["path"].startswith(GUARDED):
+        if self.keys and (scope["method"] == "POST" or scope["path"].startswith(GUARDED)):
             self._check_key(headers)
         if scope["method"] == "POST":
+            self._check_site(headers)
             if self.engine.draining:
                 raise stopping()
             self._check_kind(scope["path"], headers)
@@ -119,6 +120,12 @@ class Gate:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+
+    def _check_site(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Turn away what a browser sends for the page of another site, which could have the model answer unasked."""
+        if any(name == b"sec-fetch-site" and value == b"cross-site" for name, value in headers):
+            message = "a page of another site asks in this browser; expected this server's own page, or a program"
+            raise RequestRefusedError(message, status=403, code="cross_site")
 
     def _check_kind(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
         kinds = [value.split(b";")[0].strip().lower() for name, value in headers if name == b"content-type"]

@@ -273,6 +273,7 @@ def test_the_hub_is_read_at_a_commit_that_is_recorded(folders, monkeypatch):
         return Builder({"validation": urls})
 
     monkeypatch.setattr("paceline.datasets.hub.load_dataset_builder", builder)
+    monkeypatch.setattr("paceline.datasets.hub.STORE", "memory://")
     remote = load_question_set(set_requests(["doc-qa=hub@main"])[0], count=5, seed=1)
     assert called == [("lmms-lab/DocVQA", "DocVQA", "main")]
     assert remote.source.revision == commit and remote.source.place == "hub:lmms-lab/DocVQA"
@@ -294,6 +295,26 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
     monkeypatch.setattr("paceline.datasets.hub.load_dataset_builder", lambda *a, **k: Builder({"test": ["x.parquet"]}))
     with pytest.raises(DatasetError, match="has the splits test; expected Parquet files of the split validation"):
         hub_files(public, HubPlace(hub_id="some/other"), "validation")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "http://169.254.169.254/validation.parquet",
+        "file:///etc/validation.parquet",
+        "hf://datasets/an/other@0/validation.parquet",
+    ],
+)
+def test_a_repository_that_names_files_elsewhere_is_refused(file, monkeypatch):
+    own = f"hf://datasets/some/other@{'0' * 40}/validation.parquet"
+    for files in ([own], [own, file]):
+        made = Builder({"validation": files})
+        monkeypatch.setattr("paceline.datasets.hub.load_dataset_builder", lambda *a, made=made, **k: made)
+        if file not in files:
+            assert hub_files(PUBLIC_SETS["doc_qa"], HubPlace(hub_id="some/other"), "validation").files == (own,)
+            continue
+        with pytest.raises(DatasetError, match="expected files of its own"):
+            hub_files(PUBLIC_SETS["doc_qa"], HubPlace(hub_id="some/other"), "validation")
 
 
 def test_pictures_stand_side_by_side_on_white():

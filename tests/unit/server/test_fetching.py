@@ -4,7 +4,7 @@ import io
 import json
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -258,3 +258,26 @@ def test_the_time_that_fetching_takes_is_off_the_budget_and_a_stage_of_its_own()
     assert soon["expected_ms"] < 1000 and late["expected_ms"] > 2000 and late["ttft_ms"] > 2000
     assert stages["fetch"] >= 2000 > stages["queue"]
     assert [json.loads(line)["fetch_ms"] >= 2000 for line in lines] == [False, True]
+
+
+def test_a_head_that_comes_letter_by_letter_takes_no_longer_than_is_waited_for():
+    def letters(handler):
+        with suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
+            for _ in range(400):
+                handler.wfile.write(b"a")
+                time.sleep(0.05)
+
+    with site({"/a.png": letters}) as (port, _):
+        begun = time.monotonic()
+        refused(fetcher(f"http://images.example:{port}", seconds=0.5).fetch, f"http://images.example:{port}/a.png")
+        assert time.monotonic() - begun < 10
+
+
+def test_half_a_picture_is_none():
+    def half(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345")
+        handler.close_connection = True
+
+    with site({"/a.png": half}) as (port, _):
+        refused(fetcher(f"http://images.example:{port}").fetch, f"http://images.example:{port}/a.png")

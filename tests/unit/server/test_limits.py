@@ -80,7 +80,10 @@ def test_a_length_that_is_a_lie_is_no_answer_and_the_next_is_answered(port):
 
 def test_pictures_are_at_most_sixteen_and_forty_megapixels_together(port):
     assert ask(port, picture(data_url(png(8, 8)), 16)).status == 200
-    assert code(ask(port, picture(data_url(png(8, 8)), 17))) == (413, "too_many_images")
+    for budget in ({}, {"latency_budget_ms": 20}):
+        assert code(ask(port, picture(data_url(png(8, 8)), 17) | budget)) == (413, "too_many_images")
+    reply = ask(port, picture(data_url(png(8, 8)), 1000) | {"latency_budget_ms": 20})
+    assert "takes at most 16" in reply.document["error"]["message"], "nobody plans what nobody answers"
     assert ask(port, picture(data_url(png(8000, 5000)))).status == 200
     assert code(ask(port, picture(data_url(png(8000, 5001))))) == (413, "image_too_large")
     assert code(ask(port, picture(data_url(png(4000, 5001)), 2))) == (413, "image_too_large")
@@ -288,3 +291,14 @@ def test_bodies_that_wait_have_so_much_room_together_and_no_more():
         first.join()
         assert ask(port, large).status == 200
     assert served.app.bodies_bytes == 0
+
+
+def test_with_keys_nobody_else_fills_the_room_for_bodies():
+    with listening(told_server(keys=["sk-0123456789abcdef"])) as port:
+        for path in ("/health", "/nowhere", "//v1/chat/completions", "/V1/chat/completions"):
+            assert code(ask(port, {"a": 1}, path=path)) == (401, "invalid_api_key")
+
+
+def test_a_page_of_another_site_has_no_model_answer(port):
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        assert ask(port, chat(picture=False), headers={"sec-fetch-site": site}).status == status
