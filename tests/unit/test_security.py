@@ -7,19 +7,21 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
 import pytest
 
 import paceline
-from paceline.errors import PacelineError
+from paceline.errors import ModelError, PacelineError
 from paceline.fit.artifact_directory import replaced_artifact
 from paceline.models.loading import load_model
 from paceline.profiles import read_profile, write_core_exp
 from paceline.profiles.atomic import write_atomically
 from paceline.server.request_log import RequestLog
 from paceline.simulate import VidurTables
+from paceline.tune.capacity_chart import capacity_chart
 
 ROOT = Path(__file__).parents[2]
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -171,3 +173,47 @@ def test_a_request_cannot_write_a_line_of_its_own_into_the_log():
     (line,) = lines
     assert line.count("\n") == 1 and line.isascii() and "\x1b" not in line and "the prompt" not in line
     assert msgspec.json.decode(line)["path"].startswith("/x\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["journal-rank0.jsonl", ".journal-rank0.jsonl.lock", "sentinels-rank0.jsonl", ".store.lock"]
+)
+def test_a_store_whose_files_lead_elsewhere_is_not_written(name, tmp_path, synthetic_samples_frame):
+    """A store from elsewhere, unpacked: what is cut, emptied and appended to is its own."""
+    from store_work import RUN, sample
+
+    from paceline.profiles import ProfileStore
+
+    store, _ = synthetic_samples_frame
+    theirs = tmp_path / "theirs"
+    theirs.write_text("whole line\nand one without an end")
+    (store / name).unlink(missing_ok=True)
+    (store / name).symlink_to(theirs)
+
+    def go_on():
+        with ProfileStore.open_or_create(store, RUN, fsync=False) as again:
+            again.append(sample("two"))
+            again.append_sentinel({"prefill_ms": 1.0})
+
+    with pytest.raises(PacelineError, match="symbolic link, which is not followed"):
+        go_on()
+    assert theirs.read_text() == "whole line\nand one without an end"
+
+
+def test_a_name_in_a_chart_is_text():
+    need = SimpleNamespace(controller="<script>&", router="a</svg>", accuracy_floor=0.5, planned=2)
+    drawn = ElementTree.fromstring(capacity_chart([need]))
+    assert [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")][-1] == "<script>&, a</svg>"
+
+
+@pytest.mark.parametrize("answer", ["y", "yes"])
+def test_nobody_is_asked_at_the_terminal_whether_code_may_run(answer, dense_folder, tmp_path, monkeypatch):
+    mark, folder = tmp_path / "it ran", tmp_path / "model"
+    shutil.copytree(dense_folder, folder)
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil:\n    pass\n")
+    named = {"image_processor_type": "Evil", "auto_map": {"AutoImageProcessor": "evil.Evil"}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(named))
+    monkeypatch.setattr("builtins.input", lambda *_: answer)
+    with pytest.raises(ModelError):
+        load_model(str(folder), device="cpu")
+    assert not mark.exists()

@@ -6,6 +6,7 @@ names a console.
 """
 
 import json
+import logging
 import unicodedata
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -136,7 +137,26 @@ def _mover(progress: Progress, task: TaskID) -> Callable[[int, int], None]:
 
 @contextmanager
 def warnings_as_notes() -> Generator[None]:
-    """Print every PacelineWarning as one line on standard error, without the place in our code that it comes from."""
+    """Print every PacelineWarning, and what is logged as a warning, on standard error without the place it comes from."""
+    ours, handler = logging.getLogger("paceline"), _Logged(logging.WARNING)
+    ours.addHandler(handler)
+    try:
+        with _warnings_shown():
+            yield
+    finally:
+        ours.removeHandler(handler)
+
+
+class _Logged(logging.Handler):
+    """Prints what is logged: a name in it steers no terminal either."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line, or what was raised over several."""
+        note(self.format(record), mark="" if record.exc_info else "warning")
+
+
+@contextmanager
+def _warnings_shown() -> Generator[None]:
     with warnings.catch_warnings():
         others = warnings.showwarning
 

@@ -1,6 +1,7 @@
 """Engines over the accuracy floor, a line a controller and router, as SVG."""
 
 from collections.abc import Sequence
+from html import escape
 
 from paceline.tune.capacity import Need
 
@@ -39,5 +40,7 @@ def capacity_chart(needs: Sequence[Need]) -> str:
         ]
         parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
         y = TOP + 16 * number
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y}" fill="{colour}">{name[0]}, {name[1]}</text>')
+        parts.append(
+            f'<text x="{WIDTH - RIGHT + 8}" y="{y}" fill="{colour}">{escape(name[0])}, {escape(name[1])}</text>'
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -1,6 +1,7 @@
 """Whatever users, files and models say is printed as it is."""
 
 import io
+import logging
 import re
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,6 +21,7 @@ from paceline.cli.printing import (
     say,
     visible,
     visible_in_a_table,
+    warnings_as_notes,
 )
 
 HOSTILE = (
@@ -101,3 +103,19 @@ def test_no_other_module_of_the_command_line_prints_by_itself():
     assert len(others) > 20
     for path in others:
         assert not re.search(r"\brich\b|\b[sp]?echo\b|\bprint\(|\.write\(", path.read_text()), path
+
+
+def test_what_is_logged_is_printed_as_it_is(capfd):
+    logger = logging.getLogger("paceline.profiles.native")
+    with warnings_as_notes():
+        logger.warning("%s; the journals are read instead", "\x1b]0;owned\x07\nerror: forged")
+        try:
+            raise ValueError("\x1b[31mred")
+        except ValueError:
+            logger.exception("request %s failed", "a")
+    told = capfd.readouterr().err
+    assert "\x1b" not in told and "\x07" not in told
+    assert told.startswith("warning: \\x1b]0;owned\\x07\\nerror: forged; the journals are read instead\n")
+    assert "request a failed\nTraceback" in told and "ValueError: \\x1b[31mred" in told
+    logger.warning("not ours to print any more")
+    assert "warning:" not in capfd.readouterr().err
