@@ -86,7 +86,9 @@ def summary(windows: Sequence[Window], load: float) -> dict[str, Any]:
         first, _, last = thirds(own)
         medians = [np.median([value for each in part for value in each.first_ms] or [np.nan]) for part in (first, last)]
         found |= {
-            "median_first_ms_of_the_last_third_over_the_first": round(float(medians[1] / medians[0]), 3),
+            "median_first_ms_of_the_last_third_over_the_first": None
+            if np.isnan(medians).any()
+            else round(float(medians[1] / medians[0]), 3),
             "memory_mib_of_the_last_third_over_the_first": round(_memory(last) - _memory(first), 2),
             "promises_kept_by_thirds": [
                 share_of(sum(each.kept for each in part), sum(each.promised for each in part)) for part in thirds(own)

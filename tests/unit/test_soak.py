@@ -5,6 +5,7 @@ from copy import deepcopy
 from itertools import count
 from xml.etree import ElementTree
 
+from fault_table import served, table
 from soak_chart import write_chart
 from soak_figures import GAVE_UP, LOADS, MOST_GROWTH_MIB, Window, complaints, summary
 
@@ -69,3 +70,23 @@ def test_the_chart_of_a_run_that_was_stopped_is_drawn(tmp_path):
         write_chart({"served": {"windows": deepcopy(shown)}}, tmp_path / "soak.svg")
         drawn = ElementTree.parse(tmp_path / "soak.svg")
         assert len(drawn.findall("{*}polyline")) == 9
+
+
+def test_a_run_is_told_in_rows_and_one_that_was_stopped_too():
+    for some, whole in ((windows(), True), (windows()[:4], False)):
+        document = {
+            "whole": whole,
+            "minutes": 30.0,
+            "loads": {f"{load:.0%}": summary(some, load) for load in LOADS},
+            "at_rest": [RESTING] * 3,
+            "complaints": complaints(some, [RESTING] * 3, 0),
+        }
+        rows = served(document)
+        assert [row[0][:10] for row in rows] == ["`soak.py`:"] * (2 if whole else 1) + ["the same, "]
+        assert ("100.00 % (" in rows[0][2] and "90 requests (answers: 90 200)" in rows[0][2]) or not whole
+        assert rows[-1][2].endswith("complaints: none" if whole else "the run was stopped")
+
+
+def test_the_table_of_what_stands_in_the_results_is_made():
+    lines = table().splitlines()
+    assert len(lines) > 8 and all(line.count(" | ") == 2 for line in lines if not line.startswith("|---"))
