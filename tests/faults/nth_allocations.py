@@ -137,7 +137,10 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=list(FORMATS))
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
-    formats, complaints, started = {}, [], time.monotonic()
+    formats: dict[str, dict] = {}
+    result: dict[str, object] = {}
+    complaints: list[str] = []
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=quick_folder()) as folder:
         Damage(Path(folder))  # writes the originals
         for name in arguments.formats:
@@ -145,15 +148,16 @@ def main() -> None:
             complaints += found.pop("complaints")
             formats[name] = found
             print(name, json.dumps(found), flush=True)
-    result = {
-        "most": arguments.most,
-        "failures": sum(sum(each["ended"].values()) for each in formats.values()),
-        "formats": formats,
-        "seconds": round(time.monotonic() - started, 1),
-        "complaints": complaints,
-    }
+            result = {
+                "most": arguments.most,
+                "whole": len(formats) == len(arguments.formats),
+                "failures": sum(sum(each["ended"].values()) for each in formats.values()),
+                "formats": formats,
+                "seconds": round(time.monotonic() - started, 1),
+                "complaints": complaints,
+            }
+            keep("nth allocations", result, arguments.results)
     print(json.dumps({name: result[name] for name in ("failures", "seconds", "complaints")}, indent=1))
-    keep("nth allocations", result, arguments.results)
     sys.exit(bool(complaints))
 
 

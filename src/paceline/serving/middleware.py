@@ -33,6 +33,8 @@ ENGINE_PATHS = (
     "/v1/completions",
     "/v1/responses",
     "/v1/messages",
+    "/v1/systemone",
+    "/cohere/v2/chat",
     "/inference/v1/generate",
     "/invocations",
     "/generate",
