@@ -1,14 +1,24 @@
-"""JSON that somebody else may have written: one way to parse it, with one kind of error for all that cannot be used, and one
-way to seal it, so that an edit by hand is seen."""
+"""JSON that somebody else may have written: one way to parse it, with one kind of error for all that cannot be used, one way to
+seal it, so that an edit by hand is seen, and what the files in a directory from elsewhere must be at least."""
 
+import errno
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 SEAL = "description_sha256"
 
 LARGEST_WHOLE_NUMBER = 2**63  # what files hold as whole numbers is counted, in 64 bits everywhere behind the readers
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError for what stands in a file's place and has no end: a device, a pipe or a socket, or a link to one."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, and no file", str(path))
 
 
 def parsed_json(text: str | bytes) -> object:

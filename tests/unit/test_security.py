@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import pickle
 import re
 import shutil
@@ -12,13 +13,16 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+from estimators import write_grid_estimator
 
 import paceline
+from paceline.control.loading import load_controller
 from paceline.errors import ModelError, PacelineError
 from paceline.fit.artifact_directory import replaced_artifact
 from paceline.models.loading import load_model
 from paceline.profiles import read_profile, write_core_exp
 from paceline.profiles.atomic import write_atomically
+from paceline.profiles.sentinels import read_drifts
 from paceline.server.request_log import RequestLog
 from paceline.simulate import VidurTables
 from paceline.tune.capacity_chart import capacity_chart
@@ -217,3 +221,26 @@ def test_nobody_is_asked_at_the_terminal_whether_code_may_run(answer, dense_fold
     with pytest.raises(ModelError):
         load_model(str(folder), device="cpu")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device"])
+@pytest.mark.parametrize("name", ["journal-rank0.jsonl", "samples.parquet", "sentinels-rank0.jsonl"])
+def test_what_has_no_end_is_no_file_of_a_store(name, what, synthetic_samples_frame):
+    """A store from elsewhere, unpacked: reading it ends, in bounded memory."""
+    store, _ = synthetic_samples_frame
+    (store / name).unlink(missing_ok=True)
+    if what == "a pipe":
+        os.mkfifo(store / name)
+    else:
+        (store / name).symlink_to("/dev/full")
+    with pytest.raises(PacelineError, match="a device, a pipe or a socket, and no file"):
+        read_drifts(store) if name.startswith("sentinels") else read_profile(store)
+
+
+@pytest.mark.parametrize("name", ["estimator.json", "estimator.safetensors", "bounds.json", "bounds.safetensors"])
+def test_what_has_no_end_is_no_file_of_an_artifact(name, tmp_path):
+    write_grid_estimator(tmp_path / "estimator", 1)
+    (tmp_path / "estimator" / name).unlink()
+    (tmp_path / "estimator" / name).symlink_to("/dev/full")
+    with pytest.raises(PacelineError, match="a device, a pipe or a socket, and no file"):
+        load_controller(tmp_path / "estimator", alpha=0.05)

@@ -17,6 +17,7 @@ from paceline.estimate.bounds import CalibratedConfig, ConformalScores, LatencyB
 from paceline.estimate.described_files import ArtifactFiles
 from paceline.estimate.description import WEIGHTS_FILE
 from paceline.estimate.json_fields import UnfitFieldError, typed, typed_fields
+from paceline.json_document import require_regular
 from paceline.records import LATENCY_KINDS, KnobConfig, LatencyKind
 
 DESCRIPTION, SCORES = "bounds.json", "bounds.safetensors"
@@ -101,6 +102,7 @@ def load_bounds(directory: Path | str) -> LatencyBounds:
 def file_sha256(path: Path) -> str:
     """Return the hash of a file of the artifact; raises EstimatorError when it cannot be read."""
     try:
+        require_regular(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise FILES.unfit(path, f"cannot be read ({error.strerror})", "a file of an estimator with bounds") from error

@@ -19,7 +19,7 @@ from safetensors.numpy import load
 
 from paceline.errors import ControllerError, EstimatorError
 from paceline.estimate.json_fields import UnfitFieldError, typed_fields
-from paceline.json_document import SEAL, parsed_json, sealed, stands_as_sealed
+from paceline.json_document import SEAL, parsed_json, require_regular, sealed, stands_as_sealed
 
 UNSEALED_VERSION, SCHEMA_VERSION = 1, 2  # an artifact may have later versions of its own
 OTHER_VERSION = "read it with the version of paceline that wrote it, or train it again"
@@ -79,6 +79,7 @@ class ArtifactFiles:
     def content(self, path: Path, digest: str, *, of: str) -> bytes:
         """Return a file of the artifact when it has this SHA-256; raises the artifact's error. `of` is the artifact in words."""
         try:
+            require_regular(path)
             content = path.read_bytes()
         except OSError as error:
             raise self.unfit(path, f"cannot be read ({error.strerror})", f"a file of {of}") from error
@@ -119,6 +120,7 @@ class ArtifactFiles:
 
     def _object(self, path: Path) -> dict[str, Any]:
         try:
+            require_regular(path)
             document = parsed_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             problem, expected = f"cannot be read ({error.strerror})", f"the description of {self.described}"

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from paceline.json_document import require_regular
 from paceline.profiles.core_exp_variants import read_any_variant
 from paceline.profiles.fields import (
     CONFIGURATION,
@@ -113,6 +114,7 @@ class DatasetReader:
         if path.is_dir():
             return self._faulty(path, Fault(problem="holds no .json file", expected=LAYOUT, mend=DIRECTORY_MENDING))
         try:
+            require_regular(path)
             content = path.read_bytes()
         except OSError as error:
             return self._faulty(path, _unreadable(error))

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from paceline.errors import ProfileDataError
+from paceline.json_document import require_regular
 from paceline.profiles.description import FILE_NAME, StoreDescription
 from paceline.profiles.fields import KEY, SCHEMA, LeftOut, samples_frame
 from paceline.profiles.journal import read_journal
@@ -50,6 +51,8 @@ def read_native(
     description = StoreDescription.read(directory)
     try:
         journals = sorted(directory.glob(JOURNALS))
+        for path in (*journals, *directory.glob(COMPACTION)):
+            require_regular(path)
         sizes = {journal.name: journal.stat().st_size for journal in journals}
         note = _usable_note(directory / COMPACTION, sizes)
         covered = note is not None and note.journal_bytes == sizes and not from_journals

@@ -15,7 +15,7 @@ from typing import cast
 from scipy.stats import kruskal
 
 from paceline.errors import ProfileDataError
-from paceline.json_document import parsed_json
+from paceline.json_document import parsed_json, require_regular
 
 JOURNALS = "sentinels-rank*.jsonl"
 MOST_PARTS = 8
@@ -86,6 +86,7 @@ def read_drifts(store: Path) -> tuple[MachineDrift, ...]:
 
 def _prefills_ms(path: Path) -> list[float]:
     try:
+        require_regular(path)
         whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end was in flight
     except OSError as error:
         problem, mend = (
