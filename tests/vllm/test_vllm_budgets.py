@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import http.client
 import io
 import json
 import os
@@ -276,6 +277,22 @@ def test_without_a_budget_nothing_is_chosen_and_a_clients_own_knobs_are_stripped
     assert not hasattr(plain, "paceline") and native.top_k == 8
     raw = client.chat.completions.with_raw_response.create(**chat(asked[1]), extra_body=knobs)
     assert raw.headers["x-paceline-stripped"].startswith("mm_processor_kwargs, vllm_xargs.paceline_")
+
+
+def test_a_second_content_type_brings_no_knobs_to_the_engine(server, asked):
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    body = json.dumps(chat(asked[1], vllm_xargs={"paceline_top_k": 1}, latency_budget_ms=GENEROUS_MS)).encode()
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    connection.putrequest("POST", "/v1/chat/completions")
+    for kind in ("application/json", "multipart/form-data; boundary=x"):  # vLLM reads the first
+        connection.putheader("Content-Type", kind)
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    assert answer.headers["x-paceline-stripped"] == "vllm_xargs.paceline_top_k"
+    assert document["paceline"]["budget_ms"] == GENEROUS_MS and document["paceline"]["config"]["top_k"] != 1
 
 
 def test_budgets_that_are_none_are_openai_errors(client, asked):
