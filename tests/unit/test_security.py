@@ -22,6 +22,8 @@ from paceline.fit.artifact_directory import replaced_artifact
 from paceline.models.loading import load_model
 from paceline.profiles import read_profile, write_core_exp
 from paceline.profiles.atomic import write_atomically
+from paceline.profiles.description import StoreDescription
+from paceline.profiles.parquet import ParquetNote, write_parquet
 from paceline.profiles.sentinels import read_drifts
 from paceline.server.request_log import RequestLog
 from paceline.simulate import VidurTables
@@ -244,3 +246,13 @@ def test_what_has_no_end_is_no_file_of_an_artifact(name, tmp_path):
     (tmp_path / "estimator" / name).symlink_to("/dev/full")
     with pytest.raises(PacelineError, match="a device, a pipe or a socket, and no file"):
         load_controller(tmp_path / "estimator", alpha=0.05)
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "", "journal-rank/../0.jsonl", "a" * 5000])
+def test_a_compaction_that_names_no_journal_of_its_store_is_a_sentence(name, synthetic_samples_frame):
+    store, samples = synthetic_samples_frame
+    note = ParquetNote(description=StoreDescription.read(store), journal_bytes={name: 5})
+    write_parquet(samples, store / "samples.parquet", note)
+    with pytest.raises(PacelineError, match="covers the journal") as refused:
+        read_profile(store)
+    assert len(str(refused.value)) < 3000

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import polars as pl
@@ -105,6 +106,12 @@ def _usable_note(compaction: Path, sizes: dict[str, int]) -> ParquetNote | None:
         LOGGER.warning("%s; the journals are read instead", error)
         return None
     for name, covered_bytes in {} if note is None else note.journal_bytes.items():
+        if not fnmatchcase(name, JOURNALS) or "/" in name:
+            problem, mend = (
+                f"covers the journal {name!r:.60}",
+                f"delete {COMPACTION}: it is made anew from the journals",
+            )
+            raise ProfileDataError(compaction, problem, expected=JOURNALS, mend=mend)
         if sizes.get(name, 0) < covered_bytes:
             raise ProfileDataError(
                 compaction.with_name(name),
