@@ -84,6 +84,8 @@ def told_server(
             "alpha": 0.05,
             "names": NAMES,
             "line": one_at_a_time(policy, alpha=0.05, t0_seconds=0.04),
+            "most_pictures": limits.pictures,
+            "too_many_status": 413,
             "after_seconds": lambda: host.counts.mean_decode_ms / 1e3,
             **desk,
         }

@@ -16,7 +16,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedTokenizerBase
 
-from paceline.models.remote_code import RemoteCode, code_hash
+from paceline.models.remote_code import RemoteCode, code_hash, code_sources
 
 STANDIN = Path(__file__).parent / "molmo_standin"
 HIDDEN, LAYERS = 64, 6
@@ -395,7 +395,7 @@ def _save_standin(tiny: Tiny, folder: Path, tokenizer: PreTrainedTokenizerBase) 
     (folder / "preprocessor_config.json").write_text(json.dumps(tiny.processor_arguments))
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     (folder / "generation_config.json").write_text(json.dumps(ends))
-    code = RemoteCode(name="stand-in", folder=folder, pinned="")
+    code = RemoteCode(name="stand-in", folder=folder, pinned="", sources=code_sources(folder))
     model_class = code.imported("modeling_standin.MolmoForCausalLM")
     model = model_class(model_class.config_class(**config))
     save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})

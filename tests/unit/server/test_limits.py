@@ -14,10 +14,11 @@ from http.client import HTTPConnection
 
 import pytest
 from PIL import Image
+from serving_desk import FakeSizes, table
 from serving_host import ToldModel, ask, chat, listening, told_server
 
 from paceline.server.limits import Limits
-from paceline.server.serve import _raise_file_limit
+from paceline.server.serve import ServerSettings, _raise_file_limit, server_over
 
 
 def picture(url, count=1):
@@ -84,6 +85,8 @@ def test_pictures_are_at_most_sixteen_and_forty_megapixels_together(port):
         assert code(ask(port, picture(data_url(png(8, 8)), 17) | budget)) == (413, "too_many_images")
     reply = ask(port, picture(data_url(png(8, 8)), 1000) | {"latency_budget_ms": 20})
     assert "takes at most 16" in reply.document["error"]["message"], "nobody plans what nobody answers"
+    built = server_over(ToldModel(), FakeSizes(), {"ttft": table()}, ServerSettings(name="m"), log=len)
+    assert (built.desk.most_pictures, built.desk.too_many_status) == (16, 413)
     assert ask(port, picture(data_url(png(8000, 5000)))).status == 200
     assert code(ask(port, picture(data_url(png(8000, 5001))))) == (413, "image_too_large")
     assert code(ask(port, picture(data_url(png(4000, 5001)), 2))) == (413, "image_too_large")
