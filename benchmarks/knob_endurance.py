@@ -210,12 +210,12 @@ def _process() -> dict[str, float]:
 class _Allocated(ctypes.Structure):
     """What mallinfo2(3) tells: ten counts, of all arenas together."""
 
-    _fields_ = [(f"count_{number}", ctypes.c_size_t) for number in range(10)]
+    _fields_ = [("counts", ctypes.c_size_t * 10)]
 
 
 def _allocated_bytes() -> int:
     """Return the bytes that are allocated from glibc, in its arenas (uordblks) and mapped apart (hblkhd)."""
     told = ctypes.CDLL(None).mallinfo2
     told.restype = _Allocated
-    counts = [int(getattr(told(), name)) for name, _ in _Allocated._fields_]
-    return counts[7] + counts[4]
+    counts = told().counts
+    return int(counts[7]) + int(counts[4])
