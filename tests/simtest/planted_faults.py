@@ -234,7 +234,7 @@ MUTANTS = (
     _m("there is room for any bodies", GATE, "if self.bodies_bytes > self.limits.bodies_bytes:", "if False:", "memory"),
     _m("a body may be of any size", GATE, "                    self._check_size(size)\n", "", "413"),
     _m("a length is not looked at", GATE, "                self._check_size(int(value[:20]))", "                pass", "413"),
-    _m("a key is not asked for", GATE, 'if self.keys and scope["path"].startswith(GUARDED):', "if False:", "401"),
+    _m("a key is not asked for", GATE, 'if self.keys and (scope["method"] == "POST" or scope["path"].startswith(GUARDED)):', "if False:", "401"),
     _m("a body may take for ever", GATE, "asyncio.timeout(self.limits.body_seconds)", "asyncio.timeout(None)", "half-open streams"),
     _m(
         "half a body is a body",

@@ -59,8 +59,8 @@ class Desk:
     waiting beyond its first token, where they are served one at a time. `price_at` says how an engine's time is priced where T0,
     what the largest configuration takes for a picture of a megapixel alone, is so many seconds: a price by the second means
     something else on a slower machine, and T0 is learned here. `most_pictures` are what the engine takes in one request, None
-    for any number; one with more is refused with `too_many_status` before anything is decided. `default_budget_ms` is given to chats
-    that ask for no budget, where they can be decided on; None leaves them whole.
+    for any number; one with more is refused with `too_many_status` before anything is decided. `default_budget_ms` is given to
+    chats that ask for no budget, where they can be decided on; None leaves them whole.
     """
 
     def __init__(
