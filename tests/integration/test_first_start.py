@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import polars as pl
 import pytest
 
+from paceline.datasets import DIGIT_SETS
+from paceline.profiles import read_profile
+from paceline.server.first_controller import PROFILE
 from paceline.serving.controllers import served_controllers
 
 # each start is a child of a process that has imported all and done nothing; what it says is a JSON line
@@ -59,4 +64,6 @@ def test_a_first_start_that_is_killed_leaves_no_half_and_the_next_goes_on(tmp_pa
     assert "profile" not in first or first["profile"][0][0] == first["profile"][0][1]
     assert first["training"][-1][0] == first["training"][-1][1] and len(first["begun"]) == 1
     assert second["where"] == first["where"] and second["begun"] == [] and not {"profile", "training"} & set(second)
+    profile = read_profile(Path(second["where"]).parent / PROFILE)
+    assert set(profile.samples["dataset"].cast(pl.String)) == set(DIGIT_SETS)
     assert served_controllers(second["where"], alpha=0.4, tell=print)["ttft"]  # few calibrated it

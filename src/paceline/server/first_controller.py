@@ -1,6 +1,7 @@
 """The controller of the embedded model: measured on this machine on first use, and kept in the user's cache.
 
-A build that is killed goes on where it stood. What others see is a whole controller or none.
+A build that is killed goes on where it stood. What others see is a whole controller or none; the profile that it was learned
+from stays beside it.
 """
 
 import hashlib
@@ -20,12 +21,12 @@ from paceline.measure.profiling import ProfilePlan, run_profile
 from paceline.measure.provenance import device_name
 from paceline.models.loading import EMBEDDED, load_model
 from paceline.profiles import read_profile
-from paceline.profiles.atomic import make_directory, sync_directory
+from paceline.profiles.atomic import make_directory
 from paceline.profiles.locking import wait_for_lock
 
 MODEL = "digits"
 SAMPLES, MAX_NEW_TOKENS = 45, 8  # of each question set; four digits and the end token, with room
-ESTIMATOR, PROFILE, UNFINISHED = "estimator", "profile", "unfinished"
+ESTIMATOR, PROFILE = "estimator", "profile"
 Progress = Callable[[int, int], None]
 
 
@@ -56,14 +57,10 @@ def first_controller(
 
 
 def _build(kept: Path, samples: int, on_profile: Progress, on_training: Progress) -> None:
-    work = kept / UNFINISHED
-    make_directory(work)
     plan = ProfilePlan(datasets=DIGIT_SETS, samples=samples, max_new_tokens=MAX_NEW_TOKENS)
-    run_profile(load_model(MODEL, device="cpu"), plan, work / PROFILE, on_progress=on_profile)
+    run_profile(load_model(MODEL, device="cpu"), plan, kept / PROFILE, on_progress=on_profile)
     split = split_for(samples * len(DIGIT_SETS), alpha=DEFAULT_ALPHA)
-    train_artifact(read_profile(work / PROFILE), work / ESTIMATOR, split=split, on_progress=on_training)
-    (work / ESTIMATOR).replace(kept / ESTIMATOR)
-    sync_directory(kept)
+    train_artifact(read_profile(kept / PROFILE), kept / ESTIMATOR, split=split, on_progress=on_training)
 
 
 def _user_cache() -> Path:

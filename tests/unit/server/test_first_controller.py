@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from paceline.server import first_controller as built
-from paceline.server.first_controller import ESTIMATOR, first_controller
+from paceline.server.first_controller import ESTIMATOR, PROFILE, first_controller
 
 
 class KilledError(BaseException):
@@ -45,6 +45,7 @@ def test_it_is_built_once_with_progress_and_kept(builds, tmp_path):
     )
     assert first == first_controller(cache=tmp_path, on_begin=told.append) and (first / "description.json").is_file()
     assert begun == {"profile": 1, "training": 1} and moved == [(1, 1)] and told == [first.parent]
+    assert {each.name for each in first.parent.iterdir()} == {ESTIMATOR, PROFILE, ".lock"}
 
 
 @pytest.mark.parametrize("stage", ["profile", "training"])
