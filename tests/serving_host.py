@@ -5,11 +5,14 @@ import json
 import socket
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 from http.client import HTTPConnection
 
+import runtime_models
 from serving_desk import NAMES, FakeSizes, chat, table
 
+from paceline.models.loading import load_model
 from paceline.records import KnobConfig
 from paceline.server.app import build_app
 from paceline.server.chat_answer import Host
@@ -19,7 +22,7 @@ from paceline.server.gate import Gate, digest_of
 from paceline.server.limits import Limits
 from paceline.server.question import Answered, FirstToken
 from paceline.server.request_log import RequestLog
-from paceline.server.serve import ChatServer, Server, one_at_a_time
+from paceline.server.serve import ChatServer, Server, ServerSettings, build_server, one_at_a_time
 from paceline.serving.desk import Desk
 from paceline.serving.middleware import BudgetMiddleware
 
@@ -134,6 +137,17 @@ def listening(served):
         thread.join(60)
         served.engine.close()
         assert not thread.is_alive() and not failed
+
+
+@contextmanager
+def served_digits():
+    """The embedded model behind its own server, under a table with made-up times; yields its address."""
+    controllers = {"ttft": runtime_models.table(kind="ttft", latencies=(10.0, 1000.0))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        served = build_server(load_model("digits", device="cpu"), controllers, ServerSettings(name="digits"), log=len)
+    with listening(served) as port:
+        yield f"http://127.0.0.1:{int(port)}"
 
 
 def stop(server):

@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import urllib.request
-import warnings
 from pathlib import Path
 
 import pytest
-from runtime_models import table
-from serving_host import listening
+from serving_host import served_digits
 
 from paceline.datasets import digit_questions
-from paceline.models.loading import EMBEDDED, load_model
-from paceline.server.serve import ServerSettings, build_server
+from paceline.models.loading import EMBEDDED
 
 AIPERF = Path(__file__).parents[2] / ".venv-clients" / "bin" / "aiperf"
 REQUESTS = 12
@@ -24,12 +21,8 @@ pytestmark = pytest.mark.skipif(not AIPERF.exists(), reason="make test-clients")
 
 @pytest.fixture(scope="module")
 def address():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        controllers = {"ttft": table(kind="ttft", latencies=(10.0, 1000.0))}
-        served = build_server(load_model("digits", device="cpu"), controllers, ServerSettings(name="digits"), log=len)
-    with listening(served) as port:
-        yield f"http://127.0.0.1:{int(port)}"
+    with served_digits() as address:
+        yield address
 
 
 def url_of(picture):

@@ -6,28 +6,21 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import openai
 import pytest
-from runtime_models import table
-from serving_host import listening
+from serving_host import served_digits
 
 from paceline.datasets import digit_questions
-from paceline.models.loading import EMBEDDED, load_model
-from paceline.server.serve import ServerSettings, build_server
+from paceline.models.loading import EMBEDDED
 
 
 @pytest.fixture(scope="module")
 def address():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        controllers = {"ttft": table(kind="ttft", latencies=(10.0, 1000.0))}
-        served = build_server(load_model("digits", device="cpu"), controllers, ServerSettings(name="digits"), log=len)
-    with listening(served) as port:
-        yield f"http://127.0.0.1:{int(port)}"
+    with served_digits() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
