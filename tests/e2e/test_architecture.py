@@ -1,11 +1,10 @@
 """The page on architecture against the code: its picture, its table of rooms, and every name in its walks."""
 
 import ast
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
+import architecture
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -13,20 +12,6 @@ PACKAGE = ROOT / "src" / "paceline"
 PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 PAGE = ROOT / "docs" / "architecture.md"
 NAMED = sorted(set(re.findall(r"`(paceline\.[\w.]+)`", PAGE.read_text())))
-
-
-def loaded(path):
-    """Return a script as a module."""
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def architecture():
-    return loaded(ROOT / "website" / "architecture.py")
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -38,7 +23,7 @@ def test_a_package_says_what_lives_there_and_what_must_not(package):
     )
 
 
-def test_the_picture_and_the_table_of_rooms_are_current(architecture):
+def test_the_picture_and_the_table_of_rooms_are_current():
     rows = architecture.layers()
     drawn = architecture.picture(rows, architecture.reduced(architecture.rooms()))
     told = "out of date: python website/architecture.py draws it anew"
@@ -47,7 +32,7 @@ def test_the_picture_and_the_table_of_rooms_are_current(architecture):
     assert page == architecture.page(page, architecture.room_rows(rows)), f"docs/architecture.md is {told}"
 
 
-def test_arrows_point_down_and_leave_nothing_out(architecture):
+def test_arrows_point_down_and_leave_nothing_out():
     rows, graph = architecture.layers(), architecture.rooms()
     row_of = {room: number for number, row in enumerate(rows) for room in row}
     assert set(graph) | set().union(*graph.values()) <= set(row_of), "a room stands in no layer"

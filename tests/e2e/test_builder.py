@@ -2,18 +2,16 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import markdown
 import pytest
+import recipe_commands
 import yaml
 from headless import launched
 from playwright.sync_api import expect
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "website"))
-import recipe_commands  # noqa: E402
 
 RECIPES = recipe_commands.exported()
 SETTINGS = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))

@@ -1,6 +1,5 @@
 """The wheel as it is sent, what it says when an extra is missing, and the documents that go with it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,7 +7,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import inventory
 import pytest
+import twice_built
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -17,36 +18,22 @@ from paceline.doctor import EXTRAS, FOR_DEVELOPERS
 ROOT = Path(__file__).parents[2]
 
 
-def loaded(path):
-    """Return a script as a module."""
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
-    specification.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def build():
-    return loaded(ROOT / "release" / "twice_built.py")
+def wheel(tmp_path_factory):
+    return twice_built.build_wheel(tmp_path_factory.mktemp("wheel"), epoch_seconds=1_700_000_000)
 
 
-@pytest.fixture(scope="module")
-def wheel(build, tmp_path_factory):
-    return build.build_wheel(tmp_path_factory.mktemp("wheel"), epoch_seconds=1_700_000_000)
+def test_two_builds_have_the_same_bytes_and_are_small(wheel, tmp_path):
+    again = twice_built.build_wheel(tmp_path, epoch_seconds=1_700_000_000)
+    assert twice_built.digest(wheel) == twice_built.digest(again)
+    assert wheel.stat().st_size <= twice_built.LARGEST_BYTES
 
 
-def test_two_builds_have_the_same_bytes_and_are_small(build, wheel, tmp_path):
-    again = build.build_wheel(tmp_path, epoch_seconds=1_700_000_000)
-    assert build.digest(wheel) == build.digest(again)
-    assert wheel.stat().st_size <= build.LARGEST_BYTES
-
-
-def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(build, wheel):
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
-    expected = {name.removeprefix("src/") for name in build.tracked_files() if name.startswith("src/")}
+    expected = {name.removeprefix("src/") for name in twice_built.tracked_files() if name.startswith("src/")}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert "paceline = paceline.cli.main:main" in points
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -133,12 +120,7 @@ def test_everything_else_loads_without_any_extra():
     assert done.stdout.split() == ["report", "serve"]
 
 
-@pytest.fixture(scope="module")
-def inventory():
-    return loaded(ROOT / "release" / "inventory.py")
-
-
-def test_the_bill_of_materials_names_everything_with_version_and_licence(inventory):
+def test_the_bill_of_materials_names_everything_with_version_and_licence():
     found = inventory.components()
     assert all(each.version and each.licence != inventory.UNKNOWN for each in found), found
     names = {each.name for each in found}

@@ -4,10 +4,10 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import recipe_commands
 from jsonschema import Draft202012Validator
 
 from paceline.cli.main import COMMANDS, app_for
@@ -16,8 +16,6 @@ from paceline.datasets.public import PUBLIC_SETS
 from paceline.models.families.declared import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "website"))
-import recipe_commands  # noqa: E402
 
 SCHEMA = json.loads((ROOT / "recipes" / "schema.json").read_text())
 EVERY = recipe_commands.read_recipes()

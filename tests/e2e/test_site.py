@@ -2,20 +2,18 @@
 
 import posixpath
 import re
-import sys
 from pathlib import Path
 
+import commands
+import hooks
 import pytest
+import python_names
+import recorded
 import yaml
 
 import paceline
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "website"))
-import commands  # noqa: E402
-import hooks  # noqa: E402
-import python_names  # noqa: E402
-import recorded  # noqa: E402
 
 NAV = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text()))["nav"]
 FROM_ELSEWHERE = {
