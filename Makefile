@@ -10,7 +10,7 @@ LMMS_INSTALLED := .venv-lmms/.installed
 # pyright's own cache, kept inside the checkout
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.venv/pyright
 
-.PHONY: setup setup-vllm docs dist bare lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-clients test-transformers-newest test-transformers-oldest check format train clean
+.PHONY: setup setup-vllm docs dist bare image lint-deploy test-oldest test-python trend trend-check demo test explore faults damaged loads fuzz simtest mutants test-lmms test-clients test-transformers-newest test-transformers-oldest check format train clean
 
 setup: $(INSTALLED)
 
@@ -144,6 +144,10 @@ bare: dist
 	build/bare/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	cd build/bare && env -u PYTHONPATH venv/bin/paceline demo --samples 34 --requests 3
 
+# The image `demo` of deploy/Containerfile over a Debian made here, and tried: needs buildah and debootstrap, and to be root.
+image:
+	$(PYTHON) deploy/build_image.py
+
 # The container file, the manifests, the compose file and Grafana's dashboard against their own rules and schemas, in an
 # environment of its own.
 lint-deploy: .venv-deploy/.installed
@@ -158,7 +162,7 @@ lint-deploy: .venv-deploy/.installed
 	@touch $@
 
 # The oldest versions that pyproject.toml allows but for torch, in an environment that has all else from .venv, and the parts of
-# the tests that those versions bear on; then other versions of Python: make test-python PYTHON=python3.13.
+# the tests that those versions bear on.
 UNDER_OLDEST := tests/unit/control tests/unit/estimate tests/unit/profiles tests/unit/wire tests/unit/schedule \
 	tests/unit/test_analyze.py tests/unit/test_compare.py tests/integration/test_table_cli.py
 
@@ -171,13 +175,17 @@ test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement constraints-oldest.txt
 	@touch $@
 
-test-python: .venv-python/.installed
-	.venv-python/bin/python -m pytest -q tests/unit tests/contract tests/property tests/integration
+# The tests under another version of Python, each in an environment of its own: make test-python PYTHON=python3.13. Where pip finds
+# no build of torch for processors, the one with CUDA comes: several GB. THESE=tests/unit runs a part.
+THESE ?= tests/unit tests/contract tests/property tests/integration
+test-python:
+	version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && $(MAKE) .venv-python$$version/.installed && \
+	.venv-python$$version/bin/python -m pytest -q $(THESE)
 
-.venv-python/.installed: constraints.txt pyproject.toml
-	$(PYTHON) -m venv .venv-python
-	.venv-python/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	.venv-python/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,report,server,simulate]'
+.venv-python%/.installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-python$*
+	.venv-python$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-python$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,otel,report,server,simulate]'
 	@touch $@
 
 # How the figures of benchmarks/results moved over the commits that changed them.
@@ -203,4 +211,4 @@ train: setup
 	$(BIN)/python training/train_digits.py --out src/paceline/models/digits --work build/digits
 
 clean:
-	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest .venv-deploy .venv-oldest .venv-python .venv-fuzz dist build demo-out
+	rm -rf .venv .venv-vllm .venv-lmms .venv-transformers-newest .venv-transformers-oldest .venv-deploy .venv-oldest .venv-python3.* .venv-fuzz .venv-clients dist build demo-out

