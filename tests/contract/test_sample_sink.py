@@ -1,9 +1,10 @@
 """What a sweep relies on in a store, held against every kind of sink."""
 
 import pytest
+from synthetic_run import provenance
 
 from paceline.profiles import ProfileStore
-from paceline.records import KnobConfig, KnobGrid, ProfileSample, Provenance
+from paceline.records import KnobConfig, KnobGrid, ProfileSample
 
 
 class ListSink:
@@ -22,23 +23,9 @@ class ListSink:
         self.sentinels.append(record)
 
 
-def provenance():
-    return Provenance(
-        model="synthetic",
-        revision=None,
-        dtype="float32",
-        device="none",
-        driver=None,
-        clock="none",
-        versions={},
-        commit=None,
-        seed=0,
-        grid=KnobGrid(tiers=("low",), top_ks=(None,), block_counts=(4,)),
-        block_ranking=(),
-        datasets={"digits_read": "exact_match/1"},
-        created="2026-01-01T00:00:00+00:00",
-        settings={},
-    )
+RUN = provenance(
+    grid=KnobGrid(tiers=("low",), top_ks=(None,), block_counts=(4,)), datasets={"digits_read": "exact_match/1"}
+)
 
 
 @pytest.fixture(params=["list", "store"])
@@ -46,7 +33,7 @@ def sink(request, tmp_path):
     if request.param == "list":
         yield ListSink()
         return
-    with ProfileStore.open_or_create(tmp_path / "profile", provenance()) as store:
+    with ProfileStore.open_or_create(tmp_path / "profile", RUN) as store:
         yield store
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from estimators import write_grid_estimator
+from synthetic_run import provenance
 
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.errors import OutputPathError, PacelineError
@@ -17,24 +18,9 @@ from paceline.fit.table import save_table
 from paceline.profiles import ProfileStore, merge_profiles, read_profile
 from paceline.profiles.answers import Answer, AnswerJournal, read_answers
 from paceline.profiles.questions import AskedQuestion
-from paceline.records import KnobConfig, KnobGrid, ProfileSample, Provenance
+from paceline.records import KnobConfig, ProfileSample
 
-RUN = Provenance(
-    model="synthetic",
-    revision=None,
-    dtype="float32",
-    device="cpu",
-    driver=None,
-    clock="none",
-    versions={},
-    commit=None,
-    seed=0,
-    grid=KnobGrid(tiers=("low",), top_ks=(4,), block_counts=(8,)),
-    block_ranking=(1,),
-    datasets={"text_vqa": "synthetic"},
-    created="2026-01-01T00:00:00Z",
-    settings={},
-)
+RUN = provenance()
 SMALL = KnobConfig(tier="low", top_k=4, num_active_blocks=8)
 
 

@@ -6,8 +6,8 @@ from paceline.cli.main import main
 
 
 @pytest.fixture
-def paceline(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit code, standard output, standard error on one line)."""
+def command(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit code, standard output, standard error)."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["paceline", *map(str, arguments)])
@@ -17,6 +17,17 @@ def paceline(monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code or 0
         captured = capsys.readouterr()
-        return code, captured.out, " ".join(captured.err.split())
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def paceline(command):
+    """As `command`, with standard error on one line."""
+
+    def run(*arguments):
+        code, out, err = command(*arguments)
+        return code, out, " ".join(err.split())
 
     return run

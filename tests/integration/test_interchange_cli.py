@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import typer
+from synthetic_run import provenance
 from typer.testing import CliRunner, Result
 
 from paceline.cli.interchange import register
 from paceline.errors import PacelineError
 from paceline.profiles import ProfileStore, read_profile, write_core_exp
-from paceline.records import KnobGrid, ProfileSample, Provenance
+from paceline.records import KnobGrid, ProfileSample
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +23,9 @@ def run() -> Callable[..., Result]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    run = Provenance(
-        model="synthetic",
-        revision=None,
-        dtype="float32",
-        device="cpu",
-        driver=None,
-        clock="none",
-        versions={},
-        commit=None,
-        seed=0,
+    run = provenance(
         grid=KnobGrid(tiers=("low",), top_ks=(4, 8), block_counts=(16,)),
-        block_ranking=(1,),
         datasets={"text_vqa": "synthetic", "doc_qa": "synthetic", "st_qa": "synthetic"},
-        created="2026-01-01T00:00:00Z",
-        settings={},
     )
     with ProfileStore.open_or_create(tmp_path / "store", run) as opened:
         for dataset in run.datasets:

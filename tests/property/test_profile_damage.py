@@ -10,31 +10,17 @@ from typing import Any
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_run import provenance
 
 from paceline.errors import PacelineError, ProfileConflictError, ProfileDataError
 from paceline.profiles import SCHEMA, Profile, ProfileStore, import_profile, read_profile, write_core_exp
 from paceline.profiles.fields import FIELDS, find_fault
-from paceline.records import KnobGrid, ProfileSample, Provenance
+from paceline.records import ProfileSample
 
 Sample = dict[str, Any]
 CORE_EXP_FIELDS = [name for name in SCHEMA if name not in ("dataset", "T_preprocess", "T_ttft", "T_other")]
 STATED_TWICE = ("tier", "top_k", "num_active_blocks")  # a core-exp file tells the configuration in its head too
-RUN = Provenance(
-    model="synthetic",
-    revision=None,
-    dtype="float32",
-    device="cpu",
-    driver=None,
-    clock="none",
-    versions={},
-    commit=None,
-    seed=0,
-    grid=KnobGrid(tiers=("low",), top_ks=(4,), block_counts=(8,)),
-    block_ranking=(1,),
-    datasets={"text_vqa": "synthetic"},
-    created="2026-01-01T00:00:00Z",
-    settings={},
-)
+RUN = provenance()
 
 times = st.floats(0, 1e6, allow_subnormal=False)
 counts = st.integers(0, 2**31 - 1)

@@ -6,30 +6,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import synthetic_run
 
 from paceline.control import LookupTable
 from paceline.errors import OutputPathError, UnknownChoiceError
 from paceline.fit import build_dataset_tables, build_lookup_table, build_lookup_table_from_core_exp, save_table
 from paceline.profiles import Profile
-from paceline.records import KnobConfig, KnobGrid, Provenance
+from paceline.records import KnobConfig, Provenance
 
 TIMES = {"T_vision_total": 20.0, "T_LLM_prefill": 60.0, "T_LLM_decode": 40.0, "T_total": 125.0}
-PROVENANCE = Provenance(
-    model="synthetic",
-    revision=None,
-    dtype="float32",
-    device="cpu",
-    driver=None,
-    clock="none",
-    versions={},
-    commit=None,
-    seed=0,
-    grid=KnobGrid(tiers=("low",), top_ks=(4,), block_counts=(8,)),
-    block_ranking=(1,),
-    datasets={"text_vqa": "synthetic"},
-    created="2026-01-01T00:00:00Z",
-    settings={},
-)
+PROVENANCE = synthetic_run.provenance()
 
 
 def profile_of(*rows: tuple[str, str, float, float], provenance: tuple[Provenance, ...] = ()) -> Profile:
