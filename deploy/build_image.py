@@ -50,6 +50,10 @@ class Builder:
         """Run one command of buildah; raises CalledProcessError."""
         return subprocess.run(self.command(*words), check=True, text=True, **more)
 
+    def told(self, *words: str | Path) -> str:
+        """Run one command of buildah and return what it says; raises CalledProcessError."""
+        return self.run(*words, stdout=subprocess.PIPE).stdout.strip()
+
     def command(self, *words: str | Path) -> list[str]:
         """Return the words of one command of buildah."""
         places = ("--root", self.folder / "store", "--runroot", self.folder / "run")
@@ -72,10 +76,12 @@ def make_base(builder: Builder, release: str) -> None:
     python = root / "usr" / "local" / "bin" / "python"
     if not python.is_symlink():
         python.symlink_to("/usr/bin/python3")
-    container = builder.run("from", "scratch", stdout=subprocess.PIPE).stdout.strip()
-    builder.run("add", "--quiet", container, root, "/")
-    builder.run("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", container)
-    builder.run("commit", "--quiet", "--rm", container, BASE)
+    container = builder.told("from", "scratch")
+    mounted = builder.told("mount", container)
+    subprocess.run(["cp", "--archive", f"{root}/.", mounted], check=True)
+    builder.told("umount", container)
+    builder.told("config", "--env", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)
+    builder.told("commit", "--quiet", "--rm", container, BASE)
 
 
 def pip_settings() -> dict[str, str]:
@@ -102,15 +108,15 @@ def mounts(settings: dict[str, str], folder: Path) -> list[str]:
 
 def build(builder: Builder) -> None:
     """Build the target `demo` over the base."""
-    words = ("--isolation", "chroot", "--target", "demo", "--build-arg", f"PYTHON_IMAGE={BASE}", "--tag", IMAGE)
+    words = ("--isolation", "chroot", "--pull-never", "--target", "demo", "--build-arg", f"PYTHON_IMAGE={BASE}")
     given = mounts(pip_settings(), builder.folder)
-    builder.run("build", *words, *given, "--file", ROOT / "deploy" / "Containerfile", ROOT)
+    builder.run("build", *words, *given, "--tag", IMAGE, "--file", ROOT / "deploy" / "Containerfile", ROOT)
 
 
 def try_image(builder: Builder) -> dict[str, Any]:
     """Run the image's own commands in it as its user; return the answer to one chat under a budget."""
     subprocess.run(builder.command("rm", TRIED), capture_output=True)
-    builder.run("from", "--name", TRIED, IMAGE, stdout=subprocess.DEVNULL)
+    builder.told("from", "--pull-never", "--name", TRIED, IMAGE)
     for line in COMMANDS:
         print(f"$ {line}", flush=True)
         subprocess.run(builder.inside("sh", "-c", line), check=True)
