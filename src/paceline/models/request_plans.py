@@ -144,7 +144,7 @@ class RequestPlans:
         return self.pictures
 
     def _counted(self, text: str) -> int:
-        looked_at = text[:MOST_LETTERS]
+        looked_at = text[:MOST_LETTERS].encode(errors="replace").decode()  # half a surrogate pair is no letter
         tokens = len(self.tokenizer(looked_at, add_special_tokens=False).input_ids)
         return tokens if len(text) == len(looked_at) else round(tokens * len(text) / len(looked_at))
 

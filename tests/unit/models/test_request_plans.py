@@ -92,6 +92,14 @@ def test_a_long_text_is_counted_by_its_beginning_and_a_chat_no_template_takes_by
     assert plans.text_tokens(odd) > 0
 
 
+@pytest.mark.parametrize("text", ["\ud800", "one \udfff two", "\ud83d" * 5000, "one \U0001f600 two"])
+def test_half_a_surrogate_pair_is_counted_as_one_letter_that_is_not_known(digits, text):
+    """JSON can say it and no tokenizer takes it: the server refuses it, whether a budget is asked for or not."""
+    _, plans = digits
+    told = "".join("?" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
+    assert plans.text_tokens(asked(text)) == plans.text_tokens(asked(told)) > 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
