@@ -181,10 +181,10 @@ def spans_to(endpoint: str, *, model: str) -> "ChatSpans":
 
 def _fetching(app: App, settings: ServerSettings, clock: Callable[[], float]) -> App:
     """Return an application behind what fetches the pictures that may be; itself where none may."""
-    prefixes = [allowed_prefix(each) for each in settings.allowed_urls]
-    limits = settings.limits
-    fetcher = Fetcher(prefixes, most_bytes=limits.body_bytes)
-    return FetchedPictures(app, fetcher, limits, clock=clock) if prefixes else app
+    prefixes, limits = [allowed_prefix(each) for each in settings.allowed_urls], settings.limits
+    if not prefixes:
+        return app
+    return FetchedPictures(app, Fetcher(prefixes, most_bytes=limits.body_bytes), limits, clock=clock)
 
 
 def _all(*each: Finished) -> Finished:
