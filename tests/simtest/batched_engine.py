@@ -94,6 +94,7 @@ class BatchedEngine:
         self.seats: list[Seat] = []
         self.entered = self.steps = 0
         self.stepped: Callable[[int, int, float], None] = lambda prefill, decode, ms: None
+        self.on_enter: Callable[[Seat], None] = lambda seat: None
         self._stepping = False
         self._order = request_order(settings.policy, settings.weights)
 
@@ -128,6 +129,7 @@ class BatchedEngine:
             budget=None if budget is None else budget / 1e3,
             times=times,
         )
+        self.on_enter(seat)
         self.seats.append(seat)
         self._kick()
         return seat
@@ -177,17 +179,19 @@ class BatchedEngine:
         partial = [seat for seat in self.seats if seat.computed and not seat.decodes]
         waiting = sorted((seat for seat in self.seats if not seat.computed), key=lambda seat: self._order(seat.order()))
         decodes = DecodeLoad(tokens=len(decoding), context_tokens=sum(seat.length for seat in decoding))
+        room = self._room(waiting)
         plan = plan_step(
             settings=self.settings,
             decodes=decodes,
             partial=[seat.order() for seat in partial],
             waiting=[seat.order() for seat in waiting],
-            room=self._room(waiting),
+            room=room,
             step_time=STEP_TIME,
         )
         by_number = {str(seat.number): seat for seat in (*partial, *waiting)}
         chunks = [(by_number[name], tokens) for name, tokens in plan.chunks.items()]
         self._check(plan, chunks, decoding, waiting)
+        self._check_order(plan.chunks, partial, waiting[:room])
         if not chunks and not decoding:
             self._stepping = False
             if self.seats:
@@ -217,6 +221,13 @@ class BatchedEngine:
         held = sum(seat.blocks for seat in self.seats)
         if held + self.free != self.blocks:
             self._wrong("nothing is left at rest", f"{held} blocks are held and {self.free} free of {self.blocks}")
+
+    def _check_order(self, chunks: Any, partial: list[Seat], waiting: list[Seat]) -> None:
+        """Who gets nothing in a step is passed by nobody that it has room for."""
+        ordered = sorted((*partial, *waiting), key=lambda seat: (self._order(seat.order()), not seat.computed))
+        given = [str(seat.number) in chunks for seat in ordered]
+        if any(given[given.index(False) :] if False in given else ()):
+            self._wrong("bounded wait", f"{[seat.number for seat in ordered]} get {given} in a step")
 
     def _ms(self, chunks: list[tuple[Seat, int]], decodes: DecodeLoad) -> float:
         load = StepLoad(

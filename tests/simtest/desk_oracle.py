@@ -4,14 +4,15 @@ It sees each request when it is accepted, refused, first answered and finished, 
 orders are computed here again, by other means; in a calm world, where a machine takes what its table says, so is the wait.
 """
 
-import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from simulated_network import Exchange
+from desk_accounts import BrokenPromises, SecondsPrice
+from simulated_network import WHOSE, Exchange
 
 from paceline.errors import RequestRefusedError
+from paceline.records import TIERS
 from paceline.schedule.load_control import LoadCandidate
 
 CONFIDENCE, WARM_UP, NO_BUDGET_SECONDS = 0.9, 3, 10.0
@@ -100,13 +101,21 @@ class DeskOracle:
         self.taught: dict[str, dict[Any, Ratios]] = {kind: {} for kind in self.desk.controllers}
         self.beside: dict[Any, list[float]] = {}
         self.grants: list[str] = []
+        self.numbers: dict[str, int] = {}  # in the ledger, of those that asked for a turn
+        self._seen = (0, 0)
+        alpha = world.plan.alpha
+        self.broken = {kind: BrokenPromises(alpha) for kind in self.desk.controllers}  # of those that were alone
+        self.broken_beside = BrokenPromises(alpha)
+        self.native_seconds = 0.0  # what a request without a budget is taken to compute
+        self.price = self._price()
         self._wrap()
 
     def _wrap(self) -> None:
         desk, engine = self.desk, self.engine
         for name in ("accept", "accept_native", "finish", "finish_native", "first_token"):
             setattr(desk, name, getattr(self, f"_{name}")(getattr(desk, name)))
-        engine._release = self._released(engine._release)
+        self._watch_withheld()
+        engine._wait, engine._release = self._waiting(engine._wait), self._released(engine._release)
 
     def each_tick(self) -> None:
         if len(self.desk.ledger) != len(self.inside):
@@ -115,21 +124,33 @@ class DeskOracle:
             )
         if len(self.desk.line) > len(self.inside):
             self.world.wrong("nothing is left at rest", f"{len(self.desk.line)} in the line, {len(self.inside)} inside")
+        self._check_queue()
+
+    def first_waiting(self) -> Exchange | None:
+        """Return whose turn is next, None where nobody waits."""
+        staying = [each for each in self.engine._waiting._live if not each.granted.done()]
+        if not staying:
+            return None
+        found = self.inside.get(self.numbers[min(staying, key=self._key_of).order.request_id])
+        return None if found is None else found.exchange
 
     # what is watched
 
     def _accept(self, accept: Any) -> Any:
         def accepting(reading: Any, *, received_seconds: float, now_seconds: float) -> Any:
-            exchange = self._exchange()
-            alone = not self.inside
-            shifts = self._shifts(reading.asked, 1e3 * (now_seconds - received_seconds))
+            exchange = WHOSE.get()
+            alone, spent = not self.inside, 1e3 * (now_seconds - received_seconds)
+            shifts = self._shifts(reading.asked, spent)
+            placed = not alone and reading.asked.kind == "ttft" and exchange.ask.told["kind"] == "chat"
+            least = self._least_seconds(exchange, spent, now_seconds) if placed else None
+            found_idle = not self.desk.line.controller.ahead
             try:
                 ticket = accept(reading, received_seconds=received_seconds, now_seconds=now_seconds)
             except RequestRefusedError as refused:
                 if refused.status in (422, 429):
+                    self._note_largest(exchange, reading.asked.kind)
                     self.budgets_refused += 1
                     exchange.ask.told["desk_refused"] = True
-                    spent = 1e3 * (now_seconds - received_seconds)
                     self._check_refusal(exchange, reading.asked, refused, alone, now_seconds, spent)
                 raise
             self.accepts += 1
@@ -142,8 +163,14 @@ class DeskOracle:
             self._check_memory()
             self._check_turns()
             self._check_promise(found, now_seconds)
+            if least is not None:
+                self._check_place(found, least)
+            self._note_largest(exchange, reading.asked.kind)
+            self._check_price(self._taken_seconds(ticket), now_seconds, found_idle=found_idle)
+            exchange.entry = ticket.entry.number
             self.inside[ticket.entry.number] = found
             self.tickets.append((exchange, ticket))
+            self._check_line()
             return ticket
 
         return accepting
@@ -151,13 +178,18 @@ class DeskOracle:
     def _accept_native(self, accept_native: Any) -> Any:
         def accepting(now_seconds: float) -> Any:
             known = self.desk._native is not None
-            if self._exchange().received_at is None:
+            exchange = WHOSE.get()
+            if exchange.received_at is None:
                 self.world.wrong("each request ends exactly once", "a request that is half there has the engine")
+            found_idle = not self.desk.line.controller.ahead
             entry = accept_native(now_seconds)
             self.accepts, self.natives = self.accepts + 1, self.natives + 1
             model = self.world.model
+            if known:
+                self._check_price(self.native_seconds, now_seconds, found_idle=found_idle)
+            exchange.entry = entry.number
             self.inside[entry.number] = Inside(
-                exchange=self._exchange(),
+                exchange=exchange,
                 arrival=now_seconds,
                 budget=None,
                 true_ms=model.machine.ttft_ms(model.whole()),
@@ -179,20 +211,33 @@ class DeskOracle:
                 return
             kind = ticket.promise.asked.kind
             measured = ticket.ttft_ms if kind == "ttft" else ticket.total_ms
-            if measured is None and ticket.total_ms is None and ticket.promise.why_not is None:
-                self.passed += 1e3 * (now_seconds - ticket.received_seconds) > ticket.promise.asked.ms
+            if ticket.promise.why_not is None:
+                self._note_promise(found, measured, now_seconds)
             if measured is None or found.exchange.ask.told["pictures"] != 1:
                 return
             if found.alone and found.exchange.ask.told.get("undisturbed") and ticket.entry.number > WARM_UP:
                 measured -= ticket.spent_ms
                 needed, tier = ticket.decision.latency_ms, ticket.decision.config.tier
-                for name in (None, tier, (tier, round(2 * math.log2(needed)))):
+                for name in (None, tier, (tier, _size(needed))):
                     self.taught[kind].setdefault(name, Ratios(self.world.plan.alpha)).add(measured, needed)
             elif not found.alone and kind == "ttft":
                 measured, predicted = measured - ticket.spent_ms, ticket.promise.expected_ms - ticket.spent_ms
                 self.beside.setdefault(self._class(found.left), []).append(max(measured, 1e-3) / max(predicted, 1e-3))
 
         return finishing
+
+    def _note_promise(self, found: Inside, measured: float | None, now: float) -> None:
+        """A promise is broken, too, where the request ends without what was promised once its time has passed."""
+        ticket, budget = found.ticket, found.ticket.promise.asked.ms
+        passed = measured is None and ticket.total_ms is None and 1e3 * (now - ticket.received_seconds) > budget
+        self.passed += passed
+        if measured is None and not passed:
+            return
+        broken = measured is None or measured > budget
+        if found.alone:
+            self.broken[ticket.promise.asked.kind].note(_size(budget), broken=broken)
+        else:
+            self.broken_beside.note(round(math.log2(_left(budget, ticket.spent_ms))), broken=broken)
 
     def _finish_native(self, finish_native: Any) -> Any:
         def finishing(entry: Any, now_seconds: float) -> None:
@@ -212,13 +257,23 @@ class DeskOracle:
 
         return noting
 
+    def _waiting(self, wait: Any) -> Any:
+        async def waiting(order: Any, patience: float | None) -> None:
+            number = self.numbers[order.request_id] = WHOSE.get().entry or 0
+            if number in self.inside:
+                self._check_order(order, self.inside[number])
+            else:
+                self.world.wrong("nothing is left at rest", f"{order.request_id} wants a turn, and nobody knows of it")
+            await wait(order, patience)
+
+        return waiting
+
     def _released(self, release: Any) -> Any:
         def releasing() -> None:
             before = {each.order.request_id: each for each in self.engine._waiting}
             staying = [each for each in before.values() if not each.granted.done()]
             release()
             left = {each.order.request_id for each in self.engine._waiting}
-            self._check_orders(staying)
             granted = [each for name, each in before.items() if name not in left and each in staying]
             if len(granted) > 1 or (not granted and staying):
                 self.world.wrong("bounded wait", f"{len(granted)} of {len(staying)} that wait have their turn at once")
@@ -245,20 +300,47 @@ class DeskOracle:
             "srtf": order.remaining_tokens,
             "aging": order.arrival_seconds + 0.01 * order.remaining_tokens,
         }
-        return (first[self.world.plan.policy], order.queue_number)
+        return (first[self.world.plan.policy], self.numbers[order.request_id])
 
-    def _check_orders(self, waiting: list[Any]) -> None:
-        """They stand with the budget and the tokens that were decided."""
-        inside = {}
-        for each in self.inside.values():
-            tokens = None if each.ticket is None else each.tokens
-            inside.setdefault(each.arrival, []).append((each.budget, tokens))
-        for each in waiting:
-            order = each.order
-            found = inside.get(order.arrival_seconds, [])
-            own = (order.ttft_budget_seconds, order.prompt_tokens)
-            if own not in found and (own[0], None) not in found:
-                self.world.wrong("bounded wait", f"{order.request_id} stands with {own}, decided were {found}")
+    def _check_order(self, order: Any, found: Inside) -> None:
+        """A request stands with the arrival, the budget and the tokens that were decided."""
+        tokens = order.prompt_tokens if found.ticket is None else found.tokens
+        decided = (found.arrival, found.budget, tokens, tokens)
+        own = (order.arrival_seconds, order.ttft_budget_seconds, order.prompt_tokens, order.remaining_tokens)
+        if own != decided:
+            self.world.wrong("bounded wait", f"{order.request_id} stands with {own}, decided was {decided}")
+
+    def _check_queue(self) -> None:
+        """Nobody waits for the model that has ended."""
+        live = self.engine._waiting._live
+        seen = (len(live), len(self.inside))
+        if seen == self._seen:
+            return
+        self._seen = seen
+        for each in live:
+            if self.numbers[each.order.request_id] not in self.inside:
+                self.world.wrong("each request ends exactly once", f"{each.order.request_id} waits and has ended")
+
+    def _check_line(self) -> None:
+        """Who is taken to be before whom is so by the policy, the one apart that has the engine."""
+        policy, line, last = self.world.plan.policy, self.desk.line, None
+        for number in line.controller.ahead:
+            each = self.inside.get(number)
+            if each is None or "run" in each.exchange.ask.told or number == line._holder:
+                continue
+            if each.ticket is None and policy not in ("fcfs", "edf"):  # nobody counts its tokens
+                continue
+            spent = 0.0 if each.ticket is None else each.ticket.spent_ms / 1e3  # it came to the line so much later
+            first = {
+                "fcfs": 0.0,
+                "edf": each.arrival + (NO_BUDGET_SECONDS if each.budget is None else each.budget),
+                "aging": each.arrival + 0.01 * each.tokens,
+            }.get(policy, each.tokens)
+            if last is not None and (first + spent + CLOSE < last[0] or (first == last[0] and number < last[1])):
+                self.world.wrong(
+                    "what is expected", f"request {last[1]} of the ledger stands before {number} in the line"
+                )
+            last = (first, number)
 
     def _check_turns(self) -> None:
         """Where one is served at a time, nobody is taken to be computed before its turn."""
@@ -311,11 +393,24 @@ class DeskOracle:
             if told["pictures"] != 1 or promise.degraded or (by_those_alone and not found.alone):
                 world.wrong("nothing promised too early", f"promised to {told}, degraded {promise.degraded}")
         if found.alone:
+            self._note_withheld(found)
             self._check_choice(found)
         elif not by_those_alone:
             self._check_bound_beside(found)
         if world.plan.kind == "calm":
             self._check_expected(found, now)
+
+    def _note_withheld(self, found: Inside) -> None:
+        """A promise that is not given for broken ones alone counts as one that is kept."""
+        promise, spent = found.ticket.promise, found.ticket.spent_ms
+        if not found.shift_alone or not (promise.why_not or "").startswith("no configuration is bounded"):
+            return
+        kind, told = promise.asked.kind, found.exchange.ask.told
+        for entry in self._allowed(kind, told):
+            upper = self._ratios(kind, entry.config.tier, entry.latency_ms).upper
+            if upper is not None and spent + upper * entry.latency_ms <= promise.asked.ms:
+                self.broken[kind].note(_size(promise.asked.ms), broken=False)
+                return
 
     def _check_choice(self, found: Inside) -> None:
         """Alone, the taken configuration fits by its bound and no other that does is better, or it needs least of all."""
@@ -456,14 +551,33 @@ class DeskOracle:
 
     def _beside_ms(self, exchange: Exchange, entry: Any, lowest: float, ratio: float | None, now: float) -> float:
         """Return what a configuration takes at least under an order by size, where each has a place of its own."""
-        told, own = exchange.ask.told, self._own_ms("ttft", entry)
-        tokens = len(f"request {exchange.ask.number} {'x' * told['padding']}".split())
-        tokens += told["pictures"] * TOKENS["low" if told["detail"] == "low" else entry.config.tier]
-        candidate = LoadCandidate(accuracy=1.0, work=self.desk.line.work_of(tokens, own / 1e3))
-        (seconds,) = self.desk.line.predicted_seconds(
-            [candidate], now_seconds=now, ttft_budget_seconds=told["budget"] / 1e3
-        )
+        (seconds,) = self._predicted_seconds(exchange, [entry], now, exchange.ask.told["budget"] / 1e3)
+        own = self._own_ms("ttft", entry)
         return 1e3 * seconds - own + lowest if ratio is None else 1e3 * seconds * ratio
+
+    def _predicted_seconds(self, exchange: Exchange, entries: list[Any], now: float, left: float) -> list[float]:
+        """Return when the line would have a first token come under each configuration, of works that are computed here."""
+        told, line = exchange.ask.told, self.desk.line
+        words = len(f"request {exchange.ask.number} {'x' * told['padding']}".split())
+        candidates = []
+        for entry in entries:
+            tokens = words + told["pictures"] * TOKENS["low" if told["detail"] == "low" else entry.config.tier]
+            work = line.work_of(tokens, self._own_ms("ttft", entry) / 1e3)
+            candidates.append(LoadCandidate(accuracy=1.0, work=work))
+        return line.predicted_seconds(candidates, now_seconds=now, ttft_budget_seconds=left)
+
+    def _least_seconds(self, exchange: Exchange, spent: float, now: float) -> float:
+        """Return when the fastest configuration would have its first token, by what is ahead."""
+        told = exchange.ask.told
+        left = _left(told["budget"], spent)
+        return min(self._predicted_seconds(exchange, self._allowed("ttft", told), now, left))
+
+    def _check_place(self, found: Inside, least: float) -> None:
+        """Who is late even under the fastest configuration gives up its place, and nobody else."""
+        left, stands = _left(found.exchange.ask.told["budget"], found.ticket.spent_ms), found.budget is not None
+        if stands != (least <= left) and abs(least - left) > CLOSE * (1 + left):
+            does = "holds its place" if stands else "is given up"
+            self.world.wrong("the best that fits", f"request {found.exchange.ask.number} {does}: {least} s of {left} s")
 
     def _check_calm_refusal(self, exchange: Exchange, asked: Any, refused: Any, now: float) -> None:
         budget = asked.ms / 1e3 if asked.kind == "ttft" else None
@@ -487,15 +601,48 @@ class DeskOracle:
 
     def _shifts(self, asked: Any, spent: float) -> tuple[float, float]:
         """Return by how much broken promises move the bounds of those alone, and of those beside others."""
-        alone = self.desk.promises[asked.kind].shift(round(2 * math.log2(asked.ms)))
-        beside = self.desk.line.controller.promises.shift(round(math.log2(_left(asked.ms, spent))))
-        if alone < 0 or beside < 0:
-            self.world.wrong("nothing promised too early", f"promises that were kept narrow bounds: {alone}, {beside}")
+        size, left = _size(asked.ms), round(math.log2(_left(asked.ms, spent)))
+        alone = self.desk.promises[asked.kind].shift(size)
+        beside = self.desk.line.controller.promises.shift(left)
+        expected = self.broken[asked.kind].shift(size), self.broken_beside.shift(left)
+        if abs(alone - expected[0]) > CLOSE or abs(beside - expected[1]) > CLOSE:
+            self.world.wrong(
+                "nothing promised too early", f"bounds widen by {(alone, beside)}, by the broken {expected}"
+            )
         return alone, beside
 
-    def _exchange(self) -> Exchange:
-        task = asyncio.current_task()
-        return next(each for each in reversed(self.world.exchanges) if each.task is task)
+    def _watch_withheld(self) -> None:
+        """Beside others it is the line that says what is promised but for broken promises."""
+        promises = self.desk.line.controller.promises
+        withheld = promises.withheld
+
+        def noting(name: Any) -> None:
+            self.broken_beside.note(name, broken=False)
+            withheld(name)
+
+        promises.withheld = noting
+
+    def _price(self) -> SecondsPrice | None:
+        """Return the price of the engine's time; None where it is learned."""
+        first = next(iter(self.desk.controllers.values())).entries
+        return SecondsPrice(max(first, key=_size_of).latency_ms / 1e3)
+
+    def _note_largest(self, exchange: Exchange, kind: str) -> None:
+        """A request without a budget counts as the last one with a budget would under its largest configuration."""
+        own = self._own_ms(kind, max(self._allowed(kind, exchange.ask.told), key=_size_of)) / 1e3
+        self.native_seconds = max(own - (self.desk.after_seconds() if kind == "total" else 0.0), 1e-9)
+
+    def _taken_seconds(self, ticket: Any) -> float:
+        taken, kind = ticket.decision, ticket.promise.asked.kind
+        return self._ratios(kind, taken.config.tier, taken.latency_ms).median * taken.latency_ms / 1e3
+
+    def _check_price(self, work: float, now: float, *, found_idle: bool) -> None:
+        if self.price is None:
+            return
+        self.price.take(work, now, found_idle=found_idle)
+        said, expected = self.desk.line.controller.price.per_second, self.price.per_second
+        if abs(said - expected) > CLOSE * (1 + expected):
+            self.world.wrong("the best that fits", f"a second costs {said}, by what came {expected}")
 
     def _entered(self, exchange: Exchange, ticket: Any, received: float) -> Inside:
         tokens = ticket.promise.text_tokens + ticket.promise.image_tokens
@@ -529,7 +676,7 @@ class DeskOracle:
 
     def _ratios(self, kind: str, tier: str | None, ms: float) -> Ratios:
         taught = self.taught[kind]
-        for name in ((tier, round(2 * math.log2(ms))), tier):
+        for name in ((tier, _size(ms)), tier):
             found = taught.get(name)
             if found is not None and found.upper is not None:
                 return found
@@ -542,6 +689,15 @@ class DeskOracle:
         if self.world.plan.policy != "edf" or budget is None:
             return None
         return round(math.log2(budget))
+
+
+def _size(ms: float) -> int:
+    """Return the half octave that some milliseconds are in."""
+    return round(2 * math.log2(ms))
+
+
+def _size_of(entry: Any) -> tuple[int, int]:
+    return TIERS.index(entry.config.tier), entry.config.top_k
 
 
 def _left(budget_ms: float, spent_ms: float) -> float:

@@ -78,6 +78,7 @@ class FakeModel:
         self.current: Running | None = None
         self.problems: list[str] = []
         self.on_begin: Callable[[Running], None] = lambda run: None
+        self.on_end: Callable[[], None] = lambda: None
 
     def whole(self, *, low: bool = False) -> KnobConfig:
         return KnobConfig(tier="low" if low else "high", top_k=None, num_active_blocks=None)
@@ -100,6 +101,7 @@ class FakeModel:
         finally:
             run.ended, self.current = self.loop.now, None
             self._trace("model", number, self.loop.now, run.tokens)
+            self.on_end()
 
     def _answer(
         self, run: Running, question: Question, hand_on: Any, unwanted: Any

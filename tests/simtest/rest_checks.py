@@ -11,6 +11,8 @@ from simulated_network import Exchange
 QUIET = ("/health", "/metrics")
 LATE_TICKS = 400  # callbacks that may pass between a client that leaves and an answer that ends
 LEFT = ("client_left", "client_stuck", "server_stopped")
+LOGGED = ("budget_ms", "budget_kind", "bound_ms", "expected_ms", "ttft_ms", "promised", "degraded")
+ROUNDING_MS = 2e-3
 Problem = tuple[str, str]
 
 
@@ -133,7 +135,8 @@ def _problems_of_waits(world: Any) -> Iterator[Problem]:
     for exchange in world.exchanges:
         told, run = exchange.ask.told, exchange.ask.told.get("run")
         if run is not None and exchange.gone and exchange.gone_tick < exchange.ended_tick:
-            late = [tick for tick in run.token_ticks if tick > exchange.gone_tick + LATE_TICKS]
+            until = exchange.gone_at + LATE_TICKS * world.plan.tick_seconds + 1e-9
+            late = [when for when in run.token_times if when > until]
             if len(late) > 1:
                 yield (
                     "each request ends exactly once",
@@ -160,12 +163,25 @@ def _problems_of_waits(world: Any) -> Iterator[Problem]:
             stopped = world.stopped_at is not None and exchange.messages[0][1] > world.stopped_tick
             if exchange.status != (503 if stopped else 200) and exchange.messages[0][1] != world.stopped_tick:
                 yield "status codes", f"/health is {exchange.status}, stopped is {stopped}"
+            said = json.loads(exchange.body) if exchange.answered else None
+            if said is not None and (said["status"], said["waiting"]) != (
+                "ok" if exchange.status == 200 else "stopping",
+                exchange.waiting_at_answer,
+            ):
+                yield "status codes", f"/health says {said}, {exchange.waiting_at_answer} wait"
 
 
 def problems_of_counts(world: Any) -> Iterator[Problem]:
     """Give where counts, lines and answers do not agree."""
-    for what in (*_problems_of_log(world), *_problems_of_server_counts(world), *_problems_of_promises(world)):
+    for what in (
+        *_problems_of_log(world),
+        *_problems_of_lines(world),
+        *_problems_of_server_counts(world),
+        *_problems_of_promises(world),
+    ):
         yield "nothing is counted twice", what
+    for what in problems_of_measures(world):
+        yield "within_budget agrees with the clock", what
 
 
 def _problems_of_log(world: Any) -> Iterator[str]:
@@ -183,6 +199,41 @@ def _problems_of_log(world: Any) -> Iterator[str]:
     for exchange in world.exchanges:
         if exchange.messages and exchange.visit and exchange.visit.status != exchange.status:
             yield f"request {exchange.ask.number} is {exchange.visit.status} in the log and was told {exchange.status}"
+
+
+def _problems_of_lines(world: Any) -> Iterator[str]:
+    """A chat's line says how it ended, and the same of its budget as its client was told."""
+    lines = {line["request_id"]: line for line in map(json.loads, world.log) if "request_id" in line}
+    for exchange in world.exchanges:
+        outcome, told = exchange.scope_at_end.get("outcome"), exchange.ask.told
+        if outcome is None or not outcome.request_id:
+            continue
+        line = lines.get(outcome.request_id, {})
+        if (line.get("error"), line.get("finish_reason")) != (outcome.error, outcome.finish_reason):
+            yield f"the log says of {outcome.request_id} {line}, it ended as {outcome.error} or {outcome.finish_reason}"
+        if outcome.error == "client_left" and not exchange.gone:
+            yield f"{outcome.request_id} ended as left, and its client stayed"
+        if outcome.error == "server_stopped" and not told.get("cancelled"):
+            yield f"{outcome.request_id} ended with the server, which went on"
+        report = told.get("report") or {}
+        for name in LOGGED:
+            if name in report and line.get(name) != report[name]:
+                yield f"{name} of {outcome.request_id} is {line.get(name)} in the log, its client was told {report[name]}"
+
+
+def problems_of_measures(world: Any) -> Iterator[str]:
+    """Whatever was answered has a time to first token and one to its end, by the clock."""
+    for exchange, ticket in world.oracle.tickets:
+        if not exchange.answered or exchange.status != 200 or exchange.problems:
+            continue
+        number, last = exchange.ask.number, exchange.messages[-1 if exchange.ask.told["stream"] else 0][0]
+        if ticket.ttft_ms is None or ticket.total_ms is None:
+            yield f"request {number} was answered, and has {ticket.ttft_ms} and {ticket.total_ms} ms"
+            continue
+        sent = 1e3 * (last - exchange.received_at)
+        slow = 60e3 * world.plan.tick_seconds + ROUNDING_MS if not exchange.ask.reads else sent
+        if not -ROUNDING_MS <= sent - ticket.total_ms <= slow:
+            yield f"request {number} took {ticket.total_ms} ms in all, by the clock {sent}"
 
 
 def _problems_of_server_counts(world: Any) -> Iterator[str]:

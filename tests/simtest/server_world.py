@@ -24,6 +24,7 @@ from paceline.serving.middleware import TICKET
 
 WALL = 1_800_000_000.0
 MOST_TICKS = 400_000
+PROBES, LOOKS_ON = 10_000, {"kind": "look", "engine": False}  # /health, asked while the server stops
 KINDS = ("calm", "calm", "noisy", "faulty", "crowded", "stopped", "lone", "lone")
 
 
@@ -43,6 +44,10 @@ class Plan:
     spacing: float  # seconds between arrivals, in mean, times what the middle configuration takes
     bursts: bool
     restarts: bool
+    leaves_at_turn: float  # the share of turns in whose moment the client leaves
+    stops_with_run: int | None  # SIGTERM comes while this answer is generated
+    long_answers: bool
+    even: bool  # each comes when the one before it has just ended, so that time is scarce and nobody waits
 
 
 @dataclass(kw_only=True)
@@ -69,7 +74,7 @@ class Life:
         self.world, self.plan, self.loop, self.machine = world, world.plan, world.loop, world.machine
         self.trace, self.wrong = world.trace, world.wrong
         self.model = FakeModel(self.loop, self.machine, world.noise, self.trace)
-        self.model.on_begin = self._begins
+        self.model.on_begin, self.model.on_end = self._begins, self._ends
         self.exchanges: list[Exchange] = []
         self.by_number: dict[int, Exchange] = {}
         self.log: list[str] = []
@@ -112,6 +117,23 @@ class Life:
         exchange.ask.told["run"] = run
         if not any(each.exchange is exchange for each in self.oracle.inside.values()):
             self.wrong("nothing is left at rest", f"request {run.number} has the model, and nobody knows of it")
+        if len(self.model.runs) == self.plan.stops_with_run:
+            self.loop.call_later(self._a_moment(run), self.told_to_stop)
+
+    def _a_moment(self, run: Running) -> float:
+        """Return seconds that are about as many as an answer takes."""
+        machine = self.machine
+        return self.world.rng.random() * (machine.ttft_ms(run.config) + run.wanted_tokens * machine.a_token_ms) / 1e3
+
+    def _ends(self) -> None:
+        """The model is free in a moment; in some worlds the client whose turn comes leaves just then."""
+        rng = self.world.more
+        if rng.random() >= self.plan.leaves_at_turn:
+            return
+        first = self.oracle.first_waiting()
+        if first is not None:
+            first.ask.leaves_ticks = 0
+            self.loop.after_ticks(rng.randrange(1, 12), first.leave)
 
     def _finished(self, scope: Any, visit: Any) -> None:
         exchange: Exchange = scope[EXCHANGE]
@@ -133,8 +155,14 @@ class Life:
         rng = self.world.rng
         self.loop.call_later(rng.uniform(0.0, 0.2), self._close)
         self.loop.call_later(int(self.plan.limits.grace_seconds) + 5.0 + 0.2, self._cancel_all)
+        for number in range(self.world.more.randrange(3)):  # whoever watches asks on
+            probe = Ask(number=PROBES + number, at=0.0, method="GET", path="/health", told=dict(LOOKS_ON))
+            self.loop.call_later(self.world.more.uniform(0.0, 0.1), self.arrives, probe)
         if rng.random() < 0.4:
-            if rng.random() < 0.5:
+            run = self.model.current
+            if run is not None and self.world.more.random() < 0.6:
+                self.loop.call_later(self._a_moment(run), self.told_to_stop)
+            elif rng.random() < 0.5:
                 self.loop.after_ticks(rng.randrange(1, 200), self.told_to_stop)
             else:
                 self.loop.call_later(rng.uniform(0.0, 3.0), self.told_to_stop)
@@ -144,10 +172,19 @@ class Life:
         self.loop.call_later(0.1, self._ends_if_idle)
 
     def _cancel_all(self) -> None:
+        if self.over:
+            return
         for exchange in self.exchanges:
             if exchange.task is not None and not exchange.task.done():
                 exchange.ask.told["cancelled"] = True
                 exchange.task.cancel()
+        self.loop.after_ticks(self.world.more.randrange(1, 4), self._loop_ends)
+
+    def _loop_ends(self) -> None:
+        """With its main task `asyncio.run` cancels all that is left once more, and waits for it."""
+        for task in () if self.over else self.loop.tasks:
+            if not task.done():
+                task.cancel()
 
     def _ends_if_idle(self) -> None:
         """End the process once every answer has ended; another begins."""
@@ -180,6 +217,7 @@ class Life:
             if exchange.answered and not exchange.problems:
                 answer = answer_checks.Answer(exchange, tick_ms=1e3 * self.plan.tick_seconds)
                 answer.check()
+                exchange.ask.told["report"] = answer.report
                 for invariant, what in answer.problems:
                     self.wrong(invariant, what)
         for invariant, what in rest_checks.problems_of_counts(self):
@@ -192,15 +230,16 @@ class ServerWorld(WorldNotes):
     """A server, its clients and its machine in one loop."""
 
     def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
-        self.seed, self.rng = seed, Random(seed)
+        # what was added later draws from `more`: the worlds of seeds that found something stay what they were
+        self.seed, self.rng, self.more = seed, Random(seed), Random(seed + 3)
         super().__init__(keep_trace=keep_trace)
-        self.plan = plan_of(self.rng)
+        self.plan = plan_of(self.rng, self.more)
         plan = self.plan
         self.loop = VirtualLoop(Random(seed + 1), shuffled=plan.shuffled, tick_seconds=plan.tick_seconds)
         self.loop.on_tick = self._each_tick
         self.wall_jump = 0.0
-        self.machine, self.noise = machine_of(self.rng, plan), Random(seed + 2)
-        self.asks = asks_of(self.rng, plan, self.machine)
+        self.machine, self.noise = machine_of(self.rng, self.more, plan), Random(seed + 2)
+        self.asks = asks_of(self.rng, self.more, plan, self.machine)
         self.artifact = Artifact(self) if plan.restarts else None
         self.lives = [
             Life(self, controllers_of(plan, self.machine) if self.artifact is None else self.artifact.loaded())
@@ -326,7 +365,7 @@ def accuracy_of(tier: str | None, top_k: int | None) -> float:
     return 0.5 + 0.1 * TIERS.index(tier or TIERS[0]) + 0.01 * (top_k or 0)
 
 
-def plan_of(rng: Random) -> Plan:
+def plan_of(rng: Random, more: Random) -> Plan:
     """Return what a seed makes of a world."""
     kind = rng.choice(KINDS)
     crowded, lone = kind == "crowded", kind == "lone"
@@ -355,10 +394,14 @@ def plan_of(rng: Random) -> Plan:
         ),
         bursts=not lone and rng.random() < 0.3,
         restarts=restarts,
+        leaves_at_turn=0.0 if kind in ("calm", "lone") else more.choice((0.0, 0.0, 0.3)),
+        stops_with_run=more.randrange(1, 6) if kind == "stopped" and more.random() < 0.4 else None,
+        long_answers=kind == "stopped" and more.random() < 0.6,
+        even=kind == "noisy" and more.random() < 0.4,
     )
 
 
-def machine_of(rng: Random, plan: Plan) -> Machine:
+def machine_of(rng: Random, more: Random, plan: Plan) -> Machine:
     """Return a machine with its table."""
     base, a_k = rng.choice((2.0, 10.0, 80.0)), rng.choice((0.5, 1.0))
     first = {
@@ -383,22 +426,26 @@ def machine_of(rng: Random, plan: Plan) -> Machine:
         if rng.random() < 0.3:
             at = start + rng.uniform(0, span)
             machine.stalls.append((at, at + rng.choice((1.0, 30.0, 100.0))))
+    if plan.kind == "stopped" and more.random() < 0.4:
+        at = 1000.0 + more.uniform(0, plan.requests * plan.spacing * base * 2e-3)
+        machine.stalls.append((at, at + more.choice((1.0, 30.0, 100.0))))
     return machine
 
 
-def asks_of(rng: Random, plan: Plan, machine: Machine) -> list[Ask]:
+def asks_of(rng: Random, more: Random, plan: Plan, machine: Machine) -> list[Ask]:
     """Return the requests of a world, in the order of their arrival."""
     typical = sorted(machine.first_ms.values())[len(machine.first_ms) // 2] / 1e3
     at, asks = 1000.001, []
     patience = 0.0 if plan.kind == "calm" else rng.choice((0.0, 0.1, 0.4)) if plan.kind != "lone" else 0.03
     for number in range(plan.requests):
         if not (plan.bursts and rng.random() < 0.7):
-            at += rng.expovariate(1.0) * plan.spacing * typical
-        asks.append(_ask(rng, plan, machine, number, at, leaving=patience))
+            own = rng.expovariate(1.0) * plan.spacing * typical
+            at += (1.2 * max(machine.first_ms.values()) + 3 * machine.a_token_ms) / 1e3 if plan.even else own
+        asks.append(_ask(rng, more, plan, machine, number, at, leaving=patience))
     return asks
 
 
-def _ask(rng: Random, plan: Plan, machine: Machine, number: int, at: float, *, leaving: float) -> Ask:
+def _ask(rng: Random, more: Random, plan: Plan, machine: Machine, number: int, at: float, *, leaving: float) -> Ask:
     calm = plan.kind == "calm"
     if not calm and rng.random() < (0.03 if plan.kind == "lone" else 0.15):
         return wrong_ask(rng, number, at, keys=plan.keys, largest_body=plan.limits.body_bytes)
@@ -414,6 +461,7 @@ def _ask(rng: Random, plan: Plan, machine: Machine, number: int, at: float, *, l
         tight = (times[0] * 0.3, times[0] * 0.8, times[0] * 1.3, times[len(times) // 2], times[-1] * 1.5)
         budget = round((times[-1] * 8 if number < 12 else rng.choice(tight)) * rng.uniform(0.7, 1.4), 3)
     total = plan.totals and rng.random() < 0.25
+    tokens = more.choice((8, 40)) if plan.long_answers and more.random() < 0.5 else None
     ask = chat_ask(
         rng,
         number,
@@ -422,7 +470,7 @@ def _ask(rng: Random, plan: Plan, machine: Machine, number: int, at: float, *, l
         budget_kind="total" if total else "ttft",
         refuse=budget is not None and rng.random() < (0.7 if lone and number >= 12 else 0.5),
         stream=rng.random() < 0.5,
-        tokens=3 if calm else rng.choice((1, 2, 3, 3, 8)),
+        tokens=3 if calm else (rng.choice((1, 2, 3, 3, 8)), tokens)[tokens is not None],
         pictures=1 if calm or (lone and rng.random() < 0.9) else rng.choice((0, 1, 1, 1, 1, 2)),
         detail="low" if not calm and rng.random() < 0.1 else None,
         padding=0 if calm else rng.choice((0, 0, 0, 1_000, 8_000)),

@@ -6,6 +6,7 @@ callbacks of the loop. A half-open stream is one whose client neither goes on no
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from virtual_loop import VirtualLoop
 from paceline.server.gate import ABORT
 
 EXCHANGE = "simulation.exchange"  # in a request's scope
+WHOSE: ContextVar["Exchange"] = ContextVar("simulated_exchange")  # in its task, and in those that it begins
 
 
 @dataclass(kw_only=True)
@@ -56,13 +58,14 @@ class Exchange:
         self.messages: list[tuple[float, int, dict[str, Any]]] = []  # when, at which tick, what
         self.gone = self.answered = self.refused_connection = False
         self.received_at: float | None = None  # when the server took the last byte
-        self.received_tick, self.gone_tick = 0, 0
+        self.received_tick, self.gone_tick, self.gone_at = 0, 0, 0.0
         self.started_at, self.ended_at, self.ended_tick = 0.0, None, 0
         self.error: BaseException | None = None
         self.problems: list[str] = []
         self.finished = 0  # how often the server told that it has ended
         self.scope_at_end: dict[str, Any] = {}
         self.visit: Any = None
+        self.entry: int | None = None  # its number in the ledger, from 1 on
         self.waiting_at_answer: int | None = None  # in the engine, when the answer began
         self.count_waiting: Callable[[], int] = lambda: 0
         self.task: asyncio.Task[None] | None = None
@@ -113,6 +116,7 @@ class Exchange:
         self.task = self.loop.create_task(self._run(app, scope))
 
     async def _run(self, app: Any, scope: dict[str, Any]) -> None:
+        WHOSE.set(self)
         try:
             await app(scope, self.receive, self.send)
         except BaseException as error:
@@ -124,7 +128,7 @@ class Exchange:
     def leave(self) -> None:
         """The client is gone, or its connection was given up."""
         if not self.gone:
-            self.gone, self.gone_tick = True, self.loop.ticks
+            self.gone, self.gone_tick, self.gone_at = True, self.loop.ticks, self.loop.now
             self._trace("gone", self.ask.number, self.loop.now)
             self._event.set()
             self._drained.set()

@@ -76,20 +76,23 @@ class ChatAnswer(Response):
         outcome.times.fetch_ms = scope.get(FETCHED)
         answering = asyncio.ensure_future(self._answered(outcome, send))
         leaving = asyncio.ensure_future(_left(receive))
+        given_up = "client_left"
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # the server ends, and its grace is over
-            outcome.error = "server_stopped"
+            given_up = "server_stopped"
             raise
         finally:
             answering.cancel()
             leaving.cancel()
-            await ended(answering)
-            await ended(leaving)
-            outcome.ended_seconds = self.host.clock()
-        if answering.cancelled():
-            outcome.error = "client_left"
-        else:
+            try:
+                await ended(answering)
+                await ended(leaving)
+            finally:  # the server may end while a client that has left is waited for
+                outcome.ended_seconds = self.host.clock()
+                if answering.cancelled():
+                    outcome.error = given_up
+        if not answering.cancelled():
             answering.result()
 
     async def _answered(self, outcome: Outcome, send: Send) -> None:
@@ -221,7 +224,7 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
         caps=None if ticket is None else ticket.caps or None,
         order=order,
         stream=stream,
-        include_usage=usage or (promise is not None and stream),
+        include_usage=usage,
         patient_until=until,
     )
 

@@ -1,0 +1,46 @@
+"""What a desk counts over many requests, counted again: promises that were broken, and the price of the engine's time."""
+
+from collections import defaultdict
+from typing import Any
+
+TARGET_SHARE, STEP_SHARE, BANK, MOST = 0.7, 0.2, 50.0, 1000.0  # of α: docs/decisions/020-under-load.md
+STEP_T0, SHARE, CEILING_T0, IDLE_IN_A_ROW = 0.0235, 0.5, 5.0, 8
+
+
+class BrokenPromises:
+    """How many more promises of a class, or of all, were broken than may be."""
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha, self.excesses = alpha, defaultdict[Any, float](float)
+
+    def note(self, name: Any, *, broken: bool) -> None:
+        """Note one promise that was given, or that was withheld for the broken ones alone."""
+        for each in ("all of them", name):
+            moved = self.excesses[each] + broken - TARGET_SHARE * self.alpha
+            self.excesses[each] = sorted((-BANK * self.alpha, moved, MOST * self.alpha))[1]
+
+    def shift(self, name: Any) -> float:
+        """Return by how much the level of the next bound of a class is smaller."""
+        return STEP_SHARE * self.alpha * max(0.0, self.excesses["all of them"], self.excesses.get(name, 0.0))
+
+
+class SecondsPrice:
+    """What a second of the engine costs in accuracy, on a server whose largest configuration takes `t0` seconds."""
+
+    def __init__(self, t0: float) -> None:
+        self.step, self.ceiling = STEP_T0 / t0**2, CEILING_T0 / t0
+        self.price, self.idle, self.last = 0.0, 0, None
+
+    def take(self, work: float, now: float, *, found_idle: bool) -> None:
+        """Note a request that takes so many seconds and comes now."""
+        gap = 0.0 if self.last is None else now - self.last
+        self.last, self.idle = now, self.idle + 1 if found_idle else 0
+        moved = self.step * (work - SHARE * gap)
+        if self.idle >= IDLE_IN_A_ROW:
+            moved = min(moved, 0.0)
+        self.price = min(max(0.0, self.price + moved), self.ceiling)
+
+    @property
+    def per_second(self) -> float:
+        """Nothing, once so many in a row found nobody ahead of them."""
+        return 0.0 if self.idle >= IDLE_IN_A_ROW else self.price
