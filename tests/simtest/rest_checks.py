@@ -294,5 +294,5 @@ def _problems_of_promises(world: Any) -> Iterator[str]:
     for name, ratios in oracle.beside.items():
         if desk.line.controller.scores.count(name) != len(ratios):
             yield f"{desk.line.controller.scores.count(name)} scores of class {name}, by what happened {len(ratios)}"
-    if f"paceline:requests_unfinished {len(oracle.inside)}" not in desk.metrics_text():
+    if f"paceline:requests_unfinished {len(oracle.inside)}" not in desk.metrics_text(0.0):
         yield "the page of metrics counts unfinished requests wrongly"

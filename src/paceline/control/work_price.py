@@ -1,10 +1,14 @@
 """What a second of prefill costs the requests to come, in accuracy; and the configuration that is worth its price.
 
 Everybody who takes all that fits his own budget leaves no room for the next tight one (the tragedy of the commons), so a
-choice maximises accuracy − λ · seconds of prefill. λ = max(floor, μ); μ rises when the work that is taken exceeds a share ρ of
-the time between arrivals: μ ← max(0, μ + η (w − ρ · gap)), a dual ascent on the constraint that work is at most ρ of time (as
-in online allocation: Balseiro, Lu and Mirrokni, The Best of Both Worlds, 2023; its regret bound is about average work and says
-nothing of deadlines).
+choice maximises accuracy − λ · seconds of prefill. λ = max(floor, μ); μ rises by η w with the work that is taken, and falls by
+η ρ with each second: a dual ascent on the constraint that work is at most a share ρ of time (as in online allocation: Balseiro,
+Lu and Mirrokni, The Best of Both Worlds, 2023; its regret bound is about average work and says nothing of deadlines). So μ / η
+is what an engine would have yet to do that worked at the share ρ of this one's speed: whoever comes after a burst pays for as
+much of it as is left, and nothing once it is worked off.
+
+Where requests in a row found nobody ahead of them, no time is scarce, however much of it is taken: they pay the floor, and
+their work raises nothing.
 """
 
 import math
@@ -49,8 +53,12 @@ class WorkPrice:
 
     @property
     def per_second(self) -> float:
-        """Accuracy that a second of prefill must bring now."""
-        return self.settings.floor if self._nobody_waits else max(self.settings.floor, self._dual)
+        """Accuracy that a second of prefill must bring at the time of the last arrival."""
+        return self.per_second_after(0.0)
+
+    def per_second_after(self, gap_seconds: float) -> float:
+        """Return the accuracy that a second of prefill must bring so long after the last arrival."""
+        return self.settings.floor if self._nobody_waits else max(self.settings.floor, self._fallen(gap_seconds))
 
     @property
     def _nobody_waits(self) -> bool:
@@ -58,11 +66,14 @@ class WorkPrice:
 
     def take(self, *, work_seconds: float, gap_seconds: float, found_idle: bool = False) -> None:
         """Take note of a request's work, of the time since the arrival before it, and whether it found nobody ahead of it."""
-        own = self.settings
         self._idle_in_a_row = self._idle_in_a_row + 1 if found_idle else 0
-        moved = own.step * (work_seconds - own.share * gap_seconds)
-        risen = self._dual + (min(moved, 0.0) if self._nobody_waits else moved)
-        self._dual = min(max(0.0, risen), own.ceiling)
+        risen = 0.0 if self._nobody_waits else self.settings.step * work_seconds
+        self._dual = min(self._fallen(gap_seconds) + risen, self.settings.ceiling)
+
+    def _fallen(self, gap_seconds: float) -> float:
+        """Return what is left of the price after so long, within its ceiling; a clock that went back takes nothing off."""
+        own = self.settings
+        return min(max(0.0, self._dual - own.step * own.share * max(0.0, gap_seconds)), own.ceiling)
 
 
 def worthiest(

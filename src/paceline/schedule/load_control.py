@@ -150,12 +150,12 @@ class LoadController:
         # not the one that is predicted first: a larger prompt may stand in a step that others would fill without it
         fastest = min(range(len(found)), key=works.__getitem__)
         if budget is not None and self.settings.relegates and min(predicted) > budget:
-            return self._relegated(candidates, fastest, ahead_seconds, ready_seconds, pace)
+            return self._relegated(candidates, fastest, arrival_seconds, ready_seconds, pace)
         factor = self._factor(budget)
         slack = self._slack(budget, ready_seconds, pace)
         leaves = [each.work_seconds <= slack for each in found]
         fits = _fitting(predicted, leaves, budget, factor)
-        price = self.price.per_second
+        price = self.price_at(arrival_seconds)
         worths = self._worths(candidates, predicted, budget)
         chosen = worthiest(worths, works, fits, price_per_second=price)
         if budget is None:
@@ -180,6 +180,10 @@ class LoadController:
             withheld=withheld,
         )
 
+    def price_at(self, now_seconds: float) -> float:
+        """Return what accuracy a second of prefill must bring to a request that arrives at this time."""
+        return self.price.per_second_after(self._since_last(now_seconds))
+
     def admit(
         self,
         name: Hashable,
@@ -194,7 +198,7 @@ class LoadController:
 
         `after_seconds` is how long it holds the engine beyond its first token, where requests are served one at a time.
         """
-        gap = 0.0 if self._last_arrival is None else arrival_seconds - self._last_arrival
+        gap = self._since_last(arrival_seconds)
         self._last_arrival = arrival_seconds
         self.price.take(work_seconds=decision.work_seconds, gap_seconds=gap, found_idle=not self.ahead)
         budget = decision.ttft_budget_seconds
@@ -271,6 +275,9 @@ class LoadController:
             for each, seconds in zip(candidates, predicted, strict=True)
         ]
 
+    def _since_last(self, now_seconds: float) -> float:
+        return 0.0 if self._last_arrival is None else now_seconds - self._last_arrival
+
     def _slack(self, budget: float | None, ready_seconds: float, pace: StepPace) -> float:
         """Return how much work may stand before those behind that were promised."""
         if not (self.settings.keeps_promises and self._by_budget):
@@ -282,13 +289,13 @@ class LoadController:
         self,
         candidates: Sequence[LoadCandidate],
         fastest: int,
-        ahead_seconds: float,
+        arrival_seconds: float,
         ready_seconds: float,
         pace: StepPace,
     ) -> LoadDecision:
         work = candidates[fastest].work
         late = self.ahead.outlooks(self.key(work, None, ready_seconds), [work], pace)[0]
-        predicted = ahead_seconds + self.drift.factor * late.wait_seconds
+        predicted = ready_seconds - arrival_seconds + self.drift.factor * late.wait_seconds
         factor = self.scores.factor(self.kind(None))
         return LoadDecision(
             chosen=fastest,
@@ -296,7 +303,7 @@ class LoadController:
             predicted_seconds=predicted,
             bound_seconds=None if factor is None else predicted * factor,
             work_seconds=late.work_seconds,
-            price_per_second=self.price.per_second,
+            price_per_second=self.price_at(arrival_seconds),
             unpromised=RELEGATED,
         )
 

@@ -112,6 +112,10 @@ class ServerLoad:
         found = self.controller.outlooks(candidates, ttft_budget_seconds, now, self._pace())
         return [self.controller.drift.factor * each.wait_seconds for each in found]
 
+    def price_at(self, now_seconds: float) -> float:
+        """Return what accuracy a second of prefill must bring to a request that arrives now; nothing changes."""
+        return self.controller.price_at(self._time + self._elapsed(now_seconds))
+
     def wait_seconds(self, *, now_seconds: float, ttft_budget_seconds: float | None = None) -> float:
         """Return what a request of this budget that arrives now is expected to wait before it is computed."""
         nothing = LoadCandidate(accuracy=0.0, work=LEFT_OF_NOTHING)
@@ -205,12 +209,15 @@ class ServerLoad:
 
     def _passed(self, now_seconds: float) -> float:
         """Let time pass until now, and return the time that has passed in all."""
-        elapsed = 0.0 if self._seen is None else max(0.0, now_seconds - self._seen)
+        elapsed = self._elapsed(now_seconds)
         self._seen = now_seconds
         self._time += elapsed
         if elapsed and not self._steps_told:
             self._compute(elapsed / self.controller.drift.factor)
         return self._time
+
+    def _elapsed(self, now_seconds: float) -> float:
+        return 0.0 if self._seen is None else max(0.0, now_seconds - self._seen)
 
     def _compute(self, seconds: float) -> None:
         """Let the requests at the head of the order be computed for so long; the last token waits to be seen."""

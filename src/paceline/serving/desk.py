@@ -261,7 +261,7 @@ class Desk:
         """Return the reports of the last hundred requests with a budget, the latest last, without a word of theirs."""
         return [ticket.document() for ticket in self.recent]
 
-    def metrics_text(self) -> str:
+    def metrics_text(self, now_seconds: float) -> str:
         """Return the metrics of this process as Prometheus reads them."""
         pooled = next(iter(self.calibrations.values())).pooled
         return self.metrics.text(
@@ -269,7 +269,7 @@ class Desk:
             calibration_needed=pooled.needed,
             drift_factor=pooled.upper,
             unfinished=len(self.ledger),
-            price_per_second=self.line.controller.price.per_second,
+            price_per_second=self.line.price_at(now_seconds),
             step_drift=self.line.controller.drift.factor,
         )
 
@@ -304,7 +304,7 @@ class Desk:
         self._native = self._work(asked, chat, choice.largest)
         if asked.on_infeasible == "refuse":
             self._refuse_infeasible(asked, chat, choice.least, before_ms)
-        price = self.line.controller.price.per_second
+        price = self.line.price_at(now_seconds)
         own_seconds = [self._own_ms(asked, each) / 1e3 for each in choice.fitting]
         best = worthiest(
             [each.accuracy for each in choice.fitting], own_seconds, [True] * len(own_seconds), price_per_second=price

@@ -157,7 +157,7 @@ class BudgetMiddleware:
                 return
             page = b"".join(parts)
             if start["status"] == 200:
-                page += self.desk.metrics_text().encode()
+                page += self.desk.metrics_text(self.clock()).encode()
             headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             await send({**start, "headers": [*headers, (b"content-length", str(len(page)).encode())]})
             await send({"type": "http.response.body", "body": page})

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,11 +53,59 @@ def test_one_who_finds_somebody_ahead_pays_what_demand_asks_for():
     for _ in range(10):
         price.take(work_seconds=1.0, gap_seconds=0.5)
     dear = price.per_second
-    for number in range(1, 2 * IDLE_IN_A_ROW):
+    for number in range(1, IDLE_IN_A_ROW + 3):
         price.take(work_seconds=1.0, gap_seconds=1.1, found_idle=True)
         assert price.per_second == (0.0 if number >= IDLE_IN_A_ROW else pytest.approx(dear + 0.3 * 0.45 * number))
-    price.take(work_seconds=1.0, gap_seconds=0.5)
-    assert price.per_second == pytest.approx(dear + 0.3 * (0.45 * (IDLE_IN_A_ROW - 1) + 0.75))
+    price.take(work_seconds=1.0, gap_seconds=0.5)  # what others take of nobody's time raised nothing, and time went on
+    hidden = dear + 0.3 * (0.45 * (IDLE_IN_A_ROW - 1) - 3 * 0.55)
+    assert hidden > 0 and price.per_second == pytest.approx(hidden + 0.3 * 0.75)
+
+
+ARRIVALS = st.lists(st.tuples(st.floats(0, 3), st.floats(-1, 20), st.booleans()), max_size=40)
+SETTINGS = st.builds(
+    PriceSettings,
+    floor=st.floats(0, 3),
+    step=st.floats(0.01, 3),
+    share=st.floats(0.05, 1),
+    ceiling=st.floats(0, 10),
+)
+
+
+@given(SETTINGS, ARRIVALS, st.lists(st.floats(0, 100), max_size=6))
+def test_a_price_is_between_floor_and_ceiling_and_comes_down_with_time_whoever_arrives(settings, arrivals, later):
+    price = WorkPrice(settings)
+    for work, gap, idle in arrivals:
+        price.take(work_seconds=work, gap_seconds=gap, found_idle=idle)
+    seen = [price.per_second_after(gap) for gap in sorted([0.0, *later])]
+    assert seen[0] == price.per_second <= max(settings.floor, settings.ceiling)
+    assert all(settings.floor <= after <= before for before, after in pairwise(seen))
+    assert price.per_second_after(1.01 * settings.ceiling / (settings.step * settings.share)) == settings.floor
+
+
+@given(SETTINGS, ARRIVALS, st.lists(st.floats(0, 5), min_size=1, max_size=8))
+def test_what_a_pause_takes_off_does_not_depend_on_those_who_ask_for_nothing_in_it(settings, arrivals, pauses):
+    once, often = WorkPrice(settings), WorkPrice(settings)
+    for work, gap, _ in arrivals:
+        for price in (once, often):
+            price.take(work_seconds=work, gap_seconds=gap)
+    for gap in pauses:
+        often.take(work_seconds=0.0, gap_seconds=gap)
+    assert often.per_second == pytest.approx(once.per_second_after(sum(pauses)), abs=1e-9)
+
+
+@given(SETTINGS, ARRIVALS, st.floats(0.01, 2), st.floats(1.0, 1.5))
+def test_a_burst_is_forgotten_beside_a_client_that_makes_nobody_wait(settings, arrivals, work, pace):
+    price = WorkPrice(settings)
+    for each, gap, idle in arrivals:
+        price.take(work_seconds=each, gap_seconds=gap, found_idle=idle)
+    for _ in range(IDLE_IN_A_ROW):
+        price.take(work_seconds=work, gap_seconds=pace * work, found_idle=True)
+    turns = int(settings.ceiling / (settings.step * settings.share * work)) + 2
+    for _ in range(min(turns, 20_000)):
+        price.take(work_seconds=work, gap_seconds=pace * work, found_idle=True)
+    if turns <= 20_000:  # whoever comes now and waits pays for what he takes, not for the burst
+        price.take(work_seconds=work, gap_seconds=work)
+        assert price.per_second <= max(settings.floor, settings.step * work) + 1e-9
 
 
 @pytest.mark.parametrize(

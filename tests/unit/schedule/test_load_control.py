@@ -104,6 +104,20 @@ def test_a_request_without_a_budget_pays_the_price_and_is_promised_nothing():
     assert decided(calibrated(dear), None).chosen == 1
 
 
+def test_a_burst_is_paid_for_by_those_who_come_soon_and_by_nobody_after_a_pause():
+    controller = calibrated(LoadSettings(price=PriceSettings(step=50.0, share=0.5)))
+    for name in range(8):
+        decision = decided(controller, None)
+        controller.admit(name, decision, LARGE, arrival_seconds=0.0, ready_seconds=0.0)
+    for name in range(8):
+        controller.finished(name, 0.1)
+    soon, later = decided(controller, None, now=0.01), decided(controller, None, now=60.0)
+    assert soon.chosen == 1 and soon.price_per_second > 5
+    assert later.chosen == 0 and later.price_per_second == controller.price_at(60.0) == 0
+    assert decided(controller, 0.001, now=60.0).price_per_second == 0  # relegated
+    assert decided(controller, None, now=0.01) == soon  # nobody was admitted: nothing has changed
+
+
 def test_drift_from_steps_reaches_the_next_prediction():
     controller = calibrated()
     before = decided(controller, 1.0).predicted_seconds

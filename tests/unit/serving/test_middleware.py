@@ -396,7 +396,7 @@ def test_the_price_makes_those_cheaper_that_come_later():
     occupied(desk, 0.1)
     beside = ask(chat(500), desk=desk)[0].document["paceline"]
     assert beside["config"] == alone["config"]
-    page = desk.metrics_text()
+    page = desk.metrics_text(0.0)
     assert "paceline:work_price 20.0" in page and "paceline:coverage_beside_ratio NaN" in page
 
 

@@ -18,6 +18,7 @@ from paceline.schedule import LoadController, LoadSettings, PlannerSettings, Pol
 from paceline.schedule.server_load import MILLISECONDS
 from paceline.serving.answer import EngineTimes
 from paceline.serving.middleware import CURRENT, BudgetMiddleware
+from paceline.wire.body import body_of, raw
 
 LARGEST_MS = max(ms for ms, _ in CONFIGS.values())
 BUDGETS = (60, 120, 300, 1000, None)
@@ -170,6 +171,16 @@ def test_a_client_that_makes_nobody_wait_gets_the_most_accurate_that_fits():
     assert len(roomy) > 20 and desk.line.controller.price.per_second == 0
     largest = max(CONFIGS, key=lambda config: CONFIGS[config][1])
     assert {KnobConfig(**each["config"]) for each in roomy} == {largest}
+
+
+def test_whoever_comes_long_after_a_burst_does_not_pay_for_it():
+    desk, _ = served(3.0, requests=200)
+    assert desk.line.controller.price.per_second > 0
+    body = body_of({name: raw(value) for name, value in chat(1000).items()})
+    reading = desk.read("/v1/chat/completions", [], body)
+    assert "paceline:work_price 0.0" in desk.metrics_text(1e4)
+    taken = desk.accept(reading, received_seconds=1e4, now_seconds=1e4).promise.config
+    assert taken == max(CONFIGS, key=lambda config: CONFIGS[config][1])
 
 
 def test_clients_that_lie_or_leave_cost_promises_and_nothing_else():
