@@ -10,7 +10,8 @@ from scipy.sparse import coo_matrix, vstack
 
 from paceline.simulate import SimulatedEngine
 
-APART_SECONDS = 30.0  # between two changes that are tried in one run
+APART_SECONDS = 10.0  # between two changes that are tried in one run
+NEAR = 10  # requests, between two that are changed together
 
 
 def relaxation(world: World, scene: Scene, values: Floats, *, chunk_size: int, bin_seconds: float = 0.13) -> float:
@@ -74,8 +75,9 @@ def hindsight(
 ) -> tuple[float, float]:
     """Return the mean value of the requests with budgets, before and after a search over their configurations.
 
-    Every round changes some requests, far apart in time, and serves everything anew; each change is kept if the requests
-    around it gain together. Any configuration on a request's front may be tried, so may those of requests without a budget.
+    Every round makes some changes, far apart in time, and serves everything anew; each is kept if the requests around it gain
+    together. A change is of one request, or of two that arrive near each other, so that one may give what another takes. Any
+    configuration on a request's front may be tried, so may those of requests without a budget.
     """
     random = np.random.default_rng(seed)
     arrival = scene.arrivals.arrival_seconds
@@ -103,7 +105,9 @@ def _changed(
     tried, places = current.copy(), []
     place = int(random.integers(0, max(1, len(arrival) // 20)))
     while place < len(arrival):
-        tried[place] = random.choice(options[place])
+        near = place + int(random.integers(0, NEAR + 1))
+        for each in {place, min(near, len(arrival) - 1)} if random.random() < 0.5 else {place}:
+            tried[each] = random.choice(options[each])
         places.append(place)
         later = arrival[place] + APART_SECONDS * random.uniform(1, 1.5)
         place = int(np.searchsorted(arrival, later))
@@ -120,9 +124,9 @@ def _kept(
 ) -> tuple[Integers, Floats]:
     edges = [0, *((one + other) // 2 for one, other in pairwise(places)), len(current)]
     merged = current.copy()
-    for place, low, high in zip(places, edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         if found[low:high].sum() > best[low:high].sum():
-            merged[place] = tried[place]
+            merged[low:high] = tried[low:high]
     after = worth(merged)
     return (merged, after) if after.sum() >= best.sum() else (current, best)
 

@@ -39,7 +39,7 @@ from paceline.tune.environment import machine, package_versions
 HERE = Path(__file__).parent
 RESULTS, CHART = HERE / "results" / "under_load.json", HERE.parent / "docs" / "under_load.svg"
 FIRST = (1.0, 2.0, 4.0, 0.5, 3.0, 0.8, 1.5, 1.2)  # what says most comes first; loads that are in the results stay
-OTHER_SEEDS, DISTURBED_SEEDS = 10, 10
+OTHER_SEEDS, DISTURBED_SEEDS = 20, 20
 MIXED, LOOSE, TIGHT = (0.5, 1.0, 2.0, 4.0, math.inf), (1.0, 2.0, 4.0, 8.0, math.inf), (0.5, 0.7, 1.0, math.inf)
 PRICE = PriceSettings(floor=0.25, step=0.3, share=0.5)
 OURS, SELFISH, CONSTANT, QUEUED = "recommended", "edf, price 0", "edf, constant price", "fcfs, price 0"
@@ -54,7 +54,7 @@ BLIND_MARGIN = 1.1  # of the estimate that is blind to load: steps vary
 CHUNK = 512
 P95_T0 = 4.0
 SEARCHED = (1.0, 2.0)
-SEARCH_SEEDS, SEARCH_ROUNDS = 5, 100
+SEARCH_SEEDS, SEARCH_ROUNDS = 20, 2000
 WORLD: dict[str, World] = {}
 Row = dict[str, Any]
 
