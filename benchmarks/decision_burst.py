@@ -1,10 +1,11 @@
 """What a decision costs while requests come in a burst: from a request's last byte to its body for the engine.
 
-    python benchmarks/decision_burst.py CONTROLLER [--requests 2000] [--waiting 0 64 512]
+    python benchmarks/decision_burst.py CONTROLLER [--requests 300] [--waiting 0 64 512]
 
 CONTROLLER is the directory of an estimator of the embedded model (`paceline demo` makes one: demo-out/estimator) or a table. The
 middleware stands before an application that answers the oldest request once more than so many wait, as an engine would that is
-behind; all is in one thread, and no picture is decoded in it. Three of four requests have a budget. Seconds are of the
+behind; so many, of a small picture each, are there before the first that is measured. All is in one thread, and no picture is
+decoded in it. Three of four requests have a budget. Seconds are of the
 processor, of the thread that an API server decides in; the wall's stand beside them. Asked: at most 5 ms a request at 200
 requests a second, so that a second of them takes less than a second of one core. Adds to
 benchmarks/results/decision_burst.json.
@@ -64,8 +65,8 @@ class Behind:
         await send({"type": "http.response.body", "body": ANSWER})
 
 
-async def burst(desk: Desk, bodies: list[bytes], waiting: int) -> tuple[list[float], list[float]]:
-    """Return the ms of processor and of wall of each decision."""
+async def burst(desk: Desk, first: list[bytes], bodies: list[bytes], waiting: int) -> tuple[list[float], list[float]]:
+    """Return the ms of processor and of wall of each decision on `bodies`, which come behind the `first`."""
     now = {"seconds": 0.0}
     app = Behind(waiting)
     middleware = BudgetMiddleware(app, desk, clock=lambda: now["seconds"], wall=lambda: now["seconds"])
@@ -77,7 +78,7 @@ async def burst(desk: Desk, bodies: list[bytes], waiting: int) -> tuple[list[flo
     async def send(_: Message) -> None:
         return None
 
-    for body in bodies:
+    for body in [*first, *bodies]:
         now["seconds"] += 1 / RATE
 
         async def receive(body: bytes = body) -> Message:
@@ -95,7 +96,7 @@ async def burst(desk: Desk, bodies: list[bytes], waiting: int) -> tuple[list[flo
     for turn in app.queue:
         turn.set()
     await asyncio.gather(*tasks)
-    return cpu_ms, wall_ms
+    return cpu_ms[len(first) :], wall_ms[len(first) :]
 
 
 def clock_ms() -> float:
@@ -110,7 +111,16 @@ def described(values: list[float]) -> dict[str, float]:
     return {"p50": p50, "p95": p95, "p99": p99, "max": top, "mean": float(np.mean(values))}
 
 
-def measured(controller: Path, picture: bytes, requests: int, waiting: int) -> dict[str, Any]:
+def asking(picture: bytes, requests: int) -> list[bytes]:
+    """Return the bodies of requests that ask for one budget after the other."""
+    return [
+        body_of(picture, {} if budget is None else {"latency_budget_ms": budget}, text=f"Count the digits, {number}.")
+        for number in range(requests)
+        for budget in [BUDGETS_MS[number % len(BUDGETS_MS)]]
+    ]
+
+
+def measured(controller: Path, small: bytes, picture: bytes, requests: int, waiting: int) -> dict[str, Any]:
     """Return what decisions cost with so many waiting."""
     line = LoadController(LoadSettings(alpha=0.05), PlannerSettings(chunk_size=256, policy="edf"), STEP_TIME)
     desk = Desk(
@@ -120,13 +130,9 @@ def measured(controller: Path, picture: bytes, requests: int, waiting: int) -> d
         names=NAMES,
         line=ServerLoad(line),
     )
-    bodies = [
-        body_of(picture, {} if budget is None else {"latency_budget_ms": budget}, text=f"Count the digits, {number}.")
-        for number in range(requests)
-        for budget in [BUDGETS_MS[number % len(BUDGETS_MS)]]
-    ]
-    asyncio.run(burst(desk, bodies[:100], waiting))
-    cpu, wall = asyncio.run(burst(desk, bodies, waiting))
+    bodies = asking(picture, requests)
+    asyncio.run(burst(desk, [], bodies[:20], waiting))
+    cpu, wall = asyncio.run(burst(desk, asking(small, waiting), bodies, waiting))
     cost = clock_ms()
     cpu = [max(0.0, ms - cost) for ms in cpu]
     decided = [ms for number, ms in enumerate(cpu) if BUDGETS_MS[number % len(BUDGETS_MS)] is not None]
@@ -145,14 +151,16 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("controller", type=Path)
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--waiting", type=int, nargs="+", default=[0, 64, 512])
     asked = parser.parse_args()
     rows: dict[str, list[dict[str, Any]]] = {}
-    for name, picture in pictures().items():
+    found = pictures()
+    small = min(found.values(), key=len)
+    for name, picture in found.items():
         rows[name] = []
         for waiting in asked.waiting:
-            rows[name].append(measured(asked.controller, picture, asked.requests, waiting))
+            rows[name].append(measured(asked.controller, small, picture, asked.requests, waiting))
             each = rows[name][-1]
             print(
                 f"{name}, {waiting} waiting: {each['cpu_ms']['p50']:.2f} ms, P99 {each['cpu_ms']['p99']:.2f}, "
