@@ -20,6 +20,7 @@ from paceline.records import TIERS
 
 # a longer text is counted by its beginning: tokenizers take a millisecond for some five thousand letters
 MOST_LETTERS = 4096
+MOST_WRITTEN_LETTERS = 200_000  # of a chat that its template is asked to write here, on a server's own loop
 UNBOUNDED = 10**9
 LOWER_LIMITS = ("shortest_edge", "min_pixels")  # of arguments of image processors: they cap nothing
 PIXEL_LIMITS = {"max_pixels": "longest_edge", "min_pixels": "shortest_edge"}  # other words for the edges of a `size`
@@ -60,20 +61,26 @@ class RequestPlans:
     def text_tokens(self, messages: Sequence[Message], *, arguments: Mapping[str, object] | None = None) -> int:
         """Return the tokens of a chat and its template, its pictures left out; beyond 4,096 letters by its beginning.
 
-        A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it. Arguments of
-        the function that fills it are passed over, another template above all: a client's would run as a program.
+        A chat that the template cannot write is counted by its texts alone: the server says what is wrong with it; and so is one
+        of which the template's own words are next to nothing. Arguments of the function that fills it are passed over, another
+        template above all: a client's would run as a program.
         """
-        placeholder = "" if self.pictures is None else self.pictures.prompts.placeholder
         own = {name: value for name, value in (arguments or {}).items() if name not in OWN_ARGUMENTS}
-        given = {**self.template_arguments, **own}
+        written = self._written(messages, {**self.template_arguments, **own})
+        return self._counted("\n".join(texts_of(messages)) if written is None else written)
+
+    def _written(self, messages: Sequence[Message], arguments: Mapping[str, object]) -> str | None:
+        """Return the written prompt without its pictures; None where the template cannot write it, or it would be too long."""
+        placeholder = "" if self.pictures is None else self.pictures.prompts.placeholder
         try:
+            if sum(map(len, texts_of(messages))) > MOST_WRITTEN_LETTERS:
+                return None
             written: str = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False, **given
+                list(messages), add_generation_prompt=True, tokenize=False, **arguments
             )
         except Exception:  # a template raises what it likes
-            written, placeholder = "\n".join(texts_of(messages)), ""
-        text = written.replace(placeholder, "") if placeholder else written
-        return self._counted(text)
+            return None
+        return written.replace(placeholder, "") if placeholder else written
 
     def plans(
         self, pictures: Sequence[tuple[int, int]], *, caps: Sequence[int | None] | None = None

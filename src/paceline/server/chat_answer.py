@@ -26,6 +26,7 @@ from paceline.serving.ticket import Ticket
 from paceline.wire.report import error_body
 
 logger = logging.getLogger("paceline.server")
+LETTERS_A_TOKEN = 16  # three to five in texts, eight in deeply indented code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +205,7 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
     ticket: Ticket | None = scope.get(TICKET)
     promise = None if ticket is None else ticket.promise
     letters = sum(len(str(message)) for message in question.messages)
+    _require_room(host, letters + len(str(dict(question.template_arguments))))
     rough = 1 + letters // 4 + len(question.pictures) * host.model.largest_picture_tokens
     tokens = rough if promise is None else max(1, promise.text_tokens + promise.image_tokens)
     order = PrefillRequest(
@@ -227,6 +229,17 @@ def asked_of(host: Host, question: Question, scope: Scope, *, low: bool, stream:
         include_usage=usage,
         patient_until=until,
     )
+
+
+def _require_room(host: Host, letters: int) -> None:
+    """Raise RequestRefusedError (400) for a chat that is too long by far: counting its tokens would keep the model."""
+    most = None if host.model.context is None else LETTERS_A_TOKEN * host.model.context
+    if most is not None and letters > most:
+        raise RequestRefusedError(
+            f"the chat has {letters:,} letters, which no {host.model.context:,} tokens hold, this model's context: shorten it",
+            code="context_length_exceeded",
+            param="messages",
+        )
 
 
 async def _left(receive: Receive) -> None:

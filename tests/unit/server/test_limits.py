@@ -305,3 +305,20 @@ def test_with_keys_nobody_else_fills_the_room_for_bodies():
 def test_a_page_of_another_site_has_no_model_answer(port):
     for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
         assert ask(port, chat(picture=False), headers={"sec-fetch-site": site}).status == status
+
+
+@pytest.mark.parametrize("budget", [{}, {"latency_budget_ms": 20}])
+@pytest.mark.parametrize("place", ["content", "name", "tools"])
+def test_a_chat_that_no_context_holds_by_far_never_has_the_model(place, budget):
+    model = ToldModel()
+    fits, too_long = "a" * (16 * model.context - 200), "a" * (16 * model.context + 1)
+    with listening(told_server(model)) as port:
+        for text, status in ((fits, 200), (too_long, 400)):
+            body = chat(picture=False, **budget)
+            if place == "tools":
+                body["tools"] = [{"type": "function", "function": {"name": text}}]
+            else:
+                body["messages"][0][place] = text
+            reply = ask(port, body)
+            assert reply.status == status
+    assert reply.document["error"]["code"] == "context_length_exceeded" and len(model.asked) == 1
