@@ -35,10 +35,9 @@ class SecondsPrice:
         """Note a request that takes so many seconds and comes now."""
         gap = 0.0 if self.last is None else now - self.last
         self.last, self.idle = now, self.idle + 1 if found_idle else 0
-        moved = self.step * (work - SHARE * gap)
-        if self.idle >= IDLE_IN_A_ROW:
-            moved = min(moved, 0.0)
-        self.price = min(max(0.0, self.price + moved), self.ceiling)
+        left = max(0.0, self.price - self.step * SHARE * gap)
+        taken = 0.0 if self.idle >= IDLE_IN_A_ROW else self.step * work
+        self.price = min(left + taken, self.ceiling)
 
     @property
     def per_second(self) -> float:

@@ -500,9 +500,9 @@ MUTANTS = (
     _m("broken alone is forgotten", DESK, "                    self.promises[asked.kind].observe(size_class(asked.ms), kept=kept)\n", "                    pass\n", "bounds after broken promises"),
     _m("broken beside others is forgotten", LOAD, "            self.promises.observe(budget_class(promised), kept=measured <= promised)\n", "            pass\n", "bounds after broken promises"),
     _m("withheld alone is forgotten", DESK, "            self.promises[asked.kind].withheld(size_class(asked.ms))\n", "            pass\n", "bounds after broken promises"),
-    _m("all of time may be taken", "control/work_price.py", "own.share * gap_seconds", "gap_seconds", "the price of time"),
-    _m("a price for who is alone", "control/work_price.py", "return self.settings.floor if self._nobody_waits else max(self.settings.floor, self._dual)", "return max(self.settings.floor, self._dual)", "the price of time"),
-    _m("a price without an end", "control/work_price.py", "min(max(0.0, risen), own.ceiling)", "max(0.0, risen)", "the price of time"),
+    _m("all of time may be taken", "control/work_price.py", "own.step * own.share * max(0.0, gap_seconds)", "own.step * max(0.0, gap_seconds)", "the price of time"),
+    _m("a price for who is alone", "control/work_price.py", "return self.settings.floor if self._nobody_waits else max(self.settings.floor, self._fallen(gap_seconds))", "return max(self.settings.floor, self._fallen(gap_seconds))", "the price of time"),
+    _m("a price without an end", "control/work_price.py", "min(self._fallen(gap_seconds) + risen, self.settings.ceiling)", "self._fallen(gap_seconds) + risen", "the price of time"),
     # the wire
     _m("two budgets are one", "wire/budget.py", "            if other_ms != ms:\n", "            if False:\n", "400"),
     _m("a budget of nothing", "wire/budget.py", "if not 0 < value <= LARGEST_BUDGET_MS", "if not 0 <= value <= LARGEST_BUDGET_MS", "400"),
