@@ -21,11 +21,12 @@ from paceline.vllm_plugin.checkpoints import write_for_vllm
 
 SEED = 3407
 TOP_K = 8
+PROCESSOR = "preprocessor_config.json"
 CAPS = {"low": 64, "medium": 144, "high": 256}  # image tokens
 TOKENIZER = (
     "chat_template.jinja",
     "generation_config.json",
-    "preprocessor_config.json",
+    PROCESSOR,
     "tokenizer.json",
     "tokenizer_config.json",
 )
@@ -51,6 +52,10 @@ def write_wide_vlm(
             Qwen3VLMoeForConditionalGeneration(config).float().save_pretrained(made)
         for name in TOKENIZER:
             shutil.copy(EMBEDDED["digits"] / name, made)
+        processor = json.loads((made / PROCESSOR).read_text())  # asked for nothing it gives the tokens of its largest tier
+        side = processor["patch_size"] * processor["merge_size"]
+        processor["size"]["longest_edge"] = CAPS["high"] * side**2
+        (made / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
         ranking = [block for block in range(blocks - 1, 0, -2)] + [block for block in range(blocks - 2, 0, -2)]
         settings = {
             "tier_token_caps": CAPS,
