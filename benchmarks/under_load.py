@@ -41,7 +41,7 @@ RESULTS, CHART = HERE / "results" / "under_load.json", HERE.parent / "docs" / "u
 FIRST = (1.0, 2.0, 4.0, 0.5, 3.0, 0.8, 1.5, 1.2)  # what says most comes first; loads that are in the results stay
 OTHER_SEEDS, DISTURBED_SEEDS = 20, 20
 MIXED, LOOSE, TIGHT = (0.5, 1.0, 2.0, 4.0, math.inf), (1.0, 2.0, 4.0, 8.0, math.inf), (0.5, 0.7, 1.0, math.inf)
-PRICE = PriceSettings(floor=0.25, step=0.3, share=0.5)
+PRICE = PriceSettings(floor=0.25, step=1.0, share=0.5)
 OURS, SELFISH, CONSTANT, QUEUED = "recommended", "edf, price 0", "edf, constant price", "fcfs, price 0"
 CONTROLLERS: dict[str, tuple[str, LoadSettings]] = {
     OURS: ("edf", LoadSettings(price=PRICE)),

@@ -52,7 +52,9 @@ def write_wide_vlm(
             Qwen3VLMoeForConditionalGeneration(config).float().save_pretrained(made)
         for name in TOKENIZER:
             shutil.copy(EMBEDDED["digits"] / name, made)
-        processor = json.loads((made / PROCESSOR).read_text())  # asked for nothing it gives the tokens of its largest tier
+        processor = json.loads(
+            (made / PROCESSOR).read_text()
+        )  # asked for nothing it gives the tokens of its largest tier
         side = processor["patch_size"] * processor["merge_size"]
         processor["size"]["longest_edge"] = CAPS["high"] * side**2
         (made / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")

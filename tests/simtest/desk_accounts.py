@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 TARGET_SHARE, STEP_SHARE, BANK, MOST = 0.7, 0.2, 50.0, 1000.0  # of α: docs/decisions/020-under-load.md
-STEP_T0, SHARE, CEILING_T0, IDLE_IN_A_ROW = 0.0235, 0.5, 5.0, 8
+STEP_T0, SHARE, CEILING_T0, IDLE_IN_A_ROW = 0.0784, 0.5, 5.0, 8
 
 
 class BrokenPromises:
@@ -31,13 +31,14 @@ class SecondsPrice:
         self.step, self.ceiling = STEP_T0 / t0**2, CEILING_T0 / t0
         self.price, self.idle, self.last = 0.0, 0, None
 
-    def take(self, work: float, now: float, *, found_idle: bool) -> None:
-        """Note a request that takes so many seconds and comes now."""
-        gap = 0.0 if self.last is None else now - self.last
+    def take(self, work: float, now: float, *, found_idle: bool, is_least: bool) -> None:
+        """Note a request that takes so many seconds and comes now; of several that it could have taken the least or not."""
+        gap = 0.0 if self.last is None else max(0.0, now - self.last)
         self.last, self.idle = now, self.idle + 1 if found_idle else 0
         left = max(0.0, self.price - self.step * SHARE * gap)
-        taken = 0.0 if self.idle >= IDLE_IN_A_ROW else self.step * work
-        self.price = min(left + taken, self.ceiling)
+        raises = self.idle < IDLE_IN_A_ROW
+        most = max(self.price, left) if is_least else self.ceiling
+        self.price = min(left + raises * self.step * work, most, self.ceiling)
 
     @property
     def per_second(self) -> float:

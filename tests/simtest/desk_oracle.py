@@ -166,7 +166,12 @@ class DeskOracle:
             if least is not None:
                 self._check_place(found, least)
             self._note_largest(exchange, reading.asked.kind)
-            self._check_price(self._taken_seconds(ticket), now_seconds, found_idle=found_idle)
+            own_ms = [
+                self._own_ms(reading.asked.kind, each) for each in self._allowed(reading.asked.kind, exchange.ask.told)
+            ]
+            taken_seconds = self._taken_seconds(ticket)
+            is_least = len(own_ms) > 1 and 1e3 * taken_seconds <= min(own_ms) * (1 + 1e-9)
+            self._check_price(taken_seconds, now_seconds, found_idle=found_idle, is_least=is_least)
             exchange.entry = ticket.entry.number
             self.inside[ticket.entry.number] = found
             self.tickets.append((exchange, ticket))
@@ -186,7 +191,7 @@ class DeskOracle:
             self.accepts, self.natives = self.accepts + 1, self.natives + 1
             model = self.world.model
             if known:
-                self._check_price(self.native_seconds, now_seconds, found_idle=found_idle)
+                self._check_price(self.native_seconds, now_seconds, found_idle=found_idle, is_least=False)
             exchange.entry = entry.number
             self.inside[entry.number] = Inside(
                 exchange=exchange,
@@ -636,10 +641,10 @@ class DeskOracle:
         taken, kind = ticket.decision, ticket.promise.asked.kind
         return self._ratios(kind, taken.config.tier, taken.latency_ms).median * taken.latency_ms / 1e3
 
-    def _check_price(self, work: float, now: float, *, found_idle: bool) -> None:
+    def _check_price(self, work: float, now: float, *, found_idle: bool, is_least: bool) -> None:
         if self.price is None:
             return
-        self.price.take(work, now, found_idle=found_idle)
+        self.price.take(work, now, found_idle=found_idle, is_least=is_least)
         said, expected = self.desk.line.controller.price.per_second, self.price.per_second
         if abs(said - expected) > CLOSE * (1 + expected):
             self.world.wrong("the best that fits", f"a second costs {said}, by what came {expected}")

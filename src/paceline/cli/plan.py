@@ -83,7 +83,7 @@ def plan(
         max_num_seqs=max_num_seqs,
         num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
     )
-    settings = LoadSettings(alpha=alpha, price=PriceSettings(floor=price_floor, step=0.3, share=0.5))
+    settings = LoadSettings(alpha=alpha, price=PriceSettings(floor=price_floor, step=1.0, share=0.5))
     asked = CapacityPlan(
         engine=engine, time=time, ways=ways, alpha=alpha, settings=settings, engines_served=engines_served
     )

@@ -8,7 +8,8 @@ is what an engine would have yet to do that worked at the share ρ of this one's
 much of it as is left, and nothing once it is worked off.
 
 Where requests in a row found nobody ahead of them, no time is scarce, however much of it is taken: they pay the floor, and
-their work raises nothing.
+their work raises nothing. Who takes the least work that he can raises no price either, he only keeps it up: a higher one would
+make nobody take less, and would stay long after there is room again (what control calls windup).
 """
 
 import math
@@ -64,11 +65,17 @@ class WorkPrice:
     def _nobody_waits(self) -> bool:
         return self._idle_in_a_row >= IDLE_IN_A_ROW
 
-    def take(self, *, work_seconds: float, gap_seconds: float, found_idle: bool = False) -> None:
-        """Take note of a request's work, of the time since the arrival before it, and whether it found nobody ahead of it."""
+    def take(
+        self, *, work_seconds: float, gap_seconds: float, found_idle: bool = False, is_least: bool = False
+    ) -> None:
+        """Take note of a request's work and of the time since the arrival before it.
+
+        `found_idle` says that it found nobody ahead of it, `is_least` that it had a choice and took what is least work.
+        """
         self._idle_in_a_row = self._idle_in_a_row + 1 if found_idle else 0
-        risen = 0.0 if self._nobody_waits else self.settings.step * work_seconds
-        self._dual = min(self._fallen(gap_seconds) + risen, self.settings.ceiling)
+        fallen = self._fallen(gap_seconds)
+        risen = fallen if self._nobody_waits else fallen + self.settings.step * work_seconds
+        self._dual = min(risen, max(self._dual, fallen) if is_least else math.inf, self.settings.ceiling)
 
     def _fallen(self, gap_seconds: float) -> float:
         """Return what is left of the price after so long, within its ceiling; a clock that went back takes nothing off."""

@@ -67,7 +67,8 @@ class LoadDecision:
     `chosen` is the place of a candidate. `ttft_budget_seconds` is what it is queued with, None without a budget or for one
     that is relegated. `predicted_seconds` and `bound_seconds` count from the arrival; the bound is None while nothing can
     be bounded. `unpromised` says why nothing is promised: `cold`, `none_fit`, `relegated` or `no_budget`; None for a promise.
-    `withheld` says that a promise would have been given if earlier ones had been kept.
+    `withheld` says that a promise would have been given if earlier ones had been kept. `is_least` says that there was a
+    choice, and none of less work.
     """
 
     chosen: int
@@ -78,6 +79,7 @@ class LoadDecision:
     price_per_second: float
     unpromised: str | None
     withheld: bool = False
+    is_least: bool = False
 
     @property
     def promised(self) -> bool:
@@ -178,6 +180,7 @@ class LoadController:
             price_per_second=price,
             unpromised=reason,
             withheld=withheld,
+            is_least=len(works) > 1 and works[taken] <= works[fastest],
         )
 
     def price_at(self, now_seconds: float) -> float:
@@ -200,7 +203,12 @@ class LoadController:
         """
         gap = self._since_last(arrival_seconds)
         self._last_arrival = arrival_seconds
-        self.price.take(work_seconds=decision.work_seconds, gap_seconds=gap, found_idle=not self.ahead)
+        self.price.take(
+            work_seconds=decision.work_seconds,
+            gap_seconds=gap,
+            found_idle=not self.ahead,
+            is_least=decision.is_least,
+        )
         budget = decision.ttft_budget_seconds
         due = arrival_seconds + budget if decision.promised and budget is not None else None
         self.ahead.add(name, self.key(work, budget, ready_seconds), work, due_seconds=due, after_seconds=after_seconds)
@@ -305,6 +313,7 @@ class LoadController:
             work_seconds=late.work_seconds,
             price_per_second=self.price_at(arrival_seconds),
             unpromised=RELEGATED,
+            is_least=len(candidates) > 1,
         )
 
     def _factor(self, budget: float | None) -> float | None:

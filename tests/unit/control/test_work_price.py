@@ -41,6 +41,28 @@ def test_the_price_rises_under_overload_stays_below_its_ceiling_and_falls_to_the
     assert price.per_second == 0.5
 
 
+@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2), st.booleans(), st.booleans()), max_size=30))
+def test_who_takes_the_least_work_keeps_a_price_up_and_never_raises_it(requests):
+    price = WorkPrice(PriceSettings(step=1.0, ceiling=5.0))
+    for work, gap, found_idle, is_least in requests:
+        before, fallen = price._dual, price._fallen(gap)
+        price.take(work_seconds=work, gap_seconds=gap, found_idle=found_idle, is_least=is_least)
+        assert fallen <= price._dual <= 5.0
+        if is_least:
+            assert price._dual <= before
+
+
+def test_a_price_does_not_rise_beyond_what_makes_everybody_take_the_least():
+    price = WorkPrice(PriceSettings(step=1.0, ceiling=1000.0))
+    for _ in range(500):  # twice as much as there is time for, even so
+        cheap = price.per_second > 3.0
+        price.take(work_seconds=0.1 if cheap else 0.4, gap_seconds=0.05, is_least=cheap)
+    assert 2.9 < price.per_second < 3.5
+    for _ in range(120):
+        price.take(work_seconds=0.1, gap_seconds=0.5)
+    assert price.per_second_after(0.5) == 0.0
+
+
 def test_who_asks_again_when_answered_and_makes_nobody_wait_pays_the_floor():
     price = WorkPrice(PriceSettings(floor=0.5, step=0.3, share=0.5, ceiling=8.0))
     for _ in range(1_000):  # nearly all of the time is taken

@@ -81,7 +81,10 @@ def test_who_is_late_anyway_gets_the_least_work_though_more_would_stand_in_a_ste
     )
     assert larger < smaller
     late = decided(controller, 0.9 * larger, candidates=[LoadCandidate(accuracy=0.5, work=work) for work in works])
-    assert (late.unpromised, late.chosen) == ("relegated", 1)
+    assert (late.unpromised, late.chosen, late.is_least) == ("relegated", 1, True)
+    most = decided(calibrated(), 1.0)
+    assert (most.chosen, most.is_least) == (0, False)
+    assert not decided(calibrated(), 1.0, candidates=CANDIDATES[1:]).is_least  # it had no choice
 
 
 def test_a_request_does_not_take_the_time_that_was_promised_to_those_behind_it():
