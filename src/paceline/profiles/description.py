@@ -43,7 +43,7 @@ class StoreDescription:
             found = msgspec.json.decode(content, type=StoreDescription)
             if found.schema_version <= SCHEMA_VERSION:
                 refuse_unknown_fields(msgspec.json.decode(content), msgspec.to_builtins(found))
-        except (OSError, ValueError, RecursionError) as error:  # msgspec's and Unicode's are ValueErrors
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise ProfileDataError(
                 path,
                 f"cannot be read ({error})",

@@ -74,7 +74,7 @@ class QuestionParts:
             return msgspec.convert(
                 {name: fields[name] for name in ("seed", "choosing", "certifying", "pictures")}, QuestionParts
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
             raise CertificateError(
                 path, f"{error!s:.200}", expected="the sealed parts of a profile", mend=MEND
             ) from error

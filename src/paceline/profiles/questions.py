@@ -48,7 +48,7 @@ def read_questions(directory: Path) -> dict[Key, AskedQuestion]:
         content = path.read_bytes()
         asked = msgspec.json.Decoder(AskedQuestion).decode_lines(content)
         refuse_unknown_fields(msgspec.json.Decoder().decode_lines(content), msgspec.to_builtins(asked))
-    except (OSError, ValueError, RecursionError) as error:  # msgspec's and Unicode's are ValueErrors
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ProfileDataError(
             path,
             f"cannot be read ({error})",
