@@ -47,7 +47,7 @@ explore: setup
 # holds a share. What is found goes to benchmarks/results/faults.json.
 FAULTS := PYTHONPATH=tests $(BIN)/python tests/faults
 faults: setup
-	$(FAULTS)/kills.py --kills 1000 --seed 0 --results benchmarks/results/faults.json
+	$(FAULTS)/kills.py --kills 1000 --seed 0 --workers 4 --results benchmarks/results/faults.json
 	$(FAULTS)/nth_calls.py --results benchmarks/results/faults.json
 	$(FAULTS)/nth_reads.py --results benchmarks/results/faults.json
 	$(FAULTS)/nth_allocations.py --results benchmarks/results/faults.json
@@ -62,10 +62,11 @@ damaged: setup
 loads: setup
 	PYTHONPATH=tests/property:benchmarks $(BIN)/python tests/faults/loads.py --results benchmarks/results/planner_loads.json
 
-# Inputs that coverage guides, for the parsers that matter most, SECONDS each; atheris in an environment that has all else from .venv.
+# Inputs that coverage guides, for the parsers that matter most, SECONDS each, WORKERS at once; atheris in an environment that has all else from .venv.
 SECONDS ?= 300
+WORKERS ?= 2
 fuzz: .venv-fuzz/.installed
-	PYTHONPATH=tests .venv-fuzz/bin/python tests/faults/fuzz.py --seconds $(SECONDS) --results benchmarks/results/fuzz.json
+	PYTHONPATH=tests .venv-fuzz/bin/python tests/faults/fuzz.py --seconds $(SECONDS) --workers $(WORKERS) --results benchmarks/results/fuzz.json
 
 .venv-fuzz/.installed: constraints-fuzz.txt constraints.txt pyproject.toml | setup
 	$(BIN)/python -m venv .venv-fuzz

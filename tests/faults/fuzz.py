@@ -2,7 +2,7 @@
 
 What strangers send comes first: bodies, chats, headers and pictures of requests; then what is copied between machines.
 
-    python tests/faults/fuzz.py [--seconds 300] [--formats journal "HTTP body" …] [--results PATH]
+    python tests/faults/fuzz.py [--seconds 300] [--workers 2] [--formats journal "HTTP body" …] [--results PATH]
 
 Needs atheris (`make fuzz` makes an environment with it). Each format runs for so many seconds in a child of its own, from its
 undamaged original, some damaged ones and what earlier runs kept in `build/fuzz/FORMAT`; half of the inputs are changed by their
@@ -12,12 +12,13 @@ to a slow answer or to a large memory is written there and told as a complaint.
 
 import argparse
 import json
+import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from random import Random
 
@@ -79,19 +80,21 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
         f"-artifact_prefix={kept}-",
         "-print_final_stats=1",
     ]
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
         seeds = _seed(name, Path(folder), kept)
         command = [sys.executable, __file__, "--child", name, folder, *options]
-        before = _processor_seconds()
-        run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    told = run.stderr + run.stdout
+        run = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(run.pid, 0)
+        run.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        told = said.read()
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", told)
     runs = re.search(r"number_of_executed_units: (\d+)", told)
     found: dict[str, object] = {
         "inputs": int(runs[1]) if runs else 0,
         "seeds": seeds,
         "seconds": seconds,
-        "processor_seconds": round(_processor_seconds() - before, 1),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
         "coverage": int(covered[-1][0]) if covered else None,
         "features": int(covered[-1][1]) if covered else None,
         "kept": int(covered[-1][2]) if covered else None,
@@ -102,11 +105,6 @@ def fuzzed(name: str, seconds: int) -> dict[str, object]:
         where = re.search(r"Test unit written to (\S+)", told)
         found["complaint"] = f"{wrong[0] if wrong else told[-400:]:.600}" + (f" ({where[1]})" if where else "")
     return found
-
-
-def _processor_seconds() -> float:
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return spent.ru_utime + spent.ru_stime
 
 
 def _seed(name: str, folder: Path, kept: Path) -> int:
@@ -129,22 +127,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=300, help="of each format")
     parser.add_argument("--formats", nargs="*", default=list(PARSERS))
+    parser.add_argument("--workers", type=int, default=2, help="formats at once")
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
     started, formats = time.monotonic(), {}
-    for name in arguments.formats:
-        formats[name] = fuzzed(name, arguments.seconds)
-        print(name, json.dumps(formats[name]), flush=True)
-        found = {
-            "command": f"make fuzz SECONDS={arguments.seconds}",
-            "inputs": sum(int(each["inputs"]) for each in formats.values()),
-            "seeds": sum(int(each["seeds"]) for each in formats.values()),
-            "seconds": round(time.monotonic() - started),
-            "formats": formats,
-        }
-        if arguments.results is not None:
-            arguments.results.write_text(json.dumps(found, indent=1) + "\n")
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        running = {pool.submit(fuzzed, name, arguments.seconds): name for name in arguments.formats}
+        for ended in as_completed(running):
+            formats[running[ended]] = ended.result()
+            keep(arguments, {name: formats[name] for name in arguments.formats if name in formats}, started)
     sys.exit(any(each["complaint"] for each in formats.values()))
+
+
+def keep(arguments: argparse.Namespace, formats: dict[str, dict], started: float) -> None:
+    """Print and write what there is."""
+    found = {
+        "command": f"make fuzz SECONDS={arguments.seconds}",
+        "inputs": sum(int(each["inputs"]) for each in formats.values()),
+        "seeds": sum(int(each["seeds"]) for each in formats.values()),
+        "seconds": round(time.monotonic() - started),
+        "formats": formats,
+    }
+    print(json.dumps(found, indent=1), flush=True)
+    if arguments.results is not None:
+        arguments.results.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """`kill -9` at random moments over profile, merge, compaction, table and estimator writing; nothing that was told is lost.
 
-    python tests/faults/kills.py [--kills 1000] [--seed 0]
+    python tests/faults/kills.py [--kills 1000] [--seed 0] [--workers 4]
 
 Writers and those who look afterwards are forks of this process, which itself only waits: two ranks profile at once and are killed
 apart, a merge is killed and run again, tables and artifacts are replaced. Half of the kills fall after a random time, half at the
 n-th call of the operating system, before or after it. What was told is what a writer had said through a pipe when it died.
+Several workers share the kills, each with a seed of its own: most of the time a kill waits.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -153,13 +155,36 @@ def kills(count: int, seed: int = 0, kinds=tuple(WORK)) -> dict[str, object]:
     }
 
 
+def shared(count: int, seed: int, workers: int) -> dict[str, object]:
+    """Let processes of their own kill, from the seeds that follow this one; return what they found together."""
+    command = [sys.executable, __file__, "--kills"]
+    shares = [count // workers + (number < count % workers) for number in range(workers)]
+    started = time.monotonic()
+    running = [
+        subprocess.Popen([*command, str(share), "--seed", str(seed + number)], stdout=subprocess.PIPE, text=True)
+        for number, share in enumerate(shares)
+    ]
+    found = [json.loads(each.communicate()[0]) for each in running]
+    return {
+        "seed": seed,
+        "workers": workers,
+        "kills": {kind: sum(each["kills"][kind] for each in found) for kind in WORK},
+        "seconds": round(time.monotonic() - started, 1),
+        "complaints": [f"seed {each['seed']}: {problem}" for each in found for problem in each["complaints"]],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
-    found = kills(arguments.kills, arguments.seed)
+    if arguments.workers > 1:
+        found = shared(arguments.kills, arguments.seed, arguments.workers)
+    else:
+        found = kills(arguments.kills, arguments.seed)
     print(json.dumps(found, indent=1))
     keep("kills", found, arguments.results)
     sys.exit(bool(found["complaints"]))
