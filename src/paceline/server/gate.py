@@ -167,6 +167,9 @@ class Gate:
         if depth_exceeds(visit.body, self.limits.json_depth):
             message = f"the body nests more than {self.limits.json_depth} arrays and objects"
             raise RequestRefusedError(message, code="too_deep")
+        if visit.body.count(b"[") + visit.body.count(b"{") > self.limits.json_objects:
+            message = f"the body has more than {self.limits.json_objects:,} arrays and objects"
+            raise RequestRefusedError(message, code="too_many_objects")
         return True
 
     def _hold(self, size: int, visit: Visit) -> None:

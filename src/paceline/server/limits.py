@@ -14,6 +14,7 @@ class Limits:
     pictures: int = 16
     pixels: int = 40_000_000
     json_depth: int = 64
+    json_objects: int = 100_000  # arrays and objects: each is made where all requests wait
     headers: int = 100
     headers_bytes: int = 32 * 1024
     connections: int = 1000

@@ -138,6 +138,12 @@ def test_a_body_nests_at_most_sixty_four_deep(port, budget):
         assert code(ask(port, deep % (b"[" * depth))) == (400, "too_deep")
 
 
+def test_a_body_has_a_hundred_thousand_arrays_and_objects_at_most(port):
+    many = b'{"messages": [{"role": "user", "content": "a"}], "user": [%s[]]}'
+    assert ask(port, many % (b"{}," * 99_995)).status == 200
+    assert code(ask(port, many % (b"{}," * 99_996))) == (400, "too_many_objects")
+
+
 def test_another_kind_of_body_is_415(port):
     for kind in ("text/plain", "multipart/form-data; boundary=a", "application/x-www-form-urlencoded"):
         reply = ask(port, b"{}", headers={"content-type": kind})
