@@ -54,7 +54,7 @@ BLIND_MARGIN = 1.1  # of the estimate that is blind to load: steps vary
 CHUNK = 512
 P95_T0 = 4.0
 SEARCHED = (1.0, 2.0)
-SEARCH_SEEDS, SEARCH_ROUNDS = 20, 2000
+SEARCH_SEEDS, SEARCH_ROUNDS = 10, 400
 WORLD: dict[str, World] = {}
 Row = dict[str, Any]
 
