@@ -164,7 +164,7 @@ def served(found: Found) -> list[Row]:
     for load, half in found["loads"].items():
         if not half["requests"]:
             continue
-        answers = ", ".join(f"{count:,} {name}" for name, count in half["answers"].items())
+        answers = ", ".join(f"{name}: {count:,}" for name, count in half["answers"].items())
         kept = "nothing promised" if half["promises_kept"] is None else f"{ranged(half['promises_kept'])} promises kept"
         drift = half.get("median_first_ms_of_the_last_third_over_the_first")
         growth = half.get("memory_mib_of_the_last_third_over_the_first")
@@ -172,7 +172,7 @@ def served(found: Found) -> list[Row]:
             (
                 f"`soak.py`: `paceline serve digits` over HTTP at {load.removesuffix('%')} % of its capacity",
                 f"{found['minutes'] / len(found['loads']):g} minutes: coverage, memory, latency drift",
-                f"{half['requests']:,} requests (answers: {answers}): {kept}; median time to first token "
+                f"{half['requests']:,} requests ({answers}): {kept}; median time to first token "
                 f"{half['first_ms']['p50']:.0f} ms, in the last third {drift} of the first's; memory {growth:+.1f} MiB from the "
                 "first third to the last",
             )

@@ -83,7 +83,7 @@ def test_a_run_is_told_in_rows_and_one_that_was_stopped_too():
         }
         rows = served(document)
         assert [row[0][:10] for row in rows] == ["`soak.py`:"] * (2 if whole else 1) + ["the same, "]
-        assert ("100.00 % (" in rows[0][2] and "90 requests (answers: 90 200)" in rows[0][2]) or not whole
+        assert ("100.00 % (" in rows[0][2] and "90 requests (200: 90)" in rows[0][2]) or not whole
         assert rows[-1][2].endswith("complaints: none" if whole else "the run was stopped")
 
 
