@@ -93,6 +93,13 @@ def test_what_the_container_file_copies_is_let_through_and_nothing_that_a_checko
         assert any(fnmatch.fnmatch(each, pattern) for pattern in left_out)
 
 
+def test_the_demo_has_the_extras_of_its_page_and_of_the_server_that_is_tried_in_it():
+    installed = re.search(
+        r"^FROM .* AS demo$(.*?)^USER", (DEPLOY / "Containerfile").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert '"$1[report,server]"' in installed[1]
+
+
 def test_the_commands_that_try_the_image_are_ones_that_the_command_line_takes():
     for line in build_image.COMMANDS:
         name, *words = shlex.split(line)[1:]
