@@ -15,6 +15,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,11 @@ def try_image(builder: Builder) -> dict[str, Any]:
     for line in COMMANDS:
         print(f"$ {line}", flush=True)
         subprocess.run(builder.inside("sh", "-c", line), check=True)
+    return ask_server(builder)
+
+
+def ask_server(builder: Builder) -> dict[str, Any]:
+    """Serve in the container that is tried, and return the answer to one chat under a budget."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -159,11 +166,12 @@ def asked(server: "subprocess.Popen[bytes]", url: str, picture: bytes) -> dict[s
 
 def end(server: "subprocess.Popen[bytes]") -> None:
     """End a server and what runs it, which has a session of its own."""
-    os.killpg(server.pid, 15)
+    with suppress(ProcessLookupError):  # it ended by itself
+        os.killpg(server.pid, signal.SIGTERM)
     try:
         server.wait(60)
     except subprocess.TimeoutExpired:
-        os.killpg(server.pid, 9)
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
