@@ -502,7 +502,8 @@ MUTANTS = (
     _m("withheld alone is forgotten", DESK, "            self.promises[asked.kind].withheld(size_class(asked.ms))\n", "            pass\n", "bounds after broken promises"),
     _m("all of time may be taken", "control/work_price.py", "own.step * own.share * max(0.0, gap_seconds)", "own.step * max(0.0, gap_seconds)", "the price of time"),
     _m("a price for who is alone", "control/work_price.py", "return self.settings.floor if self._nobody_waits else max(self.settings.floor, self._fallen(gap_seconds))", "return max(self.settings.floor, self._fallen(gap_seconds))", "the price of time"),
-    _m("a price without an end", "control/work_price.py", "max(self._dual, fallen) if is_least else math.inf, self.settings.ceiling)", "math.inf)", "the price of time"),
+    _m("a price without an end", "control/work_price.py", "if is_least else math.inf, self.settings.ceiling)", "if is_least else math.inf)", "the price of time"),
+    _m("who takes the least raises the price", "control/work_price.py", "max(self._dual, fallen) if is_least else math.inf", "math.inf", "the price of time"),
     # the wire
     _m("two budgets are one", "wire/budget.py", "            if other_ms != ms:\n", "            if False:\n", "400"),
     _m("a budget of nothing", "wire/budget.py", "if not 0 < value <= LARGEST_BUDGET_MS", "if not 0 <= value <= LARGEST_BUDGET_MS", "400"),
