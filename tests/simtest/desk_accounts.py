@@ -40,6 +40,11 @@ class SecondsPrice:
         most = max(self.price, left) if is_least else self.ceiling
         self.price = min(left + raises * self.step * work, most, self.ceiling)
 
+    def at(self, now: float) -> float:
+        """Return what it has come down to."""
+        gap = 0.0 if self.last is None else max(0.0, now - self.last)
+        return 0.0 if self.idle >= IDLE_IN_A_ROW else max(0.0, self.price - self.step * SHARE * gap)
+
     @property
     def per_second(self) -> float:
         """Nothing, once so many in a row found nobody ahead of them."""

@@ -399,7 +399,7 @@ class DeskOracle:
                 world.wrong("nothing promised too early", f"promised to {told}, degraded {promise.degraded}")
         if found.alone:
             self._note_withheld(found)
-            self._check_choice(found)
+            self._check_choice(found, now)
         elif not by_those_alone:
             self._check_bound_beside(found)
         if world.plan.kind == "calm":
@@ -417,7 +417,7 @@ class DeskOracle:
                 self.broken[kind].note(_size(promise.asked.ms), broken=False)
                 return
 
-    def _check_choice(self, found: Inside) -> None:
+    def _check_choice(self, found: Inside, now: float) -> None:
         """Alone, the taken configuration fits by its bound and no other that does is better, or it needs least of all."""
         ticket, told = found.ticket, found.exchange.ask.told
         kind, budget, world = ticket.promise.asked.kind, ticket.promise.asked.ms, self.world
@@ -440,6 +440,11 @@ class DeskOracle:
             world.wrong("the best that fits", f"{taken.config.key} needs {own[0]} ms of {budget}")
         elif any(each[1] <= own[1] and each[2] < own[2] - CLOSE for each in fitting):
             world.wrong("the best that fits", f"{taken.config.key} is worse than another for {budget} ms: {needs}")
+        elif self.price is not None:
+            price = self.price.at(now)
+            worth = max(-less - price * own_ms / 1e3 for _, less, own_ms in (own, *fitting))
+            if -own[1] - price * own[2] / 1e3 < worth - CLOSE:
+                world.wrong("the best that fits", f"{taken.config.key} is not worth most at {price} a second: {needs}")
         ratios = self._ratios(kind, taken.config.tier, taken.latency_ms)
         upper = ratios.upper_at(found.shift_alone)
         bound = None if upper is None else spent + upper * taken.latency_ms
