@@ -22,9 +22,10 @@ Scales = Mapping[str | None, Callable[[float], float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What fits a request's budget, the preferred first; of all that is allowed the one that needs least, and the largest."""
+    """What fits a request's budget, the preferred first; of all that is `allowed` the one that needs least, and the largest."""
 
     fitting: tuple[Decision, ...]
+    allowed: tuple[Decision, ...]
     least: Decision
     largest: Decision
 
@@ -93,7 +94,12 @@ def _of_table(table: LookupTable, budget_ms: float, scales: Scales) -> Choice:
     least = _decided(min(allowed, key=needs_ms), within_budget=bool(fitting))
     fitting.sort(key=lambda entry: (-entry.accuracy, entry.latency_ms, entry.config.size))
     largest = _decided(max(allowed, key=lambda entry: entry.config.size), within_budget=True)
-    return Choice(fitting=tuple(_decided(each, within_budget=True) for each in fitting), least=least, largest=largest)
+    return Choice(
+        fitting=tuple(_decided(each, within_budget=True) for each in fitting),
+        allowed=tuple(_decided(each, within_budget=True) for each in allowed),
+        least=least,
+        largest=largest,
+    )
 
 
 def _of_bounds(controller: BoundController, budget_ms: float, features: RequestFeatures, scales: Scales) -> Choice:
@@ -116,9 +122,13 @@ def _of_bounds(controller: BoundController, budget_ms: float, features: RequestF
         raise _no_configuration(scales)
     fitting = ranked.in_order(fits_C.nonzero()[0], times.latencies_C).tolist()
     least = ranked.decision(min(first, key=needs_C.__getitem__), times, within_budget=bool(fitting))
-    allowed = [place for place, tier in enumerate(tiers) if tier in scales]
-    largest = ranked.decision(max(allowed, key=lambda place: ranked.configs[place].size), times)
-    return Choice(fitting=tuple(ranked.decision(place, times) for place in fitting), least=least, largest=largest)
+    allowed = [ranked.decision(place, times) for place, tier in enumerate(tiers) if tier in scales]
+    return Choice(
+        fitting=tuple(ranked.decision(place, times) for place in fitting),
+        allowed=tuple(allowed),
+        least=least,
+        largest=max(allowed, key=lambda each: each.config.size),
+    )
 
 
 def _decided(entry: TableEntry, *, within_budget: bool) -> Decision:

@@ -301,7 +301,6 @@ class Desk:
         tiers, controller = self._tiers_of(asked, chat), self.controllers[asked.kind]
         scales = {tier: partial(self._bounded_ms, asked, tier) for tier in tiers}
         choice = choose(controller, max(left_ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
-        found = options(controller, _features(chat), tiers)
         self._native = self._work(asked, chat, choice.largest)
         if asked.on_infeasible == "refuse":
             self._refuse_infeasible(asked, chat, choice.least, before_ms)
@@ -326,7 +325,7 @@ class Desk:
             work_seconds=own_ms / 1e3,
             price_per_second=price,
             unpromised=why_not,
-            is_least=len(found) > 1 and own_ms <= min(self._own_ms(asked, each) for each in found),
+            is_least=len(choice.allowed) > 1 and own_ms <= min(self._own_ms(asked, each) for each in choice.allowed),
         )
         return Verdict(
             taken=taken,
