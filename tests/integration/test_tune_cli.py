@@ -257,17 +257,17 @@ def test_a_run_with_room_feeds_step_time(paceline, opened, model, roomy_trace, t
     refused(paceline("tune", "replay", model, *timed[:-4], "-o", tmp_path / "x", "--target-time-ms", "6"), "step-time")
 
 
-@pytest.mark.parametrize("command", [("replay",), ("threshold", "sweep")])
-def test_the_share_of_a_useful_chunk_reaches_the_planner(paceline, opened, model, trace, tmp_path, command):
+@pytest.mark.parametrize("subcommand", [("replay",), ("threshold", "sweep")])
+def test_the_share_of_a_useful_chunk_reaches_the_planner(paceline, opened, model, trace, tmp_path, subcommand):
     step_time = tmp_path / "step_time.json"
     step_time.write_text(json.dumps({"schema_version": 1, **STEP_TIME.document()}))
     flags = ["--trace", trace, "--out", tmp_path / "out", "--chunk-size", "64", "--limit", "8"]
     target = ["--target-time-ms", "30", "--step-time", step_time]
-    done(paceline("tune", *command, model, *flags, *target, "--target-base-share", "0.75"))
+    done(paceline("tune", *subcommand, model, *flags, *target, "--target-base-share", "0.75"))
     assert {each.target_base_share for each in opened} == {0.75}
     flags[3] = tmp_path / "other"
     refused(
-        paceline("tune", *command, model, *flags, *target, "--target-base-share", "1.5"), "target_base_share is 1.5"
+        paceline("tune", *subcommand, model, *flags, *target, "--target-base-share", "1.5"), "target_base_share is 1.5"
     )
 
 
@@ -370,15 +370,15 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("command", [("replay",), ("threshold", "sweep")])
+@pytest.mark.parametrize("subcommand", [("replay",), ("threshold", "sweep")])
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_a_sentence_before_an_engine_starts(paceline, opened, model, trace, tmp_path, command, name):
+def test_wrong_input_is_a_sentence_before_an_engine_starts(paceline, opened, model, trace, tmp_path, subcommand, name):
     broken = tmp_path / "broken.csv"
     broken.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n0,x,1\n")
     flags, words = WRONG[name]
     named = {"TRACE": trace, "BROKEN": broken}
     out = tmp_path / "out"
-    refused(paceline("tune", *command, model, "--out", out, *(named.get(flag, flag) for flag in flags)), words)
+    refused(paceline("tune", *subcommand, model, "--out", out, *(named.get(flag, flag) for flag in flags)), words)
     assert opened == [] and not (out / "run.json").exists()
 
 
@@ -426,9 +426,9 @@ def test_flags_are_what_they_were(name):
 
 
 @pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed here")
-@pytest.mark.parametrize("command", [("replay",), ("threshold", "sweep")])
-def test_without_vllm_the_extra_is_named(paceline, model, trace, tmp_path, command):
-    outcome = paceline("tune", *command, model, "--trace", trace, "--out", tmp_path / "out")
+@pytest.mark.parametrize("subcommand", [("replay",), ("threshold", "sweep")])
+def test_without_vllm_the_extra_is_named(paceline, model, trace, tmp_path, subcommand):
+    outcome = paceline("tune", *subcommand, model, "--trace", trace, "--out", tmp_path / "out")
     refused(outcome, "vllm is not installed; run: pip install 'paceline[vllm]'")
     assert not (tmp_path / "out").exists()
 
