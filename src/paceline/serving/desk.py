@@ -14,7 +14,7 @@ from typing import Any
 from paceline.control.choosing import choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
 from paceline.control.work_price import PriceSettings, worthiest
-from paceline.errors import RequestRefusedError
+from paceline.errors import InvalidValueError, RequestRefusedError
 from paceline.estimate.promises import PromiseAccounts
 from paceline.estimate.recent import ClassedScores, RecentScores, size_class
 from paceline.records import Decision, RequestFeatures
@@ -82,8 +82,8 @@ class Desk:
         self.client_knobs, self.after_seconds = client_knobs, after_seconds
         self.most_pictures, self.too_many_status = most_pictures, too_many_status
         self.default_budget = default_budget(default_budget_ms)
-        if self.default_budget is not None:
-            self._require_kind(self.default_budget)
+        if self.default_budget is not None and self.default_budget.kind not in self.controllers:
+            raise InvalidValueError("default_budget_ms", default_budget_ms, "none beside a controller of totals alone")
         plain = LoadController(LoadSettings(alpha=alpha), PlannerSettings(chunk_size=1), MILLISECONDS)
         self.line = ServerLoad(plain) if line is None else line
         self.ledger = Ledger()
