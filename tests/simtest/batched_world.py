@@ -227,7 +227,7 @@ class BatchedWorld(WorldNotes):
         drift = line.controller.drift.factor
         # where none was alone nothing of the table is scaled: the drift is the machine's
         known = self.plan.plain and self.slow_steps > SMALLEST_DRIFTED and not self.oracle._pooled("ttft")
-        if known and not math.isclose(drift, self.plan.slow, rel_tol=0.03):
+        if known and not math.isclose(drift, self.plan.slow, rel_tol=0.02):
             self.wrong("what is expected", f"steps take {self.plan.slow} times their model's, the drift is {drift}")
         for exchange, ticket in self.oracle.tickets:
             alone = ticket.alone and exchange.ask.told.get("undisturbed") and ticket.ttft_ms is not None

@@ -150,6 +150,7 @@ MUTANTS = (
         "context = 0",
         "the drift",
     ),
+    _m("what decodes have said is not behind them", LINE, "context_tokens=prompts + said", "context_tokens=prompts", "the drift"),
     # the engine's turns
     _m("a turn is given to nobody", ENGINE, "                first.granted.set_result(None)\n", "", "whoever waits waits for ever"),
     _m("the model stays busy", ENGINE, "        self._busy = False\n", "        self._busy = True\n", "nobody has the model again"),

@@ -55,7 +55,8 @@ class ServerLoad:
     ) -> None:
         self.controller, self._by_configuration = controller, by_configuration or {}
         self._served: dict[Hashable, _Served] = {}
-        self._decoding: set[Hashable] = set()
+        self._decoding: dict[Hashable, int] = {}  # by how many steps with decodes had been told of at the first token
+        self._decode_steps = 0
         self._time = 0.0
         self._seen: float | None = None
         self._steps_told = False
@@ -71,9 +72,10 @@ class ServerLoad:
 
     @property
     def decodes(self) -> DecodeLoad:
-        """Who decodes now, as far as is known: each with the tokens of its prompt behind it."""
-        contexts = [self._served[name].context_tokens for name in self._decoding]
-        return DecodeLoad(tokens=len(contexts), context_tokens=sum(contexts))
+        """Who decodes now, as far as is known: each with its prompt behind it, and a token of each step since it decodes."""
+        prompts = sum(self._served[name].context_tokens for name in self._decoding)
+        said = len(self._decoding) * self._decode_steps - sum(self._decoding.values())
+        return DecodeLoad(tokens=len(self._decoding), context_tokens=prompts + said)
 
     def work_of(self, tokens: int, seconds: float, *, configuration: str | None = None) -> PrefillWork:
         """Return the work of a prompt that takes so many seconds alone, queue apart: the model's tokens times a factor.
@@ -158,7 +160,7 @@ class ServerLoad:
             return
         self._passed(now_seconds)
         self.controller.computed(name, None)
-        self._decoding.add(name)
+        self._decoding[name] = self._decode_steps
         if served.after_seconds:
             self._first(name, LEFT_OF_NOTHING, served.after_seconds)
 
@@ -180,7 +182,7 @@ class ServerLoad:
         self._passed(now_seconds)
         self.controller.gone(name)
         self._holder = None if name == self._holder else self._holder
-        self._decoding.discard(name)
+        self._decoding.pop(name, None)
         self._served.pop(name, None)
 
     def stepped(self, *, prefill_tokens: int, decode_tokens: int, seconds: float, now_seconds: float) -> None:
@@ -188,6 +190,7 @@ class ServerLoad:
         self._steps_told = True
         self._passed(now_seconds)
         context = self.decodes.context_tokens if decode_tokens else 0
+        self._decode_steps += bool(decode_tokens)
         left, tokens, attention, weighted = prefill_tokens, 0, 0.0, 0.0
         for name in list(self.controller.ahead):
             if left <= 0:

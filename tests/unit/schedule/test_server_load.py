@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from simulated_loads import STEP_TIME
 
 from paceline.schedule import (
+    DecodeLoad,
     LoadCandidate,
     LoadController,
     LoadSettings,
@@ -154,6 +155,21 @@ def test_steps_tell_who_was_prefilled_and_how_slow_the_machine_is():
         slow.prefilled(number, now_seconds=float(number))
         slow.ended(number, now_seconds=float(number))
     assert slow.controller.drift.factor == pytest.approx(1.5, rel=0.02)
+
+
+def test_who_decodes_has_a_token_more_behind_it_at_each_step():
+    load = new_load(chunk_size=512, model=STEP_TIME)
+    admitted(load, "a", 0.5, tokens=100)
+    load.prefilled("a", now_seconds=0.1)
+    for step in range(5):
+        load.stepped(prefill_tokens=0, decode_tokens=1, seconds=0.01, now_seconds=0.2 + step)
+    admitted(load, "b", 0.5, tokens=50)
+    load.prefilled("b", now_seconds=6.0)
+    assert load.decodes == DecodeLoad(tokens=2, context_tokens=100 + 5 + 50)
+    load.stepped(prefill_tokens=0, decode_tokens=2, seconds=0.01, now_seconds=6.1)
+    assert load.decodes == DecodeLoad(tokens=2, context_tokens=106 + 51)
+    load.ended("a", now_seconds=6.2)
+    assert load.decodes == DecodeLoad(tokens=1, context_tokens=51)
 
 
 def test_a_request_that_was_given_up_is_no_score():
