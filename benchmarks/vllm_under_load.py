@@ -1,7 +1,7 @@
 """Budgets under load in real vLLM: choices at arrival beside vLLM as it is, one configuration for all, and a cap on its queue.
 
     .venv-vllm/bin/python benchmarks/vllm_under_load.py FOLDER [--models digits wide] [--repetitions 5] [--requests 100]
-        [--loads 0.8 1.2 1.8] [--ways paceline whole capped low] [--minutes 12] [--results FILE]
+        [--loads 0.8 1.2 1.8] [--ways paceline whole capped low medium] [--minutes 12] [--results FILE]
 
 On vLLM's build for a CPU with tests/vllm/torchvision_standin and a distribution called vllm on PYTHONPATH: `docs/vllm.md`.
 FOLDER keeps models, tables and step-time models between runs. Adds to benchmarks/results/vllm_under_load.json, run by run: a
@@ -15,10 +15,11 @@ was to be sent to the first token that is read. Budgets are 0.5, 1, 2 and 4 time
 with equal chance. No two requests have the same picture, whichever server they go to: prefixes and encodings that an engine
 keeps serve none of them. Value is accuracy where the budget was kept, 0 where it was missed or the request refused. Ways:
 
-- `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, a price floor, 20 T0
-  for requests without a budget);
+- `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, 20 T0 for requests
+  without a budget, and the price floor that `tune_floor` finds in the simulator for these loads and budgets, drawn anew);
 - `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: the smallest configuration for all, by the
-  clients' knobs on a Paceline server of its own.
+  clients' knobs on a Paceline server of its own; `medium`: on the same server, the configuration that is best for all loads
+  together in that simulation: knowing the loads.
 
 The first third of each run, while queues fill and the price of time rises, is counted apart from the rest.
 
@@ -52,6 +53,7 @@ import numpy as np
 import scipy.stats
 from command_line import command_line
 from PIL import Image
+from tokenizers import Tokenizer
 from wide_vlm import write_wide_vlm
 
 from paceline.control.table import LookupTable
@@ -63,20 +65,25 @@ from paceline.errors import StepTimeError
 from paceline.fit.step_time import fit_step_time
 from paceline.models.loading import EMBEDDED, load_request_plans
 from paceline.records import KnobConfig
+from paceline.schedule import EngineTime, LinearStepTime, LoadController, LoadSettings, PlannerSettings, ServerLoad
 from paceline.schedule.step_log import read_step_log
 from paceline.serving.desk import CHAT_PATH
+from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.slo import Proportion
+from paceline.tune.capacity import ServedWay
+from paceline.tune.price_floor import PriceTuning, tune_floor
 from paceline.vllm_plugin.command import serve_command
 
 RESULTS = Path(__file__).parent / "results" / "vllm_under_load.json"
 POPULATION = Path(__file__).parent / "results" / "certified_population.npz"
 SEED, NEW_TOKENS, START_SECONDS, TIMEOUT_SECONDS = 3407, 6, 900, 300
 LOADS, BUDGETS_T0 = (0.8, 1.2, 1.8), (0.5, 1.0, 2.0, 4.0, None)
-WAYS = ("paceline", "whole", "capped", "low")
+WAYS = ("paceline", "whole", "capped", "low", "medium")
 CAP = 8
 TURNS, DEFAULT_BUDGET_T0 = 5, 20.0
 FIRST_SHARE = 1 / 3  # of a run, counted apart
-ALPHA, FLOOR_T0 = 0.1, 0.07  # the floor: accuracy that T0 of prefill must bring
+ALPHA = 0.1
+STRETCHES, REQUESTS_A_STRETCH = 12, 200  # that the floor is tuned on, of each load
 CAPACITY_CLIENTS = 16
 FLAGS = ("--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", "--mm-processor-cache-gb", "0")
 LIMITS = ("--dtype", "float32", "--max-model-len", "512", "--limit-mm-per-prompt", '{"image": 1, "video": 0}')
@@ -180,6 +187,16 @@ class Model:
         return self.accuracies[config.key]
 
     @cached_property
+    def text_tokens(self) -> int:
+        """The median tokens of a question's text, without the template around it."""
+        tokenizer = Tokenizer.from_file(str(Path(self._checkpoint, "tokenizer.json")))
+        return round(statistics.median(len(tokenizer.encode(each.prompt).ids) for each in self.questions))
+
+    @property
+    def _checkpoint(self) -> Path:
+        return Path(self.place) if self.name == "wide" else Path(EMBEDDED["digits"])
+
+    @cached_property
     def accuracies(self) -> dict[str, float]:
         """The embedded model's accuracies by configuration, its numbers of experts named as this model's."""
         population = np.load(POPULATION, allow_pickle=False)
@@ -191,9 +208,7 @@ class Model:
 
     def table(self, times_ms: Mapping[KnobConfig, float]) -> LookupTable:
         """Return the table of measured times and of the embedded model's accuracies, smallest configuration first."""
-        ranking = json.loads(
-            (Path(self.place) if self.name == "wide" else EMBEDDED["digits"]).joinpath("paceline.json").read_text()
-        )["block_ranking"]
+        ranking = json.loads(self._checkpoint.joinpath("paceline.json").read_text())["block_ranking"]
         return LookupTable(
             entries=[
                 TableEntry(
@@ -403,8 +418,10 @@ def arrivals(
     return found
 
 
-def fixed(model: Model, way: str) -> KnobConfig:
-    """Return the configuration of a way that chooses none: the smallest, or the whole model."""
+def fixed(model: Model, way: str, own: Mapping[str, Any]) -> KnobConfig:
+    """Return the configuration of a way that chooses none: the smallest, the simulation's best for all, or the whole model."""
+    if way == "medium":
+        return next(config for config in model.configs if config.key == own["medium"])
     return min(model.configs, key=_size) if way == "low" else max(model.configs, key=_size)
 
 
@@ -412,32 +429,29 @@ def _size(config: KnobConfig) -> tuple[int, int, int]:
     return config.size
 
 
-def requests_of(model: Model, way: str, drawn: Sequence[tuple[float, int, float | None]]) -> list[Asked]:
+def requests_of(
+    model: Model, way: str, drawn: Sequence[tuple[float, int, float | None]], own: Mapping[str, Any]
+) -> list[Asked]:
     """Return the same requests as one way of serving gets them."""
-    low = fixed(model, way)
+    config = fixed(model, way, own) if way in ("low", "medium") else None
     return [
         Asked(
             at_seconds=at,
             question=number,
             budget_ms=budget,
-            body=model.body(
-                number,
-                budget_ms=budget if way == "paceline" else None,
-                config=low if way == "low" else None,
-            ),
+            body=model.body(number, budget_ms=budget if way == "paceline" else None, config=config),
         )
         for at, number, budget in drawn
     ]
 
 
-def figures(model: Model, way: str, asked: Sequence[Asked], answered: Sequence[Answered]) -> Row:
+def figures(model: Model, whole: KnobConfig, asked: Sequence[Asked], answered: Sequence[Answered]) -> Row:
     """Return counts and times of one run, and the value of each request with a budget, in their order."""
     limited = [(one, other) for one, other in zip(asked, answered, strict=True) if one.budget_ms is not None]
     kept = [
         other.ttft_ms is not None and other.ttft_ms <= one.budget_ms  # pyright: ignore[reportOperatorIssue]
         for one, other in limited
     ]
-    whole = fixed(model, way)
     worth = [
         model.worth(one.question, other, whole) if in_time else 0.0
         for (one, other), in_time in zip(limited, kept, strict=True)
@@ -477,7 +491,7 @@ class Plan:
         self.results.write_text(json.dumps(self.document) + "\n")
 
 
-def repeat(model: Model, ports: Mapping[str, int], t0_ms: float, found: Row, plan: Plan) -> None:
+def repeat(model: Model, ports: Mapping[str, int], own: Row, found: Row, plan: Plan) -> None:
     """Add to a repetition what it lacks: the whole model's capacity, then every way at every load, in a random order."""
     number = found["repetition"]
     if "capacity_per_second" not in found:
@@ -494,14 +508,15 @@ def repeat(model: Model, ports: Mapping[str, int], t0_ms: float, found: Row, pla
             model,
             rate=load * found["capacity_per_second"],
             count=plan.requests,
-            t0_ms=t0_ms,
+            t0_ms=own["t0_ms"],
             seed=1000 * number + int(100 * load),
         )
-        asked = requests_of(model, way, drawn)
+        asked = requests_of(model, way, drawn, own)
         answered = asyncio.run(open_loop(ports[way], asked))
         first = round(FIRST_SHARE * len(asked))
-        row = {"load": load, "way": way} | figures(model, way, asked[first:], answered[first:])
-        row["first"] = figures(model, way, asked[:first], answered[:first])
+        config = fixed(model, way, own)
+        row = {"load": load, "way": way} | figures(model, config, asked[first:], answered[first:])
+        row["first"] = figures(model, config, asked[:first], answered[:first])
         found["runs"].append(row)
         plan.write()
         print(
@@ -509,13 +524,82 @@ def repeat(model: Model, ports: Mapping[str, int], t0_ms: float, found: Row, pla
         )
 
 
-def warmed(model: Model, ports: Mapping[str, int], *, rate: float, t0_ms: float, alone: int, beside: int) -> None:
+def warmed(model: Model, ports: Mapping[str, int], own: Row, *, alone: int, beside: int) -> None:
     """Let every server answer some requests, and Paceline's enough for its bounds."""
+    t0_ms: float = own["t0_ms"]
     for name in ports.keys() - {"paceline"}:
         asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
     asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
-    drawn = arrivals(model, rate=rate, count=beside, t0_ms=t0_ms, seed=1)
-    asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", drawn)))
+    drawn = arrivals(model, rate=own["tuned_at_per_second"], count=beside, t0_ms=t0_ms, seed=1)
+    asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", drawn, own)))
+
+
+def unloaded(model: Model, table: Path, own: Row) -> None:
+    """Add T0 and the rate at capacity of vLLM as it is, which the floor is tuned for."""
+    if "tuned_at_per_second" in own:
+        return
+    with served({"whole": model.stock(table)}, model.folder) as ports:
+        times = [ttft_ms_of(asyncio.run(ask(ports["whole"], model.body(each)))) for each in range(25)][5:]
+        own["t0_ms"] = statistics.median(times)
+        bodies = [model.body(each) for each in range(4 * CAPACITY_CLIENTS)]
+        own["tuned_at_per_second"] = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
+
+
+def tuned(model: Model, table: Path, step_time: Row, own: Row, loads: Sequence[float]) -> Row:
+    """Return the price's floor and the best configuration for all, simulated at these loads with requests drawn for it."""
+    time_model = LinearStepTime(**step_time)
+    planner = PlannerSettings(chunk_size=TOKENS_A_STEP[model.name], policy="edf")
+    line = ServerLoad(LoadController(LoadSettings(), planner, time_model))
+    text = model.text_tokens
+    sizes = [picture.size for picture in model.pictures]
+    plans = model.plans.plans(
+        [(round(statistics.mean(w for w, _ in sizes)), round(statistics.mean(h for _, h in sizes)))]
+    )
+    ways = tuple(
+        ServedWay(
+            config=entry.config,
+            accuracy=entry.accuracy,
+            image_tokens=plans[entry.config.tier].tokens,
+            prefill_factor=line.work_of(plans[entry.config.tier].tokens + text, entry.latency_ms / 1e3).factor,
+        )
+        for entry in LookupTable.load(table).entries
+    )
+    tuning = PriceTuning(
+        engine=SimulatedEngine(rules="paceline", planner=planner, max_num_seqs=16, num_blocks=100_000),
+        time=EngineTime(step=time_model),
+        ways=ways,
+        alpha=ALPHA,
+        default_budget_seconds=DEFAULT_BUDGET_T0
+        * max(entry.latency_ms for entry in LookupTable.load(table).entries)
+        / 1e3,
+    )
+    numbers = np.random.default_rng(SEED)
+    budgets = [math.inf if each is None else each * own["t0_ms"] / 1e3 for each in BUDGETS_T0]
+    stretches: list[list[RequestColumns]] = []
+    for load in loads:
+        gaps = numbers.exponential(1 / (load * own["tuned_at_per_second"]), (STRETCHES, REQUESTS_A_STRETCH))
+        stretches.append(
+            [
+                RequestColumns(
+                    arrival_seconds=np.cumsum(each),
+                    prompt_tokens=np.full(len(each), text),
+                    output_tokens=np.full(len(each), NEW_TOKENS),
+                    ttft_budget_seconds=numbers.choice(budgets, len(each)),
+                )
+                for each in gaps
+            ]
+        )
+    found = tune_floor(tuning, stretches)
+    for_all = {
+        way.config.key: float(np.mean([tuning.fixed(load, way).value for part in stretches for load in part]))
+        for way in ways
+    }
+    return {
+        "price_floor": found.best.floor,
+        "tried_floors": [{"floor": each.floor, "values": list(each.values)} for each in found.tried],
+        "medium": max(for_all, key=for_all.__getitem__),
+        "simulated_for_all": for_all,
+    }
 
 
 def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: int) -> None:
@@ -528,32 +612,29 @@ def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: i
     todo = [each for each in own["repetitions"] if each["repetition"] < repetitions and len(each["runs"]) < wanted]
     if not todo:
         return
-    section: Row = {"client_knobs": True, "policy": "edf"} | ({"step_time": step_time} if step_time else {})
+    unloaded(model, table, own)
+    if "price_floor" not in own:
+        if step_time is None:
+            raise SystemExit(f"no step-time model of {model.name}: measure on an idle machine, with another FOLDER")
+        own |= tuned(model, table, step_time, own, LOADS)
+        print(f"{model.name}: floor {own['price_floor']} accuracy/s, for all {own['medium']}", flush=True)
+        plan.write()
+    section: Row = {"client_knobs": True, "policy": "edf", "step_time": step_time, "price_floor": own["price_floor"]}
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
-    section["price_floor"] = FLOOR_T0 / (largest_ms / 1e3)
-    own |= {
-        "step_time": step_time,
-        "price_floor": section["price_floor"],
-        "requests_a_run": plan.requests,
-        "first_share": FIRST_SHARE,
-    }
+    own |= {"step_time": step_time, "requests_a_run": plan.requests, "first_share": FIRST_SHARE}
     commands = {
         "paceline": model.ours(table, {**section, "default_budget_ms": DEFAULT_BUDGET_T0 * largest_ms}),
         "low": model.ours(table, section),
         "whole": model.stock(table),
         "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
     }
-    commands = {way: words for way, words in commands.items() if way in {*plan.ways, "paceline", "whole"}}
-    with served(commands, model.folder) as ports:
-        if "t0_ms" not in own:
-            times = [ttft_ms_of(asyncio.run(ask(ports["whole"], model.body(each)))) for each in range(25)][5:]
-            own["t0_ms"] = statistics.median(times)
-        capacity = asyncio.run(
-            closed_loop(ports["whole"], [model.body(each) for each in range(2 * CAPACITY_CLIENTS)], CAPACITY_CLIENTS)
-        )
-        warmed(model, ports, rate=capacity, t0_ms=own["t0_ms"], alone=alone, beside=beside)
+    ways = {"low" if way == "medium" else way for way in plan.ways} | {"paceline", "whole"}
+    with served({way: words for way, words in commands.items() if way in ways}, model.folder) as ports:
+        warmed(model, ports, own, alone=alone, beside=beside)
+        if "low" in ports:
+            ports["medium"] = ports["low"]
         for found in todo:
-            repeat(model, ports, own["t0_ms"], found, plan)
+            repeat(model, ports, own, found, plan)
 
 
 def shared(hits: int, count: int) -> tuple[float, float, float] | None:
@@ -663,7 +744,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     results: Path = arguments.results
     document: Row = json.loads(results.read_text()) if results.is_file() else {"models": {}}
-    document["models"] = {name: own for name, own in document["models"].items() if "first_share" in own}
+    document["models"] = {name: own for name, own in document["models"].items() if "tuned_at_per_second" in own}
     document |= {"command": command_line("vllm_under_load.py"), "alpha": ALPHA, "cores": os.cpu_count()}
     plan = Plan(
         loads=arguments.loads,

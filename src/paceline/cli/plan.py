@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
@@ -12,23 +12,27 @@ import typer
 from paceline.cli.flags.lists import ListFlagCommand, split_list
 from paceline.cli.printing import JsonFlag, print_json, print_table, progress_bar, say
 from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SpeedOption
-from paceline.control.work_price import PriceSettings
 from paceline.errors import InvalidValueError
 from paceline.schedule import EngineTime, LoadSettings, PlannerSettings
 from paceline.schedule.step_time import configuration_times
+from paceline.serving.pricing import FLOOR_T0, price_settings
 from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
 from paceline.simulate.engine_settings import PACELINE
-from paceline.tune.capacity import CONTROLLERS, ENGINES_SERVED, CapacityPlan, Need, ServedWay, stretches_of, ways_of
+from paceline.tune.capacity import (
+    CONTROLLERS,
+    ENGINES_SERVED,
+    CapacityPlan,
+    Need,
+    ServedWay,
+    alone_seconds,
+    stretches_of,
+    ways_of,
+)
 from paceline.tune.capacity_chart import capacity_chart
 from paceline.tune.simulated import blocks_that_last
+from paceline.tune.student import t_half_width
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, scaled
-
-# of 1 to 19 degrees of freedom
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093),
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +65,13 @@ def plan(
     speed: SpeedOption = 1.0,
     chunk_size: ChunkSizeOption = 2048,
     max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once.")] = 128,
-    price_floor: Annotated[float, typer.Option(help="Accuracy that a second of prefill must bring at least.")] = 0.25,
+    price_floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Accuracy that a second of prefill must bring at least (`paceline tune price`).",
+            show_default=f"{FLOOR_T0} in the time of the largest configuration alone",
+        ),
+    ] = None,
     engines_served: Annotated[
         int, typer.Option(help="Of more engines so many are served, with their share of the requests.")
     ] = ENGINES_SERVED,
@@ -83,7 +93,11 @@ def plan(
         max_num_seqs=max_num_seqs,
         num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
     )
-    settings = LoadSettings(alpha=alpha, price=PriceSettings(floor=price_floor, step=1.0, share=0.5))
+    text_tokens = mean(each.prompt_tokens for each in requests)
+    whole = max(ways, key=lambda way: way.config.size)
+    t0_seconds = alone_seconds(whole, text_tokens, engine=engine, time=time)
+    price = price_settings(t0_seconds, floor=FLOOR_T0 / t0_seconds if price_floor is None else price_floor)
+    settings = LoadSettings(alpha=alpha, price=price)
     asked = CapacityPlan(
         engine=engine, time=time, ways=ways, alpha=alpha, settings=settings, engines_served=engines_served
     )
@@ -163,9 +177,9 @@ def _planned(asked: CapacityPlan, need: Need, parts: list[RequestColumns]) -> _P
 def _interval(need: Need) -> tuple[float, float, float] | None:
     """Return the mean over stretches and its 95 % t interval; None without two stretches that something suffices for."""
     counts = [each for each in need.replicas if each is not None]
-    if len(counts) < len(need.replicas) or len(counts) < 2:
+    half = t_half_width(counts)
+    if len(counts) < len(need.replicas) or half is None:
         return None
-    half = T_95[min(len(counts) - 1, len(T_95)) - 1] * stdev(counts) / len(counts) ** 0.5
     return mean(counts), mean(counts) - half, mean(counts) + half
 
 

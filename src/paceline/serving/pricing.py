@@ -6,9 +6,9 @@ from paceline.control.work_price import PriceSettings
 from paceline.records import RequestFeatures
 from paceline.serving.chat import Sizes
 
-# of the price's step and ceiling: accuracy, where time is counted in T0, the time of the largest configuration alone
-# (benchmarks/under_load.py: 1.0 a second² at a T0 of 0.28 s)
-STEP_T0, CEILING_T0 = 0.0784, 5.0
+# of the price's step, ceiling and a first floor: accuracy, where time is counted in T0, the time of the largest configuration
+# alone (benchmarks/under_load.py: 1.0 a second² and 0.25 a second at a T0 of 0.28 s)
+STEP_T0, CEILING_T0, FLOOR_T0 = 0.0784, 5.0, 0.07
 SHARE = 0.5
 TEXT_TOKENS = 64  # of a question
 

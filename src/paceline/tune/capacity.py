@@ -235,7 +235,7 @@ class CapacityPlan:
                 prefill_factor=np.full(len(load), ways[0].prefill_factor),
             )
         else:
-            by_text = {text: _candidates(ways, text) for text in set(load.prompt_tokens.tolist())}
+            by_text = {text: candidates_of(ways, text) for text in set(load.prompt_tokens.tolist())}
             choices = Choices(candidates=[by_text[text] for text in load.prompt_tokens.tolist()], choose=choose)
         runs = simulate_replicas(
             served,
@@ -302,5 +302,15 @@ def worthwhile(ways: Sequence[ServedWay]) -> tuple[ServedWay, ...]:
     )
 
 
-def _candidates(ways: Sequence[ServedWay], text_tokens: int) -> list[Candidate]:
+def alone_seconds(way: ServedWay, text_tokens: float, *, engine: SimulatedEngine, time: EngineTime) -> float:
+    """Return what a prompt of so many tokens of text takes alone, by the step-time model."""
+    tokens = max(1, round(text_tokens) + way.image_tokens)
+    steps = -(-tokens // engine.planner.chunk_size)
+    return steps * time.step.base_ms / 1e3 + own_seconds(
+        time.step, PrefillWork(tokens=tokens, factor=way.prefill_factor)
+    )
+
+
+def candidates_of(ways: Sequence[ServedWay], text_tokens: int) -> list[Candidate]:
+    """Return what a prompt of so many tokens of text may be served as."""
     return [Candidate(prompt_tokens=text_tokens + way.image_tokens, prefill_factor=way.prefill_factor) for way in ways]

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli.flags.lists import ListFlagCommand
 from paceline.cli.printing import JsonFlag, note, note_written, print_facts, print_json, print_table, progress_bar, say
 from paceline.cli.tune import runs
 from paceline.cli.tune.flags import ChunkSizeOption
+from paceline.cli.tune.price import price
 from paceline.errors import InvalidValueError
 from paceline.fit.step_time import StepTimeFit, fit_configurations, fit_step_time, save_step_time
 from paceline.schedule.settings import PlannerSettings
@@ -43,6 +45,7 @@ def register(app: typer.Typer) -> None:
     tune.command("replay")(runs.replay)
     tune.command("aging")(aging)
     tune.command("step-time")(step_time)
+    tune.command("price", cls=ListFlagCommand)(price)
     threshold = typer.Typer(
         name="threshold", help="Sweep min_chunk_threshold, and select one from a sweep.", no_args_is_help=True
     )
