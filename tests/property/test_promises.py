@@ -73,3 +73,12 @@ def test_of_a_thousand_promises_in_a_row_no_more_are_broken_than_said(machine):
     assert counted.worst_window >= before.worst_window - 0.002 and counted.worth > before.worth - 0.03
     if machine.startswith("twice"):
         assert before.worst_window < 0.93  # the scores alone follow too late
+
+
+def test_however_many_promises_broke_a_bound_is_a_number_of_milliseconds():
+    scores = RecentScores(alpha=0.4)
+    for measured_ms in (1.0, 1.0, 1.1, 8000.0):  # hiccups of eight thousand times their length
+        for _ in range(5):
+            scores.observe(measured_ms, 1.0)
+    upper = scores.upper_at(400.0)
+    assert upper is not None and scores.upper is not None and scores.upper <= upper < 1e22

@@ -133,7 +133,7 @@ def plan(
             "held out kept",
         )
         print_table(title, columns, [_row(each) for each in found])
-        say(_assumed(ways))
+        say(f"assumed: {_assumed(ways)}")
 
 
 def _floor(word: str) -> float:
@@ -226,7 +226,7 @@ def _ends(need: Need) -> list[float] | None:
 
 def _assumed(ways: Sequence[ServedWay]) -> str:
     """Return in words what of the configurations' costs is an assumption, and of how many samples each is where they differ."""
-    count, memory = sum(way.assumed for way in ways), "assumed: memory that never runs out"
+    count, memory = sum(way.assumed for way in ways), "memory that never runs out"
     least, most = min(way.samples for way in ways), max(way.samples for way in ways)
     uneven = (
         f"; configurations have {least:,} to {most:,} samples: they may not be the same ones" if least < most else ""

@@ -27,6 +27,7 @@ from paceline.estimate.bounds import RANK_SLACK, require_alpha
 TARGET_SHARE = 0.7  # α' / α
 STEP_SHARE = 0.2  # γ / α
 BANK = 50.0  # broken promises, times α
+LARGEST_SCORE = 50.0  # of a logarithm beyond those seen: a time that many times longer is never
 MOST = 1000.0  # of excess, times α: what comes after a disaster is forgotten in some 1,400 promises
 
 
@@ -68,4 +69,4 @@ def shifted_score(ordered: Sequence[float], rank: int, shift: float) -> float:
     place = rank + shift * (count + 1)
     last = min(count, math.ceil(place - RANK_SLACK))
     beyond = max(0.0, place - count) / max(count + 1 - rank, 1)
-    return ordered[last - 1] + beyond * (ordered[-1] - ordered[count // 2])
+    return min(ordered[last - 1] + beyond * (ordered[-1] - ordered[count // 2]), max(LARGEST_SCORE, ordered[last - 1]))
