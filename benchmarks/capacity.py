@@ -37,7 +37,7 @@ from paceline.tune.environment import machine, package_versions
 RESULTS = Path(__file__).parent / "results" / "capacity.json"
 T0_SECONDS, BUDGET_T0, ALPHA = 0.28, 2.0, 0.05
 FLOORS, ROUTER = (0.8, 0.85, 0.9), "round_robin"
-PRICE = PriceSettings(floor=0.25, step=1.0, share=0.5)
+PRICE = PriceSettings(per_arrival=0.25, step=1.0, share=0.5)
 CHUNK, CAP = 512, 128
 RATE = 6000.0  # requests a second of the million
 FASTER = 20.0  # how much closer the trace's arrivals stand, so that a stretch needs many engines

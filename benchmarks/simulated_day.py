@@ -83,7 +83,7 @@ def simulated(hours: int = HOURS, seed: int = SEED) -> dict[str, Any]:
     alone_seconds = STEP_TIME.predict_ms(StepLoad(prefill_tokens=int(load.prompt_tokens.mean()))) / 1e3
     budgets = random.choice(np.array(SIMULATED_BUDGETS) * alone_seconds, len(load))
     load = replace(load, ttft_budget_seconds=budgets)
-    settings = LoadSettings(price=PriceSettings(floor=0.25, step=1.0, share=0.5))
+    settings = LoadSettings(price=PriceSettings(per_arrival=0.25, step=1.0, share=0.5))
     accuracies = np.tile([accuracy for _, _, accuracy in CONFIGURATIONS], (len(load), 1))
     chooser = LoadChooser(LoadController(settings, engine.planner, STEP_TIME), accuracies)
     candidates = [

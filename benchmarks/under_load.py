@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,11 +41,11 @@ RESULTS, CHART = HERE / "results" / "under_load.json", HERE.parent / "docs" / "u
 FIRST = (1.0, 2.0, 4.0, 0.5, 3.0, 0.8, 1.5, 1.2)  # what says most comes first; loads that are in the results stay
 OTHER_SEEDS, DISTURBED_SEEDS = 20, 20
 MIXED, LOOSE, TIGHT = (0.5, 1.0, 2.0, 4.0, math.inf), (1.0, 2.0, 4.0, 8.0, math.inf), (0.5, 0.7, 1.0, math.inf)
-PRICE = PriceSettings(floor=0.25, step=1.0, share=0.5)
+PRICE = PriceSettings(per_arrival=0.25, step=1.0, share=0.5)
 OURS, SELFISH, CONSTANT, QUEUED = "recommended", "edf, price 0", "edf, constant price", "fcfs, price 0"
 CONTROLLERS: dict[str, tuple[str, LoadSettings]] = {
     OURS: ("edf", LoadSettings(price=PRICE)),
-    CONSTANT: ("edf", LoadSettings(price=PriceSettings(floor=PRICE.floor))),
+    CONSTANT: ("edf", LoadSettings(price=PriceSettings(floor=0.25))),  # the best one on the tuning half
     SELFISH: ("edf", LoadSettings()),
     QUEUED: ("fcfs", LoadSettings()),
 }
@@ -356,19 +356,18 @@ def windows(rows: Sequence[Row], *, requests: int, width: int) -> list[Row]:
 def tune(campaign: "Campaign", document: Row) -> None:
     """Print the value of prices on the first half of the trace."""
     rows: list[Row] = []
-    for floor in (0.0, 0.25, 0.5, 1.0):
+    for per_arrival in (0.0, 0.12, 0.25, 0.5):
         for step in (0.0, 0.3, 1.0):
-            settings = LoadSettings(price=PriceSettings(floor=floor, step=step, share=PRICE.share))
+            settings = LoadSettings(price=replace(PRICE, per_arrival=per_arrival, step=step))
             jobs = campaign.jobs((0.5, 1.0, 2.0, 4.0), held_out=False)
             found = campaign.map(partial(valued, settings=settings), jobs)
             by_load: dict[float, list[float]] = {}
             for share_of_load, value in found:
                 by_load.setdefault(share_of_load, []).append(value)
             values = {str(key): float(np.mean(each)) for key, each in by_load.items()}
-            rows.append({"floor": floor, "step": step, "values": values})
-            print(
-                f"floor {floor}/s, step {step}/s²:", {key: round(each, 4) for key, each in values.items()}, flush=True
-            )
+            rows.append({"per_arrival": per_arrival, "step": step, "values": values})
+            rounded = {key: round(each, 4) for key, each in values.items()}
+            print(f"{per_arrival} an arrival, step {step}/s²:", rounded, flush=True)
     document["tuning"] = rows
 
 
@@ -525,7 +524,7 @@ def described(arguments: argparse.Namespace, world: World, t0: float, rate: floa
         },
         "t0_seconds": t0,
         "rate_at_100_percent": rate,
-        "price": {"floor": PRICE.floor, "step": PRICE.step, "share": PRICE.share, "ceiling": PRICE.ceiling},
+        "price": asdict(PRICE),
         "requests": arguments.requests,
         "machine": machine(),
         "versions": package_versions(),

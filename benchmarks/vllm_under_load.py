@@ -16,10 +16,10 @@ with equal chance. No two requests have the same picture, whichever server they 
 keeps serve none of them. Value is accuracy where the budget was kept, 0 where it was missed or the request refused. Ways:
 
 - `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, 20 T0 for requests
-  without a budget, and the price floor that `tune_floor` finds in the simulator for these loads and budgets, drawn anew);
+  without a budget; the price of time is the default's, tuned for nothing here);
 - `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: the smallest configuration for all, by the
   clients' knobs on a Paceline server of its own; `medium`: on the same server, the configuration that is best for all loads
-  together in that simulation: knowing the loads.
+  together by a simulation of them, with requests drawn for it: knowing the loads.
 
 The first third of each run, while queues fill and the price of time rises, is counted apart from the rest.
 
@@ -71,7 +71,7 @@ from paceline.serving.desk import CHAT_PATH
 from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.slo import Proportion
 from paceline.tune.capacity import ServedWay
-from paceline.tune.price_floor import PriceTuning, tune_floor
+from paceline.tune.price import PriceTuning, best_for_all
 from paceline.vllm_plugin.command import serve_command
 
 RESULTS = Path(__file__).parent / "results" / "vllm_under_load.json"
@@ -83,7 +83,7 @@ CAP = 8
 TURNS, DEFAULT_BUDGET_T0 = 5, 20.0
 FIRST_SHARE = 1 / 3  # of a run, counted apart
 ALPHA = 0.1
-STRETCHES, REQUESTS_A_STRETCH = 12, 200  # that the floor is tuned on, of each load
+STRETCHES, REQUESTS_A_STRETCH = 12, 200  # of each load, that the best configuration for all is found on
 CAPACITY_CLIENTS = 16
 FLAGS = ("--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", "--mm-processor-cache-gb", "0")
 LIMITS = ("--dtype", "float32", "--max-model-len", "512", "--limit-mm-per-prompt", '{"image": 1, "video": 0}')
@@ -530,23 +530,23 @@ def warmed(model: Model, ports: Mapping[str, int], own: Row, *, alone: int, besi
     for name in ports.keys() - {"paceline"}:
         asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
     asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
-    drawn = arrivals(model, rate=own["tuned_at_per_second"], count=beside, t0_ms=t0_ms, seed=1)
+    drawn = arrivals(model, rate=own["simulated_at_per_second"], count=beside, t0_ms=t0_ms, seed=1)
     asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", drawn, own)))
 
 
 def unloaded(model: Model, table: Path, own: Row) -> None:
-    """Add T0 and the rate at capacity of vLLM as it is, which the floor is tuned for."""
-    if "tuned_at_per_second" in own:
+    """Add T0 and the rate at capacity of vLLM as it is."""
+    if "simulated_at_per_second" in own:
         return
     with served({"whole": model.stock(table)}, model.folder) as ports:
         times = [ttft_ms_of(asyncio.run(ask(ports["whole"], model.body(each)))) for each in range(25)][5:]
         own["t0_ms"] = statistics.median(times)
         bodies = [model.body(each) for each in range(4 * CAPACITY_CLIENTS)]
-        own["tuned_at_per_second"] = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
+        own["simulated_at_per_second"] = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
 
 
-def tuned(model: Model, table: Path, step_time: Row, own: Row, loads: Sequence[float]) -> Row:
-    """Return the price's floor and the best configuration for all, simulated at these loads with requests drawn for it."""
+def for_all(model: Model, table: Path, step_time: Row, own: Row, loads: Sequence[float]) -> Row:
+    """Return the best configuration for all, simulated at these loads with requests drawn for it, and its values."""
     time_model = LinearStepTime(**step_time)
     planner = PlannerSettings(chunk_size=TOKENS_A_STEP[model.name], policy="edf")
     line = ServerLoad(LoadController(LoadSettings(), planner, time_model))
@@ -577,7 +577,7 @@ def tuned(model: Model, table: Path, step_time: Row, own: Row, loads: Sequence[f
     budgets = [math.inf if each is None else each * own["t0_ms"] / 1e3 for each in BUDGETS_T0]
     stretches: list[list[RequestColumns]] = []
     for load in loads:
-        gaps = numbers.exponential(1 / (load * own["tuned_at_per_second"]), (STRETCHES, REQUESTS_A_STRETCH))
+        gaps = numbers.exponential(1 / (load * own["simulated_at_per_second"]), (STRETCHES, REQUESTS_A_STRETCH))
         stretches.append(
             [
                 RequestColumns(
@@ -589,17 +589,9 @@ def tuned(model: Model, table: Path, step_time: Row, own: Row, loads: Sequence[f
                 for each in gaps
             ]
         )
-    found = tune_floor(tuning, stretches)
-    for_all = {
-        way.config.key: float(np.mean([tuning.fixed(load, way).value for part in stretches for load in part]))
-        for way in ways
-    }
-    return {
-        "price_floor": found.best.floor,
-        "tried_floors": [{"floor": each.floor, "values": list(each.values)} for each in found.tried],
-        "medium": max(for_all, key=for_all.__getitem__),
-        "simulated_for_all": for_all,
-    }
+    best, _ = best_for_all(tuning, [load for part in stretches for load in part])
+    values = [statistics.mean(tuning.fixed(load, best).value for load in part) for part in stretches]
+    return {"medium": best.config.key, "medium_simulated": dict(zip(map(str, loads), values, strict=True))}
 
 
 def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: int) -> None:
@@ -613,13 +605,13 @@ def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: i
     if not todo:
         return
     unloaded(model, table, own)
-    if "price_floor" not in own:
+    if "medium" not in own:
         if step_time is None:
             raise SystemExit(f"no step-time model of {model.name}: measure on an idle machine, with another FOLDER")
-        own |= tuned(model, table, step_time, own, LOADS)
-        print(f"{model.name}: floor {own['price_floor']} accuracy/s, for all {own['medium']}", flush=True)
+        own |= for_all(model, table, step_time, own, LOADS)
+        print(f"{model.name}: for all {own['medium']}", flush=True)
         plan.write()
-    section: Row = {"client_knobs": True, "policy": "edf", "step_time": step_time, "price_floor": own["price_floor"]}
+    section: Row = {"client_knobs": True, "policy": "edf", "step_time": step_time}
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
     own |= {"step_time": step_time, "requests_a_run": plan.requests, "first_share": FIRST_SHARE}
     commands = {
@@ -744,7 +736,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     results: Path = arguments.results
     document: Row = json.loads(results.read_text()) if results.is_file() else {"models": {}}
-    document["models"] = {name: own for name, own in document["models"].items() if "tuned_at_per_second" in own}
+    document["models"] = {name: own for name, own in document["models"].items() if "simulated_at_per_second" in own}
     document |= {"command": command_line("vllm_under_load.py"), "alpha": ALPHA, "cores": os.cpu_count()}
     plan = Plan(
         loads=arguments.loads,

@@ -5,6 +5,7 @@ from typing import Any
 
 TARGET_SHARE, STEP_SHARE, BANK, MOST = 0.7, 0.2, 50.0, 1000.0  # of α: docs/decisions/020-under-load.md
 STEP_T0, SHARE, CEILING_T0, IDLE_IN_A_ROW = 0.0784, 0.5, 5.0, 8
+PER_ARRIVAL, OF_MEAN, LONG, FEW, SURELY = 0.25, 0.05, 10.0, 8, 4.0  # docs/load.md: what arrivals ask for
 
 
 class BrokenPromises:
@@ -30,22 +31,36 @@ class SecondsPrice:
     def __init__(self, t0: float) -> None:
         self.step, self.ceiling = STEP_T0 / t0**2, CEILING_T0 / t0
         self.price, self.idle, self.last = 0.0, 0, None
+        self.gap, self.count, self.work, self.chance = 0.0, 0, 0.0, 0.0
 
-    def take(self, work: float, now: float, *, found_idle: bool, is_least: bool) -> None:
+    def take(self, work: float, now: float, *, found_idle: bool, found_empty: bool, is_least: bool) -> None:
         """Note a request that takes so many seconds and comes now; of several that it could have taken the least or not."""
-        gap = 0.0 if self.last is None else max(0.0, now - self.last)
+        gap = self._since(now)
         self.last, self.idle = now, self.idle + 1 if found_idle else 0
         left = max(0.0, self.price - self.step * SHARE * gap)
         raises = self.idle < IDLE_IN_A_ROW
         most = max(self.price, left) if is_least else self.ceiling
         self.price = min(left + raises * self.step * work, most, self.ceiling)
+        self.count += 1
+        counted = min(gap, LONG * self.gap) if self.gap > 0 else gap
+        share = max(OF_MEAN, 1 / self.count)
+        self.gap = (1 - share) * self.gap + share * counted
+        self.chance = self.chance - self.work / self.gap if found_empty and self.gap > 0 else 0.0
+        self.work = work
 
     def at(self, now: float) -> float:
         """Return what it has come down to."""
-        gap = 0.0 if self.last is None else max(0.0, now - self.last)
-        return 0.0 if self.idle >= IDLE_IN_A_ROW else max(0.0, self.price - self.step * SHARE * gap)
+        gap = self._since(now)
+        demand = 0.0 if self.idle >= IDLE_IN_A_ROW else max(0.0, self.price - self.step * SHARE * gap)
+        if self.count < FEW or self.chance <= -SURELY:
+            return demand
+        mean = max(self.gap, (1 - OF_MEAN) * self.gap + OF_MEAN * gap, gap / LONG, 1e-9)
+        return max(demand, min(PER_ARRIVAL / mean, self.ceiling))
+
+    def _since(self, now: float) -> float:
+        return 0.0 if self.last is None else max(0.0, now - self.last)
 
     @property
     def per_second(self) -> float:
-        """Nothing, once so many in a row found nobody ahead of them."""
-        return 0.0 if self.idle >= IDLE_IN_A_ROW else self.price
+        """What it is at the last arrival."""
+        return self.at(self.last or 0.0)

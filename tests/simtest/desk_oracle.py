@@ -143,7 +143,7 @@ class DeskOracle:
             shifts = self._shifts(reading.asked, spent)
             placed = not alone and reading.asked.kind == "ttft" and exchange.ask.told["kind"] == "chat"
             least = self._least_seconds(exchange, spent, now_seconds) if placed else None
-            found_idle = not self.desk.line.controller.ahead
+            found_idle, found_empty = not self.desk.line.controller.ahead, not self.inside
             try:
                 ticket = accept(reading, received_seconds=received_seconds, now_seconds=now_seconds)
             except RequestRefusedError as refused:
@@ -171,7 +171,8 @@ class DeskOracle:
             ]
             taken_seconds = self._taken_seconds(ticket)
             is_least = len(own_ms) > 1 and 1e3 * taken_seconds <= min(own_ms) * (1 + 1e-9)
-            self._check_price(taken_seconds, now_seconds, found_idle=found_idle, is_least=is_least)
+            came = {"found_idle": found_idle, "found_empty": found_empty}
+            self._check_price(taken_seconds, now_seconds, **came, is_least=is_least)
             exchange.entry = ticket.entry.number
             self.inside[ticket.entry.number] = found
             self.tickets.append((exchange, ticket))
@@ -186,12 +187,13 @@ class DeskOracle:
             exchange = WHOSE.get()
             if exchange.received_at is None:
                 self.world.wrong("each request ends exactly once", "a request that is half there has the engine")
-            found_idle = not self.desk.line.controller.ahead
+            found_idle, found_empty = not self.desk.line.controller.ahead, not self.inside
             entry = accept_native(now_seconds)
             self.accepts, self.natives = self.accepts + 1, self.natives + 1
             model = self.world.model
             if known:
-                self._check_price(self.native_seconds, now_seconds, found_idle=found_idle, is_least=False)
+                came = {"found_idle": found_idle, "found_empty": found_empty}
+                self._check_price(self.native_seconds, now_seconds, **came, is_least=False)
             exchange.entry = entry.number
             self.inside[entry.number] = Inside(
                 exchange=exchange,
@@ -646,10 +648,10 @@ class DeskOracle:
         taken, kind = ticket.decision, ticket.promise.asked.kind
         return self._ratios(kind, taken.config.tier, taken.latency_ms).median * taken.latency_ms / 1e3
 
-    def _check_price(self, work: float, now: float, *, found_idle: bool, is_least: bool) -> None:
+    def _check_price(self, work: float, now: float, *, found_idle: bool, found_empty: bool, is_least: bool) -> None:
         if self.price is None:
             return
-        self.price.take(work, now, found_idle=found_idle, is_least=is_least)
+        self.price.take(work, now, found_idle=found_idle, found_empty=found_empty, is_least=is_least)
         said, expected = self.desk.line.controller.price.per_second, self.price.per_second
         if abs(said - expected) > CLOSE * (1 + expected):
             self.world.wrong("the best that fits", f"a second costs {said}, by what came {expected}")

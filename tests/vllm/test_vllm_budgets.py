@@ -448,6 +448,7 @@ def test_servers_that_budgets_cannot_be_kept_on_are_refused():
         ({"controller": "c", "certified_only": True, "client_knobs": True}, "client_knobs"),
         ({"controller": "c", "price_floor": "high"}, "price_floor"),
         ({"controller": "c", "price_floor": -1}, "floor"),
+        ({"controller": "c", "price_per_arrival": -1}, "per_arrival"),
         ({"controller": "c", "price_share": 2}, "share"),
     ):
         with pytest.raises(InvalidValueError, match=key):
@@ -548,6 +549,8 @@ def test_who_decides_beside_others_knows_the_engines_order_and_steps():
     config.scheduler_config.scheduler_cls = "paceline.vllm_plugin.stock"
     assert load_controller_of(settings, cells, config).planner.policy == "fcfs"
     assert (settings.price_floor, settings.price_step, settings.price_share) == (0.5, None, 0.5)
+    assert settings.price_per_arrival == 0.25
+    assert read_budget_settings({"controller": "c", "price_per_arrival": 0}).price_per_arrival == 0
 
 
 def test_whom_the_api_key_does_not_admit_is_not_read():

@@ -15,7 +15,7 @@ from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SpeedOption
 from paceline.errors import InvalidValueError
 from paceline.schedule import EngineTime, LoadSettings, PlannerSettings
 from paceline.schedule.step_time import configuration_times
-from paceline.serving.pricing import FLOOR_T0, price_settings
+from paceline.serving.pricing import PER_ARRIVAL, price_settings
 from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
 from paceline.simulate.engine_settings import PACELINE
 from paceline.tune.capacity import (
@@ -65,13 +65,10 @@ def plan(
     speed: SpeedOption = 1.0,
     chunk_size: ChunkSizeOption = 2048,
     max_num_seqs: Annotated[int, typer.Option(help="Most requests that run at once.")] = 128,
-    price_floor: Annotated[
-        float | None,
-        typer.Option(
-            help="Accuracy that a second of prefill must bring at least (`paceline tune price`).",
-            show_default=f"{FLOOR_T0} in the time of the largest configuration alone",
-        ),
-    ] = None,
+    price_floor: Annotated[float, typer.Option(help="Accuracy that a second of prefill must bring at least.")] = 0.0,
+    price_per_arrival: Annotated[
+        float, typer.Option(help="Accuracy that those lose who arrive during a prefill (`paceline tune price`).")
+    ] = PER_ARRIVAL,
     engines_served: Annotated[
         int, typer.Option(help="Of more engines so many are served, with their share of the requests.")
     ] = ENGINES_SERVED,
@@ -96,7 +93,7 @@ def plan(
     text_tokens = mean(each.prompt_tokens for each in requests)
     whole = max(ways, key=lambda way: way.config.size)
     t0_seconds = alone_seconds(whole, text_tokens, engine=engine, time=time)
-    price = price_settings(t0_seconds, floor=FLOOR_T0 / t0_seconds if price_floor is None else price_floor)
+    price = price_settings(t0_seconds, floor=price_floor, per_arrival=price_per_arrival)
     settings = LoadSettings(alpha=alpha, price=price)
     asked = CapacityPlan(
         engine=engine, time=time, ways=ways, alpha=alpha, settings=settings, engines_served=engines_served

@@ -68,7 +68,7 @@ class LoadDecision:
     that is relegated. `predicted_seconds` and `bound_seconds` count from the arrival; the bound is None while nothing can
     be bounded. `unpromised` says why nothing is promised: `cold`, `none_fit`, `relegated` or `no_budget`; None for a promise.
     `withheld` says that a promise would have been given if earlier ones had been kept. `is_least` says that there was a
-    choice, and none of less work.
+    choice, and none of less work, `found_empty` that nobody is in the engine.
     """
 
     chosen: int
@@ -80,6 +80,7 @@ class LoadDecision:
     unpromised: str | None
     withheld: bool = False
     is_least: bool = False
+    found_empty: bool = False
 
     @property
     def promised(self) -> bool:
@@ -145,14 +146,15 @@ class LoadController:
             raise InvalidValueError("candidates", [], "at least one configuration")
         pace = StepPace.of(self._model, decodes, chunk_size=self._planner.chunk_size)
         ahead_seconds = ready_seconds - arrival_seconds
-        budget = ttft_budget_seconds
+        budget, is_empty = ttft_budget_seconds, not self.ahead and not decodes.tokens
         found = self.outlooks(candidates, budget, ready_seconds, pace)
         predicted = [ahead_seconds + self.drift.factor * each.wait_seconds for each in found]
         works = [each.work_seconds for each in found]
         # not the one that is predicted first: a larger prompt may stand in a step that others would fill without it
         fastest = min(range(len(found)), key=works.__getitem__)
         if budget is not None and self.settings.relegates and min(predicted) > budget:
-            return self._relegated(candidates, fastest, arrival_seconds, ready_seconds, pace)
+            late = self._relegated(candidates, fastest, arrival_seconds, ready_seconds, pace)
+            return replace(late, found_empty=is_empty)
         factor = self._factor(budget)
         slack = self._slack(budget, ready_seconds, pace)
         leaves = [each.work_seconds <= slack for each in found]
@@ -181,6 +183,7 @@ class LoadController:
             unpromised=reason,
             withheld=withheld,
             is_least=len(works) > 1 and works[taken] <= works[fastest],
+            found_empty=is_empty,
         )
 
     def price_at(self, now_seconds: float) -> float:
@@ -207,6 +210,7 @@ class LoadController:
             work_seconds=decision.work_seconds,
             gap_seconds=gap,
             found_idle=not self.ahead,
+            found_empty=decision.found_empty,
             is_least=decision.is_least,
         )
         budget = decision.ttft_budget_seconds

@@ -174,6 +174,7 @@ class Desk:
         if self._native is not None:
             candidates = [LoadCandidate(accuracy=1.0, work=self._native)]
             decision = self.line.decide(candidates, now_seconds=now_seconds, ttft_budget_seconds=None)
+            decision = replace(decision, found_empty=len(self.ledger) == 1)  # by itself
             self._admit(entry, decision, self._native, now_seconds)
         return entry
 
@@ -326,6 +327,7 @@ class Desk:
             price_per_second=price,
             unpromised=why_not,
             is_least=len(choice.allowed) > 1 and own_ms <= min(self._own_ms(asked, each) for each in choice.allowed),
+            found_empty=not len(self.ledger),
         )
         return Verdict(
             taken=taken,
@@ -353,7 +355,12 @@ class Desk:
         why_not = reason if reason is not None else unknown
         return Verdict(
             taken=replace(taken, within_budget=load.unpromised not in (NONE_FIT, RELEGATED)),
-            load=replace(load, unpromised=load.unpromised or why_not, withheld=load.withheld and unknown is None),
+            load=replace(
+                load,
+                unpromised=load.unpromised or why_not,
+                withheld=load.withheld and unknown is None,
+                found_empty=not len(self.ledger),
+            ),
             work=candidates[load.chosen].work,
             expected_ms=spent_ms + 1e3 * load.predicted_seconds,
             bound_ms=None if load.bound_seconds is None else spent_ms + 1e3 * load.bound_seconds,

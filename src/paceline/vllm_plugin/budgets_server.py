@@ -28,7 +28,7 @@ from paceline.schedule.step_time import LinearStepTime, configuration_times
 from paceline.serving.controllers import served_controllers
 from paceline.serving.desk import Desk
 from paceline.serving.middleware import CURRENT, App, BudgetMiddleware, Receive, Scope, Send, replay
-from paceline.serving.pricing import SHARE, price_settings
+from paceline.serving.pricing import PER_ARRIVAL, SHARE, price_settings
 from paceline.serving.rewriting import KnobNames
 from paceline.vllm_plugin.relied_on_server import (
     admission,
@@ -43,7 +43,7 @@ from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K, TTFT_BUDGET
 from paceline.vllm_plugin.settings import WEIGHT_KEYS, read_step_time, section
 from paceline.wire.budget import default_budget
 
-PRICE_KEYS = ("price_floor", "price_step", "price_share")
+PRICE_KEYS = ("price_floor", "price_per_arrival", "price_step", "price_share")
 MODULE_SCHEDULER = "paceline.vllm_plugin.scheduler"
 logger = logging.getLogger("vllm.paceline")  # vLLM's handler shows it
 
@@ -54,8 +54,8 @@ class BudgetSettings:
     nothing is taken but what the controller's certificate holds.
     `default_budget_ms` is the budget of a chat that asks for none, None for no budget.
 
-    `price_floor` (accuracy a second), `price_step` (accuracy a second²; None for one by the model's own times) and `price_share`
-    (of time) are of the price of an engine's time: `paceline.control.work_price`.
+    `price_floor` (accuracy a second), `price_per_arrival` (accuracy), `price_step` (accuracy a second²; None for one by the
+    model's own times) and `price_share` (of time) are of the price of an engine's time: `paceline.control.work_price`.
     """
 
     controller: Path
@@ -64,6 +64,7 @@ class BudgetSettings:
     client_knobs: bool = False
     certified_only: bool = False
     price_floor: float = 0.0
+    price_per_arrival: float = PER_ARRIVAL
     price_step: float | None = None
     price_share: float = SHARE
 
@@ -121,7 +122,11 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         most_pictures=most_pictures(model),
         line=line,
         price_at=partial(
-            price_settings, floor=settings.price_floor, step=settings.price_step, share=settings.price_share
+            price_settings,
+            floor=settings.price_floor,
+            per_arrival=settings.price_per_arrival,
+            step=settings.price_step,
+            share=settings.price_share,
         ),
     )
     middleware = BudgetMiddleware(app, desk, admits=admission(state.args))

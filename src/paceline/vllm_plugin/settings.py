@@ -32,6 +32,7 @@ BUDGET_KEYS = (
     "client_knobs",
     "certified_only",
     "price_floor",
+    "price_per_arrival",
     "price_step",
     "price_share",
 )

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.control.work_price import IDLE_IN_A_ROW, PriceSettings, WorkPrice, worthiest
+from paceline.control.work_price import IDLE_IN_A_ROW, LEAST_GAPS, PriceSettings, WorkPrice, worthiest
 from paceline.errors import InvalidValueError
 
 OPTIONS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2), st.booleans()), min_size=1, max_size=27)
@@ -130,8 +131,59 @@ def test_a_burst_is_forgotten_beside_a_client_that_makes_nobody_wait(settings, a
         assert price.per_second <= max(settings.floor, settings.step * work) + 1e-9
 
 
+def test_a_second_costs_what_those_who_arrive_in_it_lose():
+    price = WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0))
+    for number in range(1, 200):
+        price.take(work_seconds=0.1, gap_seconds=0.2)
+        assert price.per_second == (0.0 if number < LEAST_GAPS else pytest.approx(0.25 / 0.2))
+    for _ in range(200):
+        price.take(work_seconds=0.1, gap_seconds=0.05)
+    assert price.per_second == pytest.approx(0.25 / 0.05, rel=0.01)
+    for _ in range(200):
+        price.take(work_seconds=0.1, gap_seconds=0.0)
+    assert price.per_second == 10.0  # all at once
+
+
+def test_after_a_pause_arrivals_cost_little_and_soon_what_they_did():
+    price = WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0))
+    for _ in range(100):
+        price.take(work_seconds=0.1, gap_seconds=0.2)
+    assert price.per_second_after(1e4) < 1e-3
+    price.take(work_seconds=0.1, gap_seconds=1e4)
+    for _ in range(10):
+        price.take(work_seconds=0.1, gap_seconds=0.2)
+    assert price.per_second > 0.7 * 0.25 / 0.2
+    for _ in range(30):
+        price.take(work_seconds=0.1, gap_seconds=100.0)
+    assert price.per_second < 0.01
+
+
+def test_a_client_that_asks_again_when_it_is_answered_does_not_pay_for_its_own_arrivals():
+    price = WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0))
+    for number in range(1, 40):
+        price.take(work_seconds=0.1, gap_seconds=0.2, found_empty=True)
+        assert (price.per_second == 0.0) == (
+            number < LEAST_GAPS or number > 8
+        )  # of 8 independent ones some would have met
+    price.take(work_seconds=0.1, gap_seconds=0.05)  # it is not alone any more
+    assert price.per_second > 1.0
+
+
+@given(st.integers(0, 2**32))
+def test_independent_arrivals_on_an_engine_that_is_often_empty_pay_all_the_same(seed):
+    numbers = np.random.default_rng(seed)
+    price, left, free = WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0)), 0.0, 0
+    for gap in numbers.exponential(1.0, 600).tolist():
+        left = max(0.0, left - gap)
+        price.take(work_seconds=0.3, gap_seconds=gap, found_empty=not left)
+        left += 0.3
+        free += price.per_second == 0.0
+    assert free < 120
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"floor": -0.1}, {"step": float("nan")}, {"share": 0.0}, {"share": 1.5}, {"ceiling": float("inf")}]
+    "wrong",
+    [{"floor": -0.1}, {"per_arrival": -1.0}, {"step": math.nan}, {"share": 0.0}, {"share": 1.5}, {"ceiling": math.inf}],
 )
 def test_a_price_that_cannot_work_is_refused(wrong):
     with pytest.raises(InvalidValueError, match=next(iter(wrong))):

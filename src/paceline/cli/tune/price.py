@@ -1,4 +1,4 @@
-"""`paceline tune price`: the floor of the price of an engine's time, found in virtual time."""
+"""`paceline tune price`: the price of an engine's time, found in virtual time."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from paceline.schedule.step_time import configuration_times
 from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.simulate.engine_settings import PACELINE
 from paceline.tune.capacity import stretches_of, ways_of
-from paceline.tune.price_floor import JudgedFloor, PriceTuning, TriedFloor, TunedFloor, tune_floor, with_budgets
+from paceline.tune.price import PRICES, JudgedPrice, PriceTuning, TriedPrice, TunedPrice, tune_price, with_budgets
 from paceline.tune.simulated import blocks_that_last
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, scaled
@@ -44,10 +44,14 @@ def price(
     speeds: Annotated[
         list[str] | None, typer.Option(help="Loads: arrival times are divided by each of these.", show_default="1")
     ] = None,
-    floors: Annotated[
+    prices: Annotated[
         list[str] | None,
-        typer.Option(help="To be tried, accuracy a second of prefill.", show_default="0 to 1.12 by the model's time"),
+        typer.Option(
+            help="To be tried: the accuracy that each of those loses who arrive during a prefill.",
+            show_default=" ".join(f"{each:g}" for each in PRICES),
+        ),
     ] = None,
+    price_floor: Annotated[float, typer.Option(help="Accuracy that a second of prefill must bring at least.")] = 0.0,
     alpha: Annotated[float, typer.Option(help="Share of bounds that may fail.")] = 0.1,
     stretches: Annotated[int, typer.Option(help="Parts of the trace; odd ones choose, even ones judge.")] = 8,
     limit: LimitOption = None,
@@ -56,7 +60,7 @@ def price(
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find the floor of the price of an engine's time, `price_floor` in vLLM, for a trace and its budgets."""
+    """Find the price of an engine's time, `price_per_arrival` in vLLM, for a trace and its budgets."""
     requests = scaled(read_trace(trace), LoadScaling(limit=limit)).requests
     ways, time = ways_of(profile, configuration_times(step_time)), EngineTime.load(step_time)
     image = max(way.image_tokens for way in ways)
@@ -72,6 +76,7 @@ def price(
         time=time,
         ways=ways,
         alpha=alpha,
+        floor=price_floor,
         default_budget_seconds=None if default_budget_ms is None else default_budget_ms / 1e3,
     )
     load = RequestColumns.of(requests)
@@ -82,11 +87,11 @@ def price(
         raise InvalidValueError("--budgets-ms", None, "budgets, for the trace has none: for example 250 500 1000 inf")
     rates = split_numbers("speeds", speeds) or [1.0]
     loads = [stretches_of(_faster(load, speed), stretches) for speed in rates]
-    tried = split_numbers("floors", floors)
-    if any(not (math.isfinite(each) and each >= 0) for each in tried or ()):
-        raise InvalidValueError("floors", tried, "numbers of at least 0")
+    tried = split_numbers("prices", prices) or PRICES
+    if not all(math.isfinite(each) and each >= 0 for each in tried):
+        raise InvalidValueError("prices", tried, "numbers of at least 0")
     with progress_bar(f"simulating {len(load):,} requests at {len(loads)} loads") as move:
-        found = tune_floor(tuning, loads, floors=tried, on_progress=move)
+        found = tune_price(tuning, loads, prices=tried, on_progress=move)
     if as_json:
         print_json(_document(found, rates))
     else:
@@ -106,14 +111,14 @@ def _faster(load: RequestColumns, speed: float) -> RequestColumns:
     return replace(load, arrival_seconds=load.arrival_seconds / speed)
 
 
-def _document(found: TunedFloor, speeds: list[float]) -> dict[str, object]:
+def _document(found: TunedPrice, speeds: list[float]) -> dict[str, object]:
     return {
         "simulated": True,
-        "price_floor": found.best.floor,
+        "price_per_arrival": found.best.per_arrival,
         "t0_ms": 1e3 * found.t0_seconds,
         "tried": [
             {
-                "floor": each.floor,
+                "price": each.per_arrival,
                 "value": each.value,
                 "by_speed": dict(zip(map(str, speeds), each.values, strict=True)),
             }
@@ -123,15 +128,15 @@ def _document(found: TunedFloor, speeds: list[float]) -> dict[str, object]:
     }
 
 
-def _held_out(judged: JudgedFloor) -> dict[str, object]:
+def _held_out(judged: JudgedPrice) -> dict[str, object]:
     kept, promised = judged.promises
     return {
-        "value": mean(each.value for each in judged.floor),
-        "attainment": mean(each.attainment for each in judged.floor),
-        "accuracy": mean(each.accuracy for each in judged.floor),
+        "value": mean(each.value for each in judged.priced),
+        "attainment": mean(each.attainment for each in judged.priced),
+        "accuracy": mean(each.accuracy for each in judged.priced),
         "promised": promised,
         "promises_kept": kept,
-        "over_no_floor": _difference(*judged.less(judged.none)),
+        "over_none": _difference(*judged.less(judged.none)),
         "best_fixed": judged.fixed_way.config.key,
         "over_best_fixed": _difference(*judged.less(judged.fixed)),
     }
@@ -141,35 +146,32 @@ def _difference(value: float, half: float | None) -> dict[str, float | None]:
     return {"value": value, "half_width": half}
 
 
-def _print(found: TunedFloor, speeds: list[float]) -> None:
-    title = "value by floor, simulated: accuracy of those in time, over all with a budget"
-    columns = ("floor, accuracy/s", *(f"speed {speed:g}" for speed in speeds), "mean")
+def _print(found: TunedPrice, speeds: list[float]) -> None:
+    title = "value by price, simulated: accuracy of those in time, over all with a budget"
+    columns = ("accuracy an arrival", *(f"speed {speed:g}" for speed in speeds), "mean")
     print_table(title, columns, [_row(each, found.best) for each in found.tried])
     rows = [_judged_row(speed, each) for speed, each in zip(speeds, found.judged, strict=True)]
-    columns = ("speed", "value", "attainment", "promises kept", "over floor 0", "over the best for all", "which is")
-    print_table(f"floor {found.best.floor:g} on stretches that chose nothing", columns, rows)
+    columns = ("speed", "value", "attainment", "promises kept", "over none", "over the best for all", "which is")
+    print_table(f"{found.best.per_arrival:g} an arrival on stretches that chose nothing", columns, rows)
     say(f"T0, the largest configuration alone: {1e3 * found.t0_seconds:,.0f} ms")
-    floor = found.best.floor
-    settings = json.dumps({"paceline": {"price_floor": floor}})
-    say(f"price_floor: {floor:g}   (vLLM: --additional-config '{settings}')")
-    if floor == max(each.floor for each in found.tried) > 0:
-        note(
-            f"the largest floor that was tried is the best: try more with --floors {floor:g} {2 * floor:g}",
-            mark="caution",
-        )
+    price = found.best.per_arrival
+    settings = json.dumps({"paceline": {"price_per_arrival": price}})
+    say(f"price_per_arrival: {price:g}   (vLLM: --additional-config '{settings}')")
+    if price == max(each.per_arrival for each in found.tried) > 0:
+        note(f"the largest that was tried is the best: try more with --prices {price:g} {2 * price:g}", mark="caution")
 
 
-def _row(tried: TriedFloor, best: TriedFloor) -> list[object]:
+def _row(tried: TriedPrice, best: TriedPrice) -> list[object]:
     mark = " *" if tried is best else ""
-    return [f"{tried.floor:g}{mark}", *(f"{value:.3f}" for value in tried.values), f"{tried.value:.3f}"]
+    return [f"{tried.per_arrival:g}{mark}", *(f"{value:.3f}" for value in tried.values), f"{tried.value:.3f}"]
 
 
-def _judged_row(speed: float, judged: JudgedFloor) -> list[object]:
+def _judged_row(speed: float, judged: JudgedPrice) -> list[object]:
     kept, promised = judged.promises
     return [
         f"{speed:g}",
-        f"{mean(each.value for each in judged.floor):.3f}",
-        f"{mean(each.attainment for each in judged.floor):.3f}",
+        f"{mean(each.value for each in judged.priced):.3f}",
+        f"{mean(each.attainment for each in judged.priced):.3f}",
         f"{kept / promised:.3f} of {promised:,}" if promised else "none given",
         _signed(*judged.less(judged.none)),
         _signed(*judged.less(judged.fixed)),

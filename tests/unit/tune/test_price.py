@@ -1,4 +1,4 @@
-"""The floor of the price of an engine's time, found in the simulator. Profiles and loads are synthetic."""
+"""The price of an engine's time, found in the simulator. Profiles and loads are synthetic."""
 
 import math
 
@@ -12,7 +12,7 @@ from paceline.schedule import EngineTime, PlannerSettings
 from paceline.serving.pricing import price_settings
 from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.tune.capacity import ServedWay
-from paceline.tune.price_floor import PriceTuning, Served, TriedFloor, TunedFloor, tune_floor, with_budgets
+from paceline.tune.price import PriceTuning, Served, TriedPrice, TunedPrice, tune_price, with_budgets
 from paceline.tune.student import T_95, t_half_width
 
 ENGINE = SimulatedEngine(
@@ -59,13 +59,11 @@ def test_t0_is_what_a_run_of_the_largest_configuration_alone_takes():
     assert tuning().fixed(two(0.999 * T0), WAYS[2]).attainment == 0.0
 
 
-def test_under_load_a_floor_is_found_that_beats_none():
+def test_under_load_a_price_is_found_that_beats_none():
     stretches = [load(seed, busy=1.5) for seed in range(12)]
-    found = tune_floor(tuning(), [stretches])
-    assert [each.floor for each in found.tried] == sorted(each.floor for each in found.tried) and found.tried[
-        0
-    ].floor == 0
-    assert found.best.floor > 0 and found.best.value > found.tried[0].value
+    found = tune_price(tuning(), [stretches])
+    assert [each.per_arrival for each in found.tried] == [0, 0.06, 0.12, 0.25, 0.5, 1.0]
+    assert found.best.per_arrival > 0 and found.best.value > found.tried[0].value
     (judged,) = found.judged
     gain, half = judged.less(judged.none)
     assert gain - half > 0
@@ -73,26 +71,26 @@ def test_under_load_a_floor_is_found_that_beats_none():
     assert promised and kept / promised >= 0.9
 
 
-def test_where_chance_alone_speaks_for_a_floor_none_is_recommended():
-    def tried(floor, *values):
+def test_where_chance_alone_speaks_for_a_price_none_is_recommended():
+    def tried(price, *values):
         served = (tuple(Served(value=v, attainment=1.0, accuracy=v, promised=0, promises_kept=0) for v in values),)
-        return TriedFloor(floor=floor, served=served)
+        return TriedPrice(per_arrival=price, served=served)
 
     none = tried(0.0, 0.80, 0.82, 0.78, 0.80)
     noise = tried(0.5, 0.86, 0.80, 0.76, 0.81)  # better by .0075 on average, with a standard error of 0.019
     better = tried(1.0, 0.85, 0.88, 0.83, 0.86)
-    assert TunedFloor(t0_seconds=1.0, tried=(none, noise), judged=()).best is none
-    assert TunedFloor(t0_seconds=1.0, tried=(none, noise, better), judged=()).best is better
+    assert TunedPrice(t0_seconds=1.0, tried=(none, noise), judged=()).best is none
+    assert TunedPrice(t0_seconds=1.0, tried=(none, noise, better), judged=()).best is better
     alone = tried(0.0, 0.8), tried(0.5, 0.81)
-    assert TunedFloor(t0_seconds=1.0, tried=alone, judged=()).best is alone[1]
+    assert TunedPrice(t0_seconds=1.0, tried=alone, judged=()).best is alone[1]
 
 
-def test_without_load_a_floor_brings_nothing_and_none_is_recommended():
-    found = tune_floor(tuning(), [[load(seed, busy=0.01, budgets=(4.0,)) for seed in range(4)]])
-    assert found.best.floor == 0
+def test_without_load_a_price_brings_nothing_and_none_is_recommended():
+    found = tune_price(tuning(), [[load(seed, busy=0.01, budgets=(4.0,)) for seed in range(4)]])
+    assert found.best.per_arrival == 0
     (judged,) = found.judged
     assert judged.less(judged.none)[0] == 0.0
-    assert judged.floor[0].accuracy == pytest.approx(0.95)
+    assert judged.priced[0].accuracy == pytest.approx(0.95)
 
 
 def test_a_request_without_a_budget_is_served_whole_unless_the_server_has_one_for_it():
@@ -111,13 +109,13 @@ def test_a_request_without_a_budget_is_served_whole_unless_the_server_has_one_fo
 
 def test_the_price_is_the_servers_own():
     """What is tuned is what is served: step and ceiling by the model's time, as in vLLM's API server."""
-    assert price_settings(T0, floor=0.3).step * T0**2 == pytest.approx(0.0784)
+    assert price_settings(T0).step * T0**2 == pytest.approx(0.0784) and price_settings(T0).per_arrival == 0.25
     with pytest.raises(InvalidValueError, match="alpha"):
         tuning(alpha=0.0)
     with pytest.raises(InvalidValueError, match="default_budget_seconds"):
         tuning(default_budget_seconds=math.inf)
     with pytest.raises(InvalidValueError, match="one that judges"):
-        tune_floor(tuning(), [[load(1, busy=1.0)]])
+        tune_price(tuning(), [[load(1, busy=1.0)]])
 
 
 def test_budgets_are_drawn_for_those_without_one():

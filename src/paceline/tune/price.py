@@ -1,11 +1,12 @@
-"""Which floor of the price of an engine's time serves a load best: found in the simulator, before anybody waits for it.
+"""Which price of an engine's time serves a load best: found in the simulator, before anybody waits for it.
 
-A floor is the accuracy that a second of prefill must bring at least. At 0 everybody takes all that fits his own budget, and the
-next tight one finds no room; too high a one gives accuracy away where there is room. Which one is right depends on what the
-configurations cost and bring, on the budgets and on the load. A floor's worth is its value: the mean, over requests with a
-budget, of the accuracy of the configuration that served where the budget was kept, and 0 where it was missed.
+A price is κ, the accuracy that each of those who arrive during a prefill is taken to lose by waiting for it
+(`paceline.control.work_price`). At 0 everybody takes all that fits his own budget, and the next tight one finds no room; too high
+a price gives accuracy away where there is room. Which one is right depends on what the configurations cost and bring and on the
+budgets, little on the load. Its worth is its value: the mean, over requests with a budget, of the accuracy of the
+configuration that served where the budget was kept, and 0 where it was missed.
 
-Some stretches of the load choose, the others judge what was chosen: there it is compared with no floor, and with every
+Some stretches of the load choose, the others judge what was chosen: there it is compared with no such price, and with every
 configuration served to all under the same order.
 """
 
@@ -26,14 +27,14 @@ from paceline.simulate import Choices, LinearCost, LoadChooser, RequestColumns, 
 from paceline.tune.capacity import ROUNDING, ServedWay, alone_seconds, candidates_of, worthwhile
 from paceline.tune.student import t_half_width
 
-FLOORS_T0 = (0.0, 0.035, 0.07, 0.14, 0.28, 0.56, 1.12)  # accuracy that T0 of prefill must bring
+PRICES = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
 FIRST_SHARE = 0.25  # of a stretch that counts for nothing: its bounds are cold, its queue is empty
 NOT_ASKED = -1e3  # the worth of a way that a request cannot be served as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceTuning:
-    """What prices are tried on: an engine, the ways of serving, α of the bounds, and budgets of a server's own.
+    """What prices are tried on: an engine, the ways of serving, α of the bounds, a floor, and budgets of a server's own.
 
     Requests without a budget are served whole, or with `default_budget_seconds` where a server has that.
     """
@@ -42,6 +43,7 @@ class PriceTuning:
     time: EngineTime
     ways: tuple[ServedWay, ...]
     alpha: float = 0.1
+    floor: float = 0.0
     default_budget_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -62,12 +64,13 @@ class PriceTuning:
         """The largest configuration."""
         return max(self.ways, key=lambda way: way.config.size)
 
-    def chosen(self, load: RequestColumns, floor: float) -> "Served":
-        """Return what comes of choices at arrival with a floor, in accuracy a second of prefill.
+    def chosen(self, load: RequestColumns, per_arrival: float) -> "Served":
+        """Return what comes of choices at arrival with a price, in accuracy of each who arrives meanwhile.
 
         Prompts of the load are texts, to which a way adds its image.
         """
-        price = price_settings(self.t0_seconds(float(load.prompt_tokens.mean())), floor=floor)
+        t0_seconds = self.t0_seconds(float(load.prompt_tokens.mean()))
+        price = price_settings(t0_seconds, floor=self.floor, per_arrival=per_arrival)
         settings = LoadSettings(alpha=self.alpha, price=price)
         controller = LoadController(settings, self.engine.planner, self.time.step)
         ways = list(dict.fromkeys((*worthwhile(self.ways), self.whole)))
@@ -139,10 +142,10 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TriedFloor:
-    """A floor, accuracy a second, and what came of the stretches that choose, by load."""
+class TriedPrice:
+    """A price, and what came of the stretches that choose, by load."""
 
-    floor: float
+    per_arrival: float
     served: tuple[tuple[Served, ...], ...]
 
     @property
@@ -155,7 +158,7 @@ class TriedFloor:
         """The mean over loads."""
         return _mean(self.values)
 
-    def is_as_good_as(self, other: "TriedFloor") -> bool:
+    def is_as_good_as(self, other: "TriedPrice") -> bool:
         """Return whether this value is below another's by at most a standard error of the differences, stretch by stretch."""
         by_stretch = list(zip(*self.served, strict=True)), list(zip(*other.served, strict=True))
         less = [
@@ -167,13 +170,13 @@ class TriedFloor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedFloor:
-    """On stretches that chose nothing, at one load: values of the chosen floor, of none, and of the best configuration for all.
+class JudgedPrice:
+    """On stretches that chose nothing, at one load: values of the chosen price, of none, and of the best configuration for all.
 
     The best is the one of the largest mean on these very stretches: nobody knows it beforehand.
     """
 
-    floor: tuple[Served, ...]
+    priced: tuple[Served, ...]
     none: tuple[Served, ...]
     fixed: tuple[Served, ...]
     fixed_way: ServedWay
@@ -181,73 +184,79 @@ class JudgedFloor:
     @property
     def promises(self) -> tuple[int, int]:
         """Promises kept and promises given."""
-        return sum(each.promises_kept for each in self.floor), sum(each.promised for each in self.floor)
+        return sum(each.promises_kept for each in self.priced), sum(each.promised for each in self.priced)
 
     def less(self, others: Sequence[Served]) -> tuple[float, float | None]:
-        """Return by how much the floor's value exceeds another's on the same stretches, and Student's half width."""
-        differences = [one.value - other.value for one, other in zip(self.floor, others, strict=True)]
+        """Return by how much the price's value exceeds another's on the same stretches, and Student's half width."""
+        differences = [one.value - other.value for one, other in zip(self.priced, others, strict=True)]
         return _mean(differences), t_half_width(differences)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TunedFloor:
-    """The floors that were tried, and how the best of them does at each load on stretches that chose nothing."""
+class TunedPrice:
+    """The prices that were tried, and how the best of them does at each load on stretches that chose nothing."""
 
     t0_seconds: float
-    tried: tuple[TriedFloor, ...]
-    judged: tuple[JudgedFloor, ...]
+    tried: tuple[TriedPrice, ...]
+    judged: tuple[JudgedPrice, ...]
 
     @cached_property
-    def best(self) -> TriedFloor:
-        """The smallest floor whose value is within one standard error of the largest, of differences on the same stretches.
+    def best(self) -> TriedPrice:
+        """The smallest price whose value is within one standard error of the largest, of differences on the same stretches.
 
-        So chance alone raises no floor. With one stretch, which says nothing of chance, it is that of the largest value.
+        So chance alone raises no price. With one stretch, which says nothing of chance, it is that of the largest value.
         """
         top = max(self.tried, key=lambda each: each.value)
-        return min((each for each in self.tried if each.is_as_good_as(top)), key=attrgetter("floor"))
+        return min((each for each in self.tried if each.is_as_good_as(top)), key=attrgetter("per_arrival"))
 
 
-def tune_floor(
+def tune_price(
     tuning: PriceTuning,
     loads: Sequence[Sequence[RequestColumns]],
     *,
-    floors: Sequence[float] | None = None,
+    prices: Sequence[float] = PRICES,
     on_progress: Callable[[int, int], None] | None = None,
-) -> TunedFloor:
-    """Return the floor that serves stretches of loads best: of each load the first, third, ... choose, the others judge.
+) -> TunedPrice:
+    """Return the price that serves stretches of loads best: of each load the first, third, ... choose, the others judge.
 
-    `floors` are in accuracy a second, by default shares of T0 each. Raises InvalidValueError for fewer than two stretches.
+    Raises InvalidValueError for fewer than two stretches.
     """
     if not loads or any(len(stretches) < 2 for stretches in loads):
         raise InvalidValueError(
             "stretches", min(map(len, loads), default=0), "at least 2: one that chooses, one that judges"
         )
-    t0_seconds = tuning.t0_seconds(float(np.mean([load.prompt_tokens.mean() for load in loads[0]])))
-    tried_floors = sorted({_rounded(each / t0_seconds) for each in FLOORS_T0} if floors is None else set(floors))
-    total = len(tried_floors) + len(loads)
-    tried: list[TriedFloor] = []
-    for floor in tried_floors:
-        served = tuple(tuple(tuning.chosen(load, floor) for load in stretches[::2]) for stretches in loads)
-        tried.append(TriedFloor(floor=floor, served=served))
+    own = sorted(set(prices))
+    total = len(own) + len(loads)
+    tried: list[TriedPrice] = []
+    for price in own:
+        served = tuple(tuple(tuning.chosen(load, price) for load in stretches[::2]) for stretches in loads)
+        tried.append(TriedPrice(per_arrival=price, served=served))
         if on_progress is not None:
             on_progress(len(tried), total)
-    best = TunedFloor(t0_seconds=t0_seconds, tried=tuple(tried), judged=()).best.floor
-    judged: list[JudgedFloor] = []
+    t0_seconds = tuning.t0_seconds(float(np.mean([load.prompt_tokens.mean() for load in loads[0]])))
+    best = TunedPrice(t0_seconds=t0_seconds, tried=tuple(tried), judged=()).best.per_arrival
+    judged: list[JudgedPrice] = []
     for stretches in loads:
         judged.append(_judged(tuning, stretches[1::2], best))
         if on_progress is not None:
             on_progress(len(tried) + len(judged), total)
-    return TunedFloor(t0_seconds=t0_seconds, tried=tuple(tried), judged=tuple(judged))
+    return TunedPrice(t0_seconds=t0_seconds, tried=tuple(tried), judged=tuple(judged))
 
 
-def _judged(tuning: PriceTuning, stretches: Sequence[RequestColumns], floor: float) -> JudgedFloor:
+def best_for_all(tuning: PriceTuning, stretches: Sequence[RequestColumns]) -> tuple[ServedWay, tuple[Served, ...]]:
+    """Return the configuration that is best for all of these stretches, and what comes of it on each."""
     fixed = {way: tuple(tuning.fixed(load, way) for load in stretches) for way in worthwhile(tuning.ways)}
     best = max(fixed, key=lambda way: _mean([each.value for each in fixed[way]]))
-    return JudgedFloor(
-        floor=tuple(tuning.chosen(load, floor) for load in stretches),
+    return best, fixed[best]
+
+
+def _judged(tuning: PriceTuning, stretches: Sequence[RequestColumns], per_arrival: float) -> JudgedPrice:
+    way, fixed = best_for_all(tuning, stretches)
+    return JudgedPrice(
+        priced=tuple(tuning.chosen(load, per_arrival) for load in stretches),
         none=tuple(tuning.chosen(load, 0.0) for load in stretches),
-        fixed=fixed[best],
-        fixed_way=best,
+        fixed=fixed,
+        fixed_way=way,
     )
 
 
@@ -260,10 +269,6 @@ def with_budgets(load: RequestColumns, budgets_seconds: Sequence[float], seed: i
         raise InvalidValueError("budgets", list(budgets_seconds), "at least one, each above 0")
     drawn = np.random.default_rng(seed).choice(np.array(budgets_seconds, dtype=np.float64), len(load))
     return replace(load, ttft_budget_seconds=np.where(np.isfinite(load.budgets), load.budgets, drawn))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.2g}")
 
 
 def _mean(values: Sequence[float]) -> float:
