@@ -102,10 +102,8 @@ class WorkPrice:
     def _arrived(self, gap_seconds: float, work_seconds: float, *, found_empty: bool) -> None:
         self._gaps += 1
         weight = max(GAP_WEIGHT, 1 / self._gaps)
-        gap = max(0.0, gap_seconds)
-        within = (
-            min(gap, LONGEST_GAP * self._mean_gap) if self._mean_gap else gap
-        )  # a pause says little of what follows it
+        gap = max(0.0, gap_seconds)  # a pause says little of what follows it
+        within = min(gap, LONGEST_GAP * self._mean_gap) if self._mean_gap else gap
         self._mean_gap += weight * (within - self._mean_gap)
         self._alone = self._alone + self._last_work / self._mean_gap if found_empty and self._mean_gap else 0.0
         self._last_work = work_seconds
