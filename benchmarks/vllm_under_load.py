@@ -43,7 +43,7 @@ import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -52,6 +52,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 from command_line import command_line
+from measured_engine import DEFAULT_BUDGET_T0, NEW_TOKENS, drawn, tuning_of
 from PIL import Image
 from tokenizers import Tokenizer
 from wide_vlm import write_wide_vlm
@@ -65,22 +66,19 @@ from paceline.errors import StepTimeError
 from paceline.fit.step_time import fit_step_time
 from paceline.models.loading import EMBEDDED, load_request_plans
 from paceline.records import KnobConfig
-from paceline.schedule import EngineTime, LinearStepTime, LoadController, LoadSettings, PlannerSettings, ServerLoad
 from paceline.schedule.step_log import read_step_log
 from paceline.serving.desk import CHAT_PATH
-from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.slo import Proportion
-from paceline.tune.capacity import ServedWay
-from paceline.tune.price import PriceTuning, best_for_all
+from paceline.tune.price import best_for_all
 from paceline.vllm_plugin.command import serve_command
 
 RESULTS = Path(__file__).parent / "results" / "vllm_under_load.json"
 POPULATION = Path(__file__).parent / "results" / "certified_population.npz"
-SEED, NEW_TOKENS, START_SECONDS, TIMEOUT_SECONDS = 3407, 6, 900, 300
+SEED, START_SECONDS, TIMEOUT_SECONDS = 3407, 900, 300
 LOADS, BUDGETS_T0 = (0.8, 1.2, 1.8), (0.5, 1.0, 2.0, 4.0, None)
 WAYS = ("paceline", "whole", "capped", "low", "medium")
 CAP = 8
-TURNS, DEFAULT_BUDGET_T0 = 5, 20.0
+TURNS = 5
 FIRST_SHARE = 1 / 3  # of a run, counted apart
 ALPHA = 0.1
 STRETCHES, REQUESTS_A_STRETCH = 12, 200  # of each load, that the best configuration for all is found on
@@ -504,14 +502,14 @@ def repeat(model: Model, ports: Mapping[str, int], own: Row, found: Row, plan: P
     for load, way in (each for each in order if each not in there):
         if time.monotonic() > plan.until:
             return
-        drawn = arrivals(
+        due = arrivals(
             model,
             rate=load * found["capacity_per_second"],
             count=plan.requests,
             t0_ms=own["t0_ms"],
             seed=1000 * number + int(100 * load),
         )
-        asked = requests_of(model, way, drawn, own)
+        asked = requests_of(model, way, due, own)
         answered = asyncio.run(open_loop(ports[way], asked))
         first = round(FIRST_SHARE * len(asked))
         config = fixed(model, way, own)
@@ -530,8 +528,8 @@ def warmed(model: Model, ports: Mapping[str, int], own: Row, *, alone: int, besi
     for name in ports.keys() - {"paceline"}:
         asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
     asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
-    drawn = arrivals(model, rate=own["simulated_at_per_second"], count=beside, t0_ms=t0_ms, seed=1)
-    asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", drawn, own)))
+    due = arrivals(model, rate=own["simulated_at_per_second"], count=beside, t0_ms=t0_ms, seed=1)
+    asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", due, own)))
 
 
 def unloaded(model: Model, table: Path, own: Row) -> None:
@@ -545,50 +543,35 @@ def unloaded(model: Model, table: Path, own: Row) -> None:
         own["simulated_at_per_second"] = asyncio.run(closed_loop(ports["whole"], bodies, CAPACITY_CLIENTS))
 
 
-def for_all(model: Model, table: Path, step_time: Row, own: Row, loads: Sequence[float]) -> Row:
-    """Return the best configuration for all, simulated at these loads with requests drawn for it, and its values."""
-    time_model = LinearStepTime(**step_time)
-    planner = PlannerSettings(chunk_size=TOKENS_A_STEP[model.name], policy="edf")
-    line = ServerLoad(LoadController(LoadSettings(), planner, time_model))
-    text = model.text_tokens
+def measured_engine(model: Model, table: Path, step_time: Row) -> Row:
+    """Return what the simulator needs of this engine, at the mean size of the pictures."""
     sizes = [picture.size for picture in model.pictures]
-    plans = model.plans.plans(
-        [(round(statistics.mean(w for w, _ in sizes)), round(statistics.mean(h for _, h in sizes)))]
-    )
-    ways = tuple(
-        ServedWay(
-            config=entry.config,
-            accuracy=entry.accuracy,
-            image_tokens=plans[entry.config.tier].tokens,
-            prefill_factor=line.work_of(plans[entry.config.tier].tokens + text, entry.latency_ms / 1e3).factor,
-        )
+    mean_size = round(statistics.mean(w for w, _ in sizes)), round(statistics.mean(h for _, h in sizes))
+    plans = model.plans.plans([mean_size])
+    cells = [
+        {
+            "config": asdict(entry.config),
+            "accuracy": entry.accuracy,
+            "latency_ms": entry.latency_ms,
+            "image_tokens": plans[entry.config.tier].tokens,
+        }
         for entry in LookupTable.load(table).entries
-    )
-    tuning = PriceTuning(
-        engine=SimulatedEngine(rules="paceline", planner=planner, max_num_seqs=16, num_blocks=100_000),
-        time=EngineTime(step=time_model),
-        ways=ways,
-        alpha=ALPHA,
-        default_budget_seconds=DEFAULT_BUDGET_T0
-        * max(entry.latency_ms for entry in LookupTable.load(table).entries)
-        / 1e3,
-    )
-    numbers = np.random.default_rng(SEED)
-    budgets = [math.inf if each is None else each * own["t0_ms"] / 1e3 for each in BUDGETS_T0]
-    stretches: list[list[RequestColumns]] = []
-    for load in loads:
-        gaps = numbers.exponential(1 / (load * own["simulated_at_per_second"]), (STRETCHES, REQUESTS_A_STRETCH))
-        stretches.append(
-            [
-                RequestColumns(
-                    arrival_seconds=np.cumsum(each),
-                    prompt_tokens=np.full(len(each), text),
-                    output_tokens=np.full(len(each), NEW_TOKENS),
-                    ttft_budget_seconds=numbers.choice(budgets, len(each)),
-                )
-                for each in gaps
-            ]
-        )
+    ]
+    return {
+        "step_time": step_time,
+        "chunk_size": TOKENS_A_STEP[model.name],
+        "text_tokens": model.text_tokens,
+        "table": cells,
+    }
+
+
+def for_all(own: Row, loads: Sequence[float]) -> Row:
+    """Return the best configuration for all, simulated at these loads with requests drawn for it, and its values."""
+    tuning = tuning_of(own, alpha=ALPHA)
+    stretches = [
+        [drawn(own, load, requests=REQUESTS_A_STRETCH, seed=SEED + number) for number in range(STRETCHES)]
+        for load in loads
+    ]
     best, _ = best_for_all(tuning, [load for part in stretches for load in part])
     values = [statistics.mean(tuning.fixed(load, best).value for load in part) for part in stretches]
     return {"medium": best.config.key, "medium_simulated": dict(zip(map(str, loads), values, strict=True))}
@@ -608,12 +591,13 @@ def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: i
     if "medium" not in own:
         if step_time is None:
             raise SystemExit(f"no step-time model of {model.name}: measure on an idle machine, with another FOLDER")
-        own |= for_all(model, table, step_time, own, LOADS)
+        own |= measured_engine(model, table, step_time)
+        own |= for_all(own, LOADS)
         print(f"{model.name}: for all {own['medium']}", flush=True)
         plan.write()
     section: Row = {"client_knobs": True, "policy": "edf", "step_time": step_time}
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
-    own |= {"step_time": step_time, "requests_a_run": plan.requests, "first_share": FIRST_SHARE}
+    own |= {"requests_a_run": plan.requests, "first_share": FIRST_SHARE}
     commands = {
         "paceline": model.ours(table, {**section, "default_budget_ms": DEFAULT_BUDGET_T0 * largest_ms}),
         "low": model.ours(table, section),
