@@ -31,9 +31,11 @@ class SecondsPrice:
     def __init__(self, t0: float) -> None:
         self.step, self.ceiling = STEP_T0 / t0**2, CEILING_T0 / t0
         self.price, self.idle, self.last = 0.0, 0, None
-        self.gap, self.count, self.work, self.chance = 0.0, 0, 0.0, 0.0
+        self.gap, self.count, self.work, self.chance, self.before = 0.0, 0, 0.0, 0.0, 0.0
 
-    def take(self, work: float, now: float, *, found_idle: bool, found_empty: bool, is_least: bool) -> None:
+    def take(
+        self, work: float, now: float, *, found_idle: bool, found_empty: bool, is_least: bool, has_budget: bool
+    ) -> None:
         """Note a request that takes so many seconds and comes now; of several that it could have taken the least or not."""
         gap = self._since(now)
         self.last, self.idle = now, self.idle + 1 if found_idle else 0
@@ -41,12 +43,18 @@ class SecondsPrice:
         raises = self.idle < IDLE_IN_A_ROW
         most = max(self.price, left) if is_least else self.ceiling
         self.price = min(left + raises * self.step * work, most, self.ceiling)
+        self.chance = self.chance if found_empty else 0.0
+        self.before += gap
+        if not has_budget:
+            self.work += work
+            return
         self.count += 1
-        counted = min(gap, LONG * self.gap) if self.gap > 0 else gap
+        counted = min(self.before, LONG * self.gap) if self.gap > 0 else self.before
         share = max(OF_MEAN, 1 / self.count)
         self.gap = (1 - share) * self.gap + share * counted
-        self.chance = self.chance - self.work / self.gap if found_empty and self.gap > 0 else 0.0
-        self.work = work
+        if found_empty and self.gap > 0:
+            self.chance -= self.work / self.gap
+        self.work, self.before = work, 0.0
 
     def at(self, now: float) -> float:
         """Return what it has come down to."""
@@ -54,6 +62,7 @@ class SecondsPrice:
         demand = 0.0 if self.idle >= IDLE_IN_A_ROW else max(0.0, self.price - self.step * SHARE * gap)
         if self.count < FEW or self.chance <= -SURELY:
             return demand
+        gap += self.before
         mean = max(self.gap, (1 - OF_MEAN) * self.gap + OF_MEAN * gap, gap / LONG, 1e-9)
         return max(demand, min(PER_ARRIVAL / mean, self.ceiling))
 

@@ -172,7 +172,7 @@ class DeskOracle:
             taken_seconds = self._taken_seconds(ticket)
             is_least = len(own_ms) > 1 and 1e3 * taken_seconds <= min(own_ms) * (1 + 1e-9)
             came = {"found_idle": found_idle, "found_empty": found_empty}
-            self._check_price(taken_seconds, now_seconds, **came, is_least=is_least)
+            self._check_price(taken_seconds, now_seconds, **came, is_least=is_least, has_budget=True)
             exchange.entry = ticket.entry.number
             self.inside[ticket.entry.number] = found
             self.tickets.append((exchange, ticket))
@@ -193,7 +193,7 @@ class DeskOracle:
             model = self.world.model
             if known:
                 came = {"found_idle": found_idle, "found_empty": found_empty}
-                self._check_price(self.native_seconds, now_seconds, **came, is_least=False)
+                self._check_price(self.native_seconds, now_seconds, **came, is_least=False, has_budget=False)
             exchange.entry = entry.number
             self.inside[entry.number] = Inside(
                 exchange=exchange,
@@ -648,10 +648,10 @@ class DeskOracle:
         taken, kind = ticket.decision, ticket.promise.asked.kind
         return self._ratios(kind, taken.config.tier, taken.latency_ms).median * taken.latency_ms / 1e3
 
-    def _check_price(self, work: float, now: float, *, found_idle: bool, found_empty: bool, is_least: bool) -> None:
+    def _check_price(self, work: float, now: float, **came: bool) -> None:
         if self.price is None:
             return
-        self.price.take(work, now, found_idle=found_idle, found_empty=found_empty, is_least=is_least)
+        self.price.take(work, now, **came)
         said, expected = self.desk.line.controller.price.per_second, self.price.per_second
         if abs(said - expected) > CLOSE * (1 + expected):
             self.world.wrong("the best that fits", f"a second costs {said}, by what came {expected}")

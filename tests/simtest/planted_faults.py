@@ -505,8 +505,9 @@ MUTANTS = (
     _m("a price for who is alone", "control/work_price.py", "demand = 0.0 if self._nobody_waits else self._fallen(gap_seconds)", "demand = self._fallen(gap_seconds)", "the price of time"),
     _m("those who arrive lose nothing", "control/work_price.py", "return max(self.settings.floor, demand, self._of_arrivals(gap_seconds))", "return max(self.settings.floor, demand)", "the price of time"),
     _m("who is alone pays for his own arrivals", "control/work_price.py", " or self._alone >= SURELY_ALONE:", ":", "the price of time"),
-    _m("a pause is a gap like others", "control/work_price.py", "min(gap, LONGEST_GAP * self._mean_gap) if self._mean_gap else gap", "gap", "the price of time"),
-    _m("who finds others was alone", "control/work_price.py", " if found_empty and self._mean_gap else 0.0", " if self._mean_gap else 0.0", "the price of time"),
+    _m("a pause is a gap like others", "control/work_price.py", "min(self._passed, LONGEST_GAP * self._mean_gap) if self._mean_gap else self._passed", "self._passed", "the price of time"),
+    _m("who finds others was alone", "control/work_price.py", "        self._alone *= found_empty\n", "", "the price of time"),
+    _m("who asks for no budget loses by waiting", LOAD, "has_budget=decision.unpromised != NO_BUDGET", "has_budget=True", "the price of time"),
     _m("a price without an end", "control/work_price.py", "if is_least else math.inf, self.settings.ceiling)", "if is_least else math.inf)", "the price of time"),
     _m("who takes the least raises the price", "control/work_price.py", "max(self._dual, fallen) if is_least else math.inf", "math.inf", "the price of time"),
     # the wire

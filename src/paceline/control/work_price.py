@@ -2,8 +2,8 @@
 
 Everybody who takes all that fits his own budget leaves no room for the next tight one (the tragedy of the commons), so a
 choice maximises accuracy − λ · seconds of prefill. λ = max(floor, κ r, μ). κ r is what a second takes from those who arrive in
-it: r arrivals a second, each of which is taken to lose κ of its accuracy by waiting; it needs no tuning for a load or a machine
-(`benchmarks/under_load.py` says what κ is worth). μ rises by η w with the work that is taken, and falls by
+it: r arrivals with a budget a second, each of which is taken to lose κ of its accuracy by waiting; it needs no tuning for a load
+or a machine (`benchmarks/arrival_price.py`). μ rises by η w with the work that is taken, and falls by
 η ρ with each second: a dual ascent on the constraint that work is at most a share ρ of time (as in online allocation: Balseiro,
 Lu and Mirrokni, The Best of Both Worlds, 2023; its regret bound is about average work and says nothing of deadlines). So μ / η
 is what an engine would have yet to do that worked at the share ρ of this one's speed: whoever comes after a burst pays for as
@@ -56,14 +56,14 @@ class PriceSettings:
 class WorkPrice:
     """The price of one engine's time, as requests arrive; knows no clock."""
 
-    __slots__ = ("_alone", "_dual", "_gaps", "_idle_in_a_row", "_last_work", "_mean_gap", "settings")
+    __slots__ = ("_alone", "_dual", "_gaps", "_idle_in_a_row", "_mean_gap", "_passed", "_work", "settings")
 
     def __init__(self, settings: PriceSettings) -> None:
         self.settings = settings
         self._dual = 0.0
         self._idle_in_a_row = 0
-        self._mean_gap, self._gaps = 0.0, 0
-        self._last_work, self._alone = 0.0, 0.0
+        self._mean_gap, self._gaps, self._alone = 0.0, 0, 0.0
+        self._passed, self._work = 0.0, 0.0  # seconds and work since the last one with a budget
 
     @property
     def per_second(self) -> float:
@@ -87,35 +87,39 @@ class WorkPrice:
         found_idle: bool = False,
         found_empty: bool = False,
         is_least: bool = False,
+        has_budget: bool = True,
     ) -> None:
         """Take note of a request's work and of the time since the arrival before it.
 
         `found_idle` says that it found nobody ahead of it, `found_empty` that it found nobody at all, `is_least` that it had a
-        choice and took what is least work.
+        choice and took what is least work, `has_budget` that it loses something by waiting.
         """
-        self._arrived(gap_seconds, work_seconds, found_empty=found_empty)
+        self._arrived(gap_seconds, work_seconds, found_empty=found_empty, has_budget=has_budget)
         self._idle_in_a_row = self._idle_in_a_row + 1 if found_idle else 0
         fallen = self._fallen(gap_seconds)
         risen = fallen if self._nobody_waits else fallen + self.settings.step * work_seconds
         self._dual = min(risen, max(self._dual, fallen) if is_least else math.inf, self.settings.ceiling)
 
-    def _arrived(self, gap_seconds: float, work_seconds: float, *, found_empty: bool) -> None:
-        self._gaps += 1
-        weight = max(GAP_WEIGHT, 1 / self._gaps)
-        gap = max(0.0, gap_seconds)  # a pause says little of what follows it
-        within = min(gap, LONGEST_GAP * self._mean_gap) if self._mean_gap else gap
-        self._mean_gap += weight * (within - self._mean_gap)
-        self._alone = self._alone + self._last_work / self._mean_gap if found_empty and self._mean_gap else 0.0
-        self._last_work = work_seconds
+    def _arrived(self, gap_seconds: float, work_seconds: float, *, found_empty: bool, has_budget: bool) -> None:
+        self._passed += max(0.0, gap_seconds)
+        self._alone *= found_empty
+        if has_budget:
+            self._gaps += 1
+            weight = max(GAP_WEIGHT, 1 / self._gaps)
+            # a pause says little of what follows it
+            gap = min(self._passed, LONGEST_GAP * self._mean_gap) if self._mean_gap else self._passed
+            self._mean_gap += weight * (gap - self._mean_gap)
+            self._alone += self._work / self._mean_gap if found_empty and self._mean_gap else 0.0
+            self._passed, self._work = 0.0, 0.0
+        self._work += work_seconds
 
     def _of_arrivals(self, gap_seconds: float) -> float:
         """Return what a second takes from those who arrive in it, so long after the last arrival."""
         own = self.settings
         if self._gaps < LEAST_GAPS or self._alone >= SURELY_ALONE:
             return 0.0
-        gap = max(
-            self._mean_gap, self._mean_gap + GAP_WEIGHT * (gap_seconds - self._mean_gap), gap_seconds / LONGEST_GAP
-        )
+        passed, mean = self._passed + gap_seconds, self._mean_gap
+        gap = max(mean, mean + GAP_WEIGHT * (passed - mean), passed / LONGEST_GAP)
         return min(own.per_arrival / max(gap, SMALLEST_GAP), own.ceiling)
 
     def _fallen(self, gap_seconds: float) -> float:

@@ -212,6 +212,7 @@ class LoadController:
             found_idle=not self.ahead,
             found_empty=decision.found_empty,
             is_least=decision.is_least,
+            has_budget=decision.unpromised != NO_BUDGET,
         )
         budget = decision.ttft_budget_seconds
         due = arrival_seconds + budget if decision.promised and budget is not None else None

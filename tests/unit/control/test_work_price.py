@@ -169,6 +169,18 @@ def test_a_client_that_asks_again_when_it_is_answered_does_not_pay_for_its_own_a
     assert price.per_second > 1.0
 
 
+def test_those_without_a_budget_lose_nothing_and_cost_nothing():
+    price, alone = (WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0)) for _ in range(2))
+    for _ in range(50):
+        for _ in range(9):  # nine of ten ask for no budget
+            price.take(work_seconds=0.01, gap_seconds=0.02, has_budget=False)
+        price.take(work_seconds=0.1, gap_seconds=0.02)
+        alone.take(work_seconds=0.1, gap_seconds=0.2)
+        assert price.per_second == pytest.approx(alone.per_second)
+    price.take(work_seconds=0.01, gap_seconds=1e4, has_budget=False)
+    assert price.per_second < 1e-3  # time passes with them, too
+
+
 @given(st.integers(0, 2**32))
 def test_independent_arrivals_on_an_engine_that_is_often_empty_pay_all_the_same(seed):
     numbers = np.random.default_rng(seed)
