@@ -1,7 +1,7 @@
 """Budgets under load in real vLLM: choices at arrival beside vLLM as it is, one configuration for all, and a cap on its queue.
 
     .venv-vllm/bin/python benchmarks/vllm_under_load.py FOLDER [--models digits wide] [--repetitions 5] [--requests 100]
-        [--loads 0.8 1.2 1.8] [--ways paceline whole capped low medium] [--minutes 12] [--results FILE]
+        [--loads 0.8 1.2 1.8] [--ways paceline dear whole capped low medium] [--minutes 12] [--results FILE]
 
 On vLLM's build for a CPU with tests/vllm/torchvision_standin and a distribution called vllm on PYTHONPATH: `docs/vllm.md`.
 FOLDER keeps models, tables and step-time models between runs. Adds to benchmarks/results/vllm_under_load.json, run by run: a
@@ -16,7 +16,7 @@ with equal chance. No two requests have the same picture, whichever server they 
 keeps serve none of them. Value is accuracy where the budget was kept, 0 where it was missed or the request refused. Ways:
 
 - `paceline`: `paceline vllm serve` with budgets (edf, a table and a step-time model measured on this engine, 20 T0 for requests
-  without a budget; the price of time is the default's, tuned for nothing here);
+  without a budget; the price of time is the default's, tuned for nothing here); `dear`: the same at twice that price;
 - `whole`: vLLM as it is; `capped`: the same with --max-num-queued-reqs; `low`: the smallest configuration for all, by the
   clients' knobs on a Paceline server of its own; `medium`: on the same server, the configuration that is best for all loads
   together by a simulation of them, with requests drawn for it: knowing the loads.
@@ -68,6 +68,7 @@ from paceline.models.loading import EMBEDDED, load_request_plans
 from paceline.records import KnobConfig
 from paceline.schedule.step_log import read_step_log
 from paceline.serving.desk import CHAT_PATH
+from paceline.serving.pricing import PER_ARRIVAL
 from paceline.slo import Proportion
 from paceline.tune.price import best_for_all
 from paceline.vllm_plugin.command import serve_command
@@ -76,7 +77,8 @@ RESULTS = Path(__file__).parent / "results" / "vllm_under_load.json"
 POPULATION = Path(__file__).parent / "results" / "certified_population.npz"
 SEED, START_SECONDS, TIMEOUT_SECONDS = 3407, 900, 300
 LOADS, BUDGETS_T0 = (0.8, 1.2, 1.8), (0.5, 1.0, 2.0, 4.0, None)
-WAYS = ("paceline", "whole", "capped", "low", "medium")
+WAYS = ("paceline", "dear", "whole", "capped", "low", "medium")
+WITH_BUDGETS = ("paceline", "dear")
 CAP = 8
 TURNS = 5
 FIRST_SHARE = 1 / 3  # of a run, counted apart
@@ -437,7 +439,7 @@ def requests_of(
             at_seconds=at,
             question=number,
             budget_ms=budget,
-            body=model.body(number, budget_ms=budget if way == "paceline" else None, config=config),
+            body=model.body(number, budget_ms=budget if way in WITH_BUDGETS else None, config=config),
         )
         for at, number, budget in drawn
     ]
@@ -525,11 +527,12 @@ def repeat(model: Model, ports: Mapping[str, int], own: Row, found: Row, plan: P
 def warmed(model: Model, ports: Mapping[str, int], own: Row, *, alone: int, beside: int) -> None:
     """Let every server answer some requests, and Paceline's enough for its bounds."""
     t0_ms: float = own["t0_ms"]
-    for name in ports.keys() - {"paceline"}:
+    for name in ports.keys() - {*WITH_BUDGETS}:
         asyncio.run(closed_loop(ports[name], [model.body(each) for each in range(8)], 4))
-    asyncio.run(closed_loop(ports["paceline"], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
     due = arrivals(model, rate=own["simulated_at_per_second"], count=beside, t0_ms=t0_ms, seed=1)
-    asyncio.run(open_loop(ports["paceline"], requests_of(model, "paceline", due, own)))
+    for name in ports.keys() & {*WITH_BUDGETS}:
+        asyncio.run(closed_loop(ports[name], [model.body(each, budget_ms=4 * t0_ms) for each in range(alone)], 1))
+        asyncio.run(open_loop(ports[name], requests_of(model, name, due, own)))
 
 
 def unloaded(model: Model, table: Path, own: Row) -> None:
@@ -598,8 +601,10 @@ def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: i
     section: Row = {"client_knobs": True, "policy": "edf", "step_time": step_time}
     largest_ms = max(entry.latency_ms for entry in LookupTable.load(table).entries)
     own |= {"requests_a_run": plan.requests, "first_share": FIRST_SHARE}
+    budgets: Row = {**section, "default_budget_ms": DEFAULT_BUDGET_T0 * largest_ms}
     commands = {
-        "paceline": model.ours(table, {**section, "default_budget_ms": DEFAULT_BUDGET_T0 * largest_ms}),
+        "paceline": model.ours(table, budgets),
+        "dear": model.ours(table, {**budgets, "price_per_arrival": 2 * PER_ARRIVAL}),
         "low": model.ours(table, section),
         "whole": model.stock(table),
         "capped": model.stock(table, "--max-num-queued-reqs", str(CAP)),
