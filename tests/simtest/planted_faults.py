@@ -457,7 +457,7 @@ MUTANTS = (
     _m("come back at once", "serving/verdict.py", "str(max(1, math.ceil(excess_ms / 1e3)))", '"0"', "Retry-After"),
     # the line, the look ahead, the queue, the orders
     _m("the line forgets nobody", LINE, "        self._served.pop(name, None)\n", "", "rest"),
-    _m("who ended decodes", LINE, "        self._decoding.discard(name)\n", "", "rest"),
+    _m("who ended decodes", LINE, "        self._decoding.pop(name, None)\n", "", "rest"),
     _m("what is gone is ahead", LINE, "        self.controller.gone(name)\n", "", "rest"),
     _m("an answer never gets shorter", LINE, "left = max(0.0, served.after_seconds - seconds)", "left = served.after_seconds", "waits"),
     _m(

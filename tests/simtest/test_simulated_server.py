@@ -53,7 +53,7 @@ def test_a_trace_says_what_happened_and_when():
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_what_a_planted_fault_changes_stands_in_its_file_once(mutant):
     text = (HERE.parent.parent / "src" / "paceline" / mutant.file).read_text()
-    assert (text.count(mutant.old) == 1 and mutant.new not in ("", mutant.old)) or mutant.new == ""
+    assert text.count(mutant.old) == 1 and mutant.new != mutant.old
     compile(text.replace(mutant.old, mutant.new), mutant.file, "exec")
 
 
