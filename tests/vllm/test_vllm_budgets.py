@@ -68,6 +68,8 @@ STEP_TIME = {  # made up: what steps really take is learned as drift
     "per_prefill_token_ms": 0.05,
     "per_prefill_attention_token_ms": 0.0,
 }
+# tests ask in bursts, and what comes after one is to depend on its budget alone: what arrivals cost is tested with virtual clocks
+SETTINGS = {"step_time": STEP_TIME, "price_floor": PRICE_FLOOR, "price_per_arrival": 0}
 
 
 def environment(folder):
@@ -99,7 +101,7 @@ def server(tmp_path_factory):
     command = [
         *(sys.executable, "-m", "paceline.cli.main", "vllm", "serve", "digits"),
         *("--controller", str(write_table(folder / "table.json"))),
-        *("--additional-config", json.dumps({"paceline": {"step_time": STEP_TIME, "price_floor": PRICE_FLOOR}})),
+        *("--additional-config", json.dumps({"paceline": SETTINGS})),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"),
         *("--max-num-seqs", "16", "--max-num-batched-tokens", "256"),
         *("--limit-mm-per-prompt", '{"image": 2, "video": 0}'),

@@ -169,6 +169,20 @@ def test_a_client_that_asks_again_when_it_is_answered_does_not_pay_for_its_own_a
     assert price.per_second > 1.0
 
 
+def test_soon_after_a_burst_whoever_makes_nobody_wait_pays_nothing():
+    price = WorkPrice(PriceSettings(per_arrival=0.25, ceiling=80.0))
+    for _ in range(50):
+        price.take(work_seconds=0.02, gap_seconds=0.3)
+    for _ in range(64):  # all at once
+        price.take(work_seconds=0.02, gap_seconds=0.0)
+    assert price.per_second > 10
+    paid = []
+    for _ in range(6):  # one after the other, a second apart
+        paid.append(0.06 * price.per_second_after(1.0))
+        price.take(work_seconds=0.06, gap_seconds=1.0, found_empty=True)
+    assert paid[0] > 0 and paid[3:] == [0.0, 0.0, 0.0]
+
+
 def test_those_without_a_budget_lose_nothing_and_cost_nothing():
     price, alone = (WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0)) for _ in range(2))
     for _ in range(50):
