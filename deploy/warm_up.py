@@ -2,10 +2,10 @@
 
     python warm_up.py --url http://127.0.0.1:8000 --picture picture.png --budget-ms 1000
 
-A server promises nothing before 45 requests were alone in it, from acceptance to first token. Ends with 0 once
-`paceline:calibration_requests` on its /metrics is that many, and with 1 after `--most` requests that did not get it there: other
-traffic keeps it from being alone. `--tell FILE` is made when it is calibrated; `--then-wait` stays on afterwards, as a second
-container does.
+A server promises nothing to a request that is alone before 45 were alone in it, from acceptance to first token; to one beside
+others it does sooner. Ends with 0 once `paceline:calibration_requests` on its /metrics is that many, and with 1 after `--most`
+requests that did not get it there: other traffic keeps it from being alone. `--tell FILE` is made when it is calibrated;
+`--then-wait` stays on afterwards, as a second container does.
 """
 
 import argparse
