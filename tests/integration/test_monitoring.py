@@ -236,13 +236,15 @@ def prometheus(folder, targets):
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        address = None
-        for line in process.stderr:
+        address, is_ready, said = None, False, []
+        for line in process.stderr:  # the two come in either order
+            said.append(line)
             if found := re.search(r'msg="Listening on" address=(\S+)', line):
                 address = found[1]
-            if "Server is ready" in line:
+            is_ready = is_ready or "Server is ready" in line
+            if address is not None and is_ready:
                 break
-        assert address is not None
+        assert address is not None and is_ready, "".join(said)[-3000:]
         yield f"http://{address}"
     finally:
         process.terminate()
