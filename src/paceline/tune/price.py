@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from paceline.errors import InvalidValueError
 from paceline.schedule import EngineTime, LoadController, LoadSettings
-from paceline.serving.pricing import price_settings
+from paceline.serving.pricing import PER_ARRIVAL, price_settings
 from paceline.simulate import Choices, LinearCost, LoadChooser, RequestColumns, SimulatedEngine, simulate
 from paceline.tune.capacity import ROUNDING, ServedWay, alone_seconds, candidates_of, worthwhile
 from paceline.tune.student import t_half_width
 
-PRICES = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
+PRICES = (0.0, 0.06, 0.12, PER_ARRIVAL, 0.5, 1.0)
 FIRST_SHARE = 0.25  # of a stretch that counts for nothing: its bounds are cold, its queue is empty
 NOT_ASKED = -1e3  # the worth of a way that a request cannot be served as
 
@@ -202,12 +202,15 @@ class TunedPrice:
 
     @cached_property
     def best(self) -> TriedPrice:
-        """The smallest price whose value is within one standard error of the largest, of differences on the same stretches.
+        """That of servers, if its value is within a standard error of the largest, else the smallest that is.
 
-        So chance alone raises no price. With one stretch, which says nothing of chance, it is that of the largest value.
+        The error is that of differences on the same stretches, so chance alone changes no price. One stretch says nothing of
+        chance: then only an equal value is as good.
         """
         top = max(self.tried, key=lambda each: each.value)
-        return min((each for each in self.tried if each.is_as_good_as(top)), key=attrgetter("per_arrival"))
+        good = [each for each in self.tried if each.is_as_good_as(top)]
+        own = [each for each in good if each.per_arrival == PER_ARRIVAL]
+        return own[0] if own else min(good, key=attrgetter("per_arrival"))
 
 
 def tune_price(

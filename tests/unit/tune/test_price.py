@@ -81,13 +81,16 @@ def test_where_chance_alone_speaks_for_a_price_none_is_recommended():
     better = tried(1.0, 0.85, 0.88, 0.83, 0.86)
     assert TunedPrice(t0_seconds=1.0, tried=(none, noise), judged=()).best is none
     assert TunedPrice(t0_seconds=1.0, tried=(none, noise, better), judged=()).best is better
+    own = tried(0.25, 0.80, 0.81, 0.78, 0.80)
+    assert TunedPrice(t0_seconds=1.0, tried=(none, own, noise), judged=()).best is own  # what servers have stays
+    assert TunedPrice(t0_seconds=1.0, tried=(none, own, better), judged=()).best is better
     alone = tried(0.0, 0.8), tried(0.5, 0.81)
     assert TunedPrice(t0_seconds=1.0, tried=alone, judged=()).best is alone[1]
 
 
-def test_without_load_a_price_brings_nothing_and_none_is_recommended():
+def test_without_load_a_price_brings_nothing_and_the_servers_own_is_recommended():
     found = tune_price(tuning(), [[load(seed, busy=0.01, budgets=(4.0,)) for seed in range(4)]])
-    assert found.best.per_arrival == 0
+    assert found.best.per_arrival == 0.25
     (judged,) = found.judged
     assert judged.less(judged.none)[0] == 0.0
     assert judged.priced[0].accuracy == pytest.approx(0.95)
