@@ -1,7 +1,7 @@
 """`paceline plan`: how many engines keep a promise at an accuracy, in virtual time."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean
@@ -13,11 +13,10 @@ from paceline.cli.flags.lists import ListFlagCommand, split_list
 from paceline.cli.printing import JsonFlag, print_json, print_table, progress_bar, say
 from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SpeedOption
 from paceline.errors import InvalidValueError
-from paceline.schedule import EngineTime, LoadSettings, PlannerSettings
+from paceline.schedule import EngineTime, LoadSettings
 from paceline.schedule.step_time import configuration_times
 from paceline.serving.pricing import PER_ARRIVAL, price_settings
-from paceline.simulate import ROUTERS, RequestColumns, SimulatedEngine
-from paceline.simulate.engine_settings import PACELINE
+from paceline.simulate import ROUTERS, RequestColumns
 from paceline.tune.capacity import (
     CONTROLLERS,
     ENGINES_SERVED,
@@ -25,11 +24,12 @@ from paceline.tune.capacity import (
     Need,
     ServedWay,
     alone_seconds,
+    engine_that_lasts,
+    largest_of,
     stretches_of,
     ways_of,
 )
 from paceline.tune.capacity_chart import capacity_chart
-from paceline.tune.simulated import blocks_that_last
 from paceline.tune.student import t_half_width
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, scaled
@@ -82,17 +82,9 @@ def plan(
         raise InvalidValueError("engines_served", engines_served, "at least 1")
     requests = scaled(read_trace(trace), LoadScaling(limit=limit, speed=speed, ttft_budget_ms=budget_ms)).requests
     ways, time = ways_of(profile, configuration_times(step_time)), EngineTime.load(step_time)
-    image = max(way.image_tokens for way in ways)
-    longest = [replace(each, prompt_tokens=each.prompt_tokens + image) for each in requests]
-    engine = SimulatedEngine(
-        rules=PACELINE,
-        planner=PlannerSettings(chunk_size=chunk_size, policy="edf"),
-        max_num_seqs=max_num_seqs,
-        num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
-    )
+    engine = engine_that_lasts(requests, ways, chunk_size=chunk_size, max_num_seqs=max_num_seqs)
     text_tokens = mean(each.prompt_tokens for each in requests)
-    whole = max(ways, key=lambda way: way.config.size)
-    t0_seconds = alone_seconds(whole, text_tokens, engine=engine, time=time)
+    t0_seconds = alone_seconds(largest_of(ways), text_tokens, engine=engine, time=time)
     price = price_settings(t0_seconds, floor=price_floor, per_arrival=price_per_arrival)
     settings = LoadSettings(alpha=alpha, price=price)
     asked = CapacityPlan(

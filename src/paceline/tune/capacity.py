@@ -23,8 +23,9 @@ import polars as pl
 from paceline.errors import InvalidValueError, UnknownChoiceError
 from paceline.profiles import read_profile
 from paceline.records import KnobConfig
-from paceline.schedule import EngineTime, LinearStepTime, LoadController, LoadSettings, PrefillWork
+from paceline.schedule import EngineTime, LinearStepTime, LoadController, LoadSettings, PlannerSettings, PrefillWork
 from paceline.schedule.look_ahead import own_seconds
+from paceline.schedule.trace_request import TraceRequest
 from paceline.simulate import (
     ROUTERS,
     ArrivingRequest,
@@ -38,6 +39,8 @@ from paceline.simulate import (
     SimulatedEngine,
     simulate_replicas,
 )
+from paceline.simulate.engine_settings import PACELINE
+from paceline.tune.simulated import blocks_that_last
 
 FIXED, CHOICES = "fixed", "choices"
 CONTROLLERS = (FIXED, CHOICES)
@@ -300,6 +303,25 @@ def worthwhile(ways: Sequence[ServedWay]) -> tuple[ServedWay, ...]:
     return tuple(
         way for own, way in figures.items() if not any(other != own and all(map(ge, other, own)) for other in figures)
     )
+
+
+def engine_that_lasts(
+    requests: Sequence[TraceRequest], ways: Sequence[ServedWay], *, chunk_size: int, max_num_seqs: int
+) -> SimulatedEngine:
+    """Return an engine with deadlines for an order, whose memory never runs out under any way of serving these requests."""
+    image_tokens = max(way.image_tokens for way in ways)
+    longest = [replace(each, prompt_tokens=each.prompt_tokens + image_tokens) for each in requests]
+    return SimulatedEngine(
+        rules=PACELINE,
+        planner=PlannerSettings(chunk_size=chunk_size, policy="edf"),
+        max_num_seqs=max_num_seqs,
+        num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
+    )
+
+
+def largest_of(ways: Sequence[ServedWay]) -> ServedWay:
+    """Return the largest configuration's way of serving."""
+    return max(ways, key=lambda way: way.config.size)
 
 
 def alone_seconds(way: ServedWay, text_tokens: float, *, engine: SimulatedEngine, time: EngineTime) -> float:

@@ -24,7 +24,7 @@ from paceline.errors import InvalidValueError
 from paceline.schedule import EngineTime, LoadController, LoadSettings
 from paceline.serving.pricing import PER_ARRIVAL, price_settings
 from paceline.simulate import Choices, LinearCost, LoadChooser, RequestColumns, SimulatedEngine, simulate
-from paceline.tune.capacity import ROUNDING, ServedWay, alone_seconds, candidates_of, worthwhile
+from paceline.tune.capacity import ROUNDING, ServedWay, alone_seconds, candidates_of, largest_of, worthwhile
 from paceline.tune.student import t_half_width
 
 PRICES = (0.0, 0.06, 0.12, PER_ARRIVAL, 0.5, 1.0)
@@ -62,7 +62,7 @@ class PriceTuning:
     @property
     def whole(self) -> ServedWay:
         """The largest configuration."""
-        return max(self.ways, key=lambda way: way.config.size)
+        return largest_of(self.ways)
 
     def chosen(self, load: RequestColumns, per_arrival: float) -> "Served":
         """Return what comes of choices at arrival with a price, in accuracy of each who arrives meanwhile.

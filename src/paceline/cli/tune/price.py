@@ -13,13 +13,11 @@ from paceline.cli.flags.lists import split_numbers
 from paceline.cli.printing import JsonFlag, note, print_json, print_table, progress_bar, say
 from paceline.cli.tune.flags import ChunkSizeOption, LimitOption, SeedOption
 from paceline.errors import InvalidValueError
-from paceline.schedule import EngineTime, PlannerSettings
+from paceline.schedule import EngineTime
 from paceline.schedule.step_time import configuration_times
-from paceline.simulate import RequestColumns, SimulatedEngine
-from paceline.simulate.engine_settings import PACELINE
-from paceline.tune.capacity import stretches_of, ways_of
+from paceline.simulate import RequestColumns
+from paceline.tune.capacity import engine_that_lasts, stretches_of, ways_of
 from paceline.tune.price import PRICES, JudgedPrice, PriceTuning, TriedPrice, TunedPrice, tune_price, with_budgets
-from paceline.tune.simulated import blocks_that_last
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, scaled
 
@@ -63,14 +61,7 @@ def price(
     """Find the price of an engine's time, `price_per_arrival` in vLLM, for a trace and its budgets."""
     requests = scaled(read_trace(trace), LoadScaling(limit=limit)).requests
     ways, time = ways_of(profile, configuration_times(step_time)), EngineTime.load(step_time)
-    image = max(way.image_tokens for way in ways)
-    longest = [replace(each, prompt_tokens=each.prompt_tokens + image) for each in requests]
-    engine = SimulatedEngine(
-        rules=PACELINE,
-        planner=PlannerSettings(chunk_size=chunk_size, policy="edf"),
-        max_num_seqs=max_num_seqs,
-        num_blocks=blocks_that_last(longest, max_num_seqs=max_num_seqs, block_size=16),
-    )
+    engine = engine_that_lasts(requests, ways, chunk_size=chunk_size, max_num_seqs=max_num_seqs)
     tuning = PriceTuning(
         engine=engine,
         time=time,
@@ -79,12 +70,7 @@ def price(
         floor=price_floor,
         default_budget_seconds=None if default_budget_ms is None else default_budget_ms / 1e3,
     )
-    load = RequestColumns.of(requests)
-    budgets = _budgets_seconds(budgets_ms)
-    if budgets is not None:
-        load = with_budgets(load, budgets, seed)
-    elif not any(math.isfinite(each) for each in load.budgets.tolist()):
-        raise InvalidValueError("--budgets-ms", None, "budgets, for the trace has none: for example 250 500 1000 inf")
+    load = _with_budgets(RequestColumns.of(requests), budgets_ms, seed)
     rates = split_numbers("speeds", speeds) or [1.0]
     loads = [stretches_of(_faster(load, speed), stretches) for speed in rates]
     tried = split_numbers("prices", prices) or PRICES
@@ -98,11 +84,16 @@ def price(
         _print(found, rates)
 
 
-def _budgets_seconds(words: list[str] | None) -> list[float] | None:
-    budgets = split_numbers("--budgets-ms", words)
-    if budgets is not None and not all(each > 0 for each in budgets):
-        raise InvalidValueError("--budgets-ms", budgets, "milliseconds above 0, or inf")
-    return None if budgets is None else [each / 1e3 for each in budgets]
+def _with_budgets(load: RequestColumns, words: list[str] | None, seed: int) -> RequestColumns:
+    budgets_ms = split_numbers("--budgets-ms", words)
+    if budgets_ms is None:
+        if not any(math.isfinite(each) for each in load.budgets.tolist()):
+            expected = "budgets, for the trace has none: for example 250 500 1000 inf"
+            raise InvalidValueError("--budgets-ms", None, expected)
+        return load
+    if not all(each > 0 for each in budgets_ms):
+        raise InvalidValueError("--budgets-ms", budgets_ms, "milliseconds above 0, or inf")
+    return with_budgets(load, [each / 1e3 for each in budgets_ms], seed)
 
 
 def _faster(load: RequestColumns, speed: float) -> RequestColumns:
