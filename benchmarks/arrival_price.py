@@ -106,23 +106,21 @@ def main() -> None:
     campaign = under_load.Campaign(seeds=arguments.seeds, requests=arguments.requests, t0=t0, rate=rate, map=map)
     measured = json.loads((RESULTS / "vllm_under_load.json").read_text())["models"]["wide"]
     models: dict[str, Any] = {"simulated": {}, "wide": {}}
+    value_of = {
+        "simulated": partial(of_simulated, campaign=campaign),
+        "wide": partial(of_wide, measured=measured, requests=arguments.requests),
+    }
     with get_context("fork").Pool(arguments.workers) as pool:
-        for load in LOADS:
+        for load, (name, function) in product(LOADS, value_of.items()):
             jobs = [(load, kind, seed) for kind, seed in product(KINDS, range(arguments.seeds))]
-            for name, value_of in (
-                ("simulated", partial(of_simulated, campaign=replace(campaign, map=map))),
-                ("wide", partial(of_wide, measured=measured, requests=arguments.requests)),
-            ):
-                found = iter(pool.map(value_of, jobs, chunksize=1))
-                values = {kind: [next(found) for _ in range(arguments.seeds)] for kind in KINDS}
-                models[name][str(load)] = {"prices": compared(values)}
-            stretches = [
-                drawn(measured, load, requests=arguments.requests, seed=seed) for seed in range(arguments.seeds)
-            ]
-            way, served = best_for_all(tuning_of(measured, alpha=0.1), stretches)
-            best = f"{way.config.key}: {mean(each.value for each in served):.3f}"
-            models["wide"][str(load)]["best_for_all"] = best
-            print(f"{load:.0%} done", flush=True)
+            found = iter(pool.map(function, jobs, chunksize=1))
+            values = {kind: [next(found) for _ in range(arguments.seeds)] for kind in KINDS}
+            models[name][str(load)] = {"prices": compared(values)}
+            print(f"{load:.0%} of {name} done", flush=True)
+    for load in LOADS:
+        stretches = [drawn(measured, load, requests=arguments.requests, seed=seed) for seed in range(arguments.seeds)]
+        way, served = best_for_all(tuning_of(measured, alpha=0.1), stretches)
+        models["wide"][str(load)]["best_for_all"] = f"{way.config.key}: {mean(each.value for each in served):.3f}"
     for name, loads in models.items():
         show(name, loads)
     document = {
