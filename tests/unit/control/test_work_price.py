@@ -183,6 +183,19 @@ def test_soon_after_a_burst_whoever_makes_nobody_wait_pays_nothing():
     assert paid[0] > 0 and paid[3:] == [0.0, 0.0, 0.0]
 
 
+COMING = st.tuples(st.floats(0, 3), st.floats(-1e6, 1e6), st.booleans(), st.booleans())
+
+
+@given(st.lists(COMING, max_size=60), st.lists(st.floats(-1e6, 1e6), max_size=4))
+def test_whoever_floods_or_whatever_a_clock_does_a_price_by_arrivals_stays_within_its_ceiling(arrivals, later):
+    price = WorkPrice(PriceSettings(floor=0.1, per_arrival=0.25, ceiling=5.0))
+    for work, gap, is_empty, has_budget in arrivals:
+        price.take(work_seconds=work, gap_seconds=gap, found_empty=is_empty, has_budget=has_budget)
+    seen = [price.per_second_after(gap) for gap in sorted([0.0, *later])]
+    assert all(0.1 <= each <= 5.0 for each in seen)
+    assert all(after <= before + 1e-9 for before, after in pairwise(seen))  # time only brings it down
+
+
 def test_those_without_a_budget_lose_nothing_and_cost_nothing():
     price, alone = (WorkPrice(PriceSettings(per_arrival=0.25, ceiling=10.0)) for _ in range(2))
     for _ in range(50):
