@@ -1,6 +1,6 @@
 """What the first screen of the site shows: accuracy kept at a budget, by controller, and a real command with its time.
 
-    paceline profile digits --samples 300 --max-new-tokens 8 --out build/first_screen   # OMP_NUM_THREADS=1; 20 minutes, idle
+    paceline profile digits --samples 300 --max-new-tokens 8 --out build/first_screen   # OMP_NUM_THREADS=1; 20 idle minutes
     python benchmarks/first_screen.py build/first_screen --demo demo-out [--folds 5] [--parts chart terminal]
 
 Every question of the profile judges once: in each of the folds an estimator is trained on some questions, its bounds are

@@ -45,7 +45,7 @@ class SyntheticServer:
         self.configs = configs
         self.desk = new_desk(controllers={"ttft": table(configs)}, alpha=alpha)
         for _ in range(calibration):
-            self.desk.calibrations["ttft"].pooled.observe(13.0, 10.0)
+            self.desk.alone["ttft"].scores.pooled.observe(13.0, 10.0)
         self.more_reports = []
         self.lists_recent, self.budgets, self.answers, self.model = lists_recent, budgets, answers, model
         self.slowed, self.received, self.authorizations = 0.2, [], []

@@ -75,7 +75,7 @@ def calibrated_desk(*, factor=1.0, **settings):
     """A desk that has seen fifty requests take what was predicted, times a factor."""
     desk = new_desk(**settings)
     for _ in range(50):
-        desk.calibrations["ttft"].pooled.observe(factor * 10.0, 10.0)
+        desk.alone["ttft"].scores.pooled.observe(factor * 10.0, 10.0)
     return desk
 
 

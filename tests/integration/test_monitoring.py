@@ -56,7 +56,7 @@ def decisions(degraded, values):
 
 
 TARGET = series("paceline:coverage_target", "0.95x120")
-COVERED = "paceline:coverage_ratio"
+COVERED, BESIDE = "paceline:coverage_ratio", "paceline:coverage_beside_ratio"
 # name: (series, the alerts that fire after an hour)
 SCENES = {
     "on target": ([TARGET, promises("kept", "0+19x120"), promises("missed", "0+1x120")], []),
@@ -77,6 +77,19 @@ SCENES = {
         [TARGET, series(COVERED, "0x120"), series("paceline:coverage_requests", "60x120")],
         ["PacelineBoundsTooLow"],
     ),
+    "bounds fail beside others": (
+        [TARGET, series(BESIDE, "0.90x120"), series("paceline:coverage_beside_requests", "1000x120")],
+        ["PacelineBoundsTooLowUnderLoad"],
+    ),
+    "bounds cover beside others": (
+        [TARGET, series(BESIDE, "0.94x120"), series("paceline:coverage_beside_requests", "1000x120")],
+        [],
+    ),
+    "none covered beside others": (
+        [TARGET, series(BESIDE, "0x120"), series("paceline:coverage_beside_requests", "60x120")],
+        ["PacelineBoundsTooLowUnderLoad"],
+    ),
+    "nobody beside others": ([TARGET, series("paceline:coverage_beside_requests", "0x120")], []),
     "not yet covered": ([TARGET, series("paceline:coverage_requests", "0x120")], []),
     "drifted": ([series("paceline:drift_factor", "1.2x50 2.0x70")], ["PacelineMachineSlower"]),
     "drift not known before": ([series("paceline:drift_factor", "_x50 2.0x70")], []),

@@ -99,10 +99,11 @@ class Answer:
             self.wrong("answers are their own", f"said {self.text[:60]!r}")
         if usage is not None and usage["completion_tokens"] * 1 != tokens and not self.told.get("cut"):
             self.wrong("answers are their own", f"usage {usage}, expected {tokens} tokens")
-        asked_usage = self.told["usage"] or self.told["budget"] is not None or not streamed
+        asked_budget = self.told["budget"] is not None and not self.told["ceiling"]
+        asked_usage = self.told["usage"] or asked_budget or not streamed
         if (usage is not None) != asked_usage:
             self.wrong("answers are their own", f"usage is {usage} where asked is {asked_usage}")
-        if (self.report is not None) != (self.told["budget"] is not None):
+        if (self.report is not None) != (self.told["budget"] is not None and asked_usage):
             self.wrong("status codes", f"the report is {self.report} for a budget of {self.told['budget']} ms")
         if self.report is not None:
             self._check_report(headers, self.report)

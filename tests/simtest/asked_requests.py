@@ -157,8 +157,10 @@ def chat_ask(rng: Random, number: int, at: float, **told: Any) -> Ask:
         fields["stream"] = True
     if told["stream"] and rng.random() < 0.3:
         fields["stream_options"] = {"include_usage": True}
+    told["ceiling"] = False  # of a proxy, which its client knows nothing of
     if budget is not None:
         in_header = rng.random() < 0.3
+        told["ceiling"] = in_header and kind == "total"
         if in_header:
             name = rng.choice(TOTAL_HEADERS if kind == "total" else TTFT_HEADERS)
             headers.append((name.encode(), f"{budget:.3f}".encode()))

@@ -614,7 +614,7 @@ class DeskOracle:
     def _shifts(self, asked: Any, spent: float) -> tuple[float, float]:
         """Return by how much broken promises move the bounds of those alone, and of those beside others."""
         size, left = _size(asked.ms), round(math.log2(_left(asked.ms, spent)))
-        alone = self.desk.promises[asked.kind].shift(size)
+        alone = self.desk.alone[asked.kind].promises.shift(size)
         beside = self.desk.line.controller.promises.shift(left)
         expected = self.broken[asked.kind].shift(size), self.broken_beside.shift(left)
         if abs(alone - expected[0]) > CLOSE or abs(beside - expected[1]) > CLOSE:

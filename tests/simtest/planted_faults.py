@@ -26,6 +26,7 @@ ENGINE, GATE, ANSWER, MIDDLEWARE = (
     "serving/middleware.py",
 )
 BUDGETED, LEDGER, DESK = "serving/answer.py", "serving/ledger.py", "serving/desk.py"
+ALONE, REFUSALS = "serving/alone.py", "serving/refusals.py"
 REWRITING, PROMISES = "serving/rewriting.py", "estimate/promises.py"
 LINE, LOAD, AHEAD, QUEUE = (
     "schedule/server_load.py",
@@ -70,15 +71,15 @@ MUTANTS = (
     ),
     _m(
         "refused by the configuration with the least upper bound alone",
-        DESK,
-        "        surely_ms, upper_ms = self._surely_ms(asked, found), self._upper_ms(asked, least)\n",
-        "        upper_ms = self._upper_ms(asked, least)\n",
+        REFUSALS,
+        "    surely_ms, upper_ms = alone.surely_ms(found), alone.upper_ms(least)\n",
+        "    upper_ms = alone.upper_ms(least)\n",
         "servable requests are turned away where another tier spreads more",
         was_there=True,
     ),
     _m(
         "the least budget is told without a bound",
-        DESK,
+        ALONE,
         "return max(scores.upper or 1.0, scores.lower or 1.0) * needed_ms(decision)",
         "return (scores.upper or 1.0) * needed_ms(decision)",
         "422 names a budget that it refuses",
@@ -291,9 +292,16 @@ MUTANTS = (
     _m(
         "a stream with a budget has no report",
         REWRITING,
-        '    if value_of(fields, "stream"):\n',
+        '    if reports and value_of(fields, "stream"):\n',
         "    if False:\n",
         "S14's report",
+    ),
+    _m(
+        "a stream under a proxy's ceiling gets what it does not know",
+        REWRITING,
+        '    if reports and value_of(fields, "stream"):\n',
+        '    if value_of(fields, "stream"):\n',
+        "answers are their own",
     ),
     _m(
         "who would rather be refused is patient",
@@ -396,16 +404,16 @@ MUTANTS = (
     ),
     _m(
         "refused on the upper bound",
-        DESK,
-        "lowers = [self._scores(asked, each).lower for each in found]",
-        "lowers = [self._scores(asked, each).upper for each in found]",
+        ALONE,
+        "lowers = [self.of(each).lower for each in found]",
+        "lowers = [self.of(each).upper for each in found]",
         "servable requests are turned away",
     ),
     _m(
         "refused without being asked",
         DESK,
-        '        if asked.on_infeasible == "refuse":\n            self._refuse_infeasible',
-        "        if True:\n            self._refuse_infeasible",
+        '        if asked.on_infeasible == "refuse":\n            self._refuse(',
+        "        if True:\n            self._refuse(",
         "who asked to be degraded",
     ),
     _m("promised too early", DESK, "self._why_not_alone(scores.upper is None,", "self._why_not_alone(False,", "the calibration's minimum"),
@@ -454,7 +462,7 @@ MUTANTS = (
         "            if worth < best_worth or best is None:\n",
         "accuracy is given away",
     ),
-    _m("come back at once", "serving/verdict.py", "str(max(1, math.ceil(excess_ms / 1e3)))", '"0"', "Retry-After"),
+    _m("come back at once", REFUSALS, "str(max(1, math.ceil(excess_ms / 1e3)))", '"0"', "Retry-After"),
     # the line, the look ahead, the queue, the orders
     _m("the line forgets nobody", LINE, "        self._served.pop(name, None)\n", "", "rest"),
     _m("who ended decodes", LINE, "        self._decoding.pop(name, None)\n", "", "rest"),
@@ -498,9 +506,9 @@ MUTANTS = (
     _m("broken is kept", PROMISES, "moved = (0.0 if kept else 1.0)", "moved = (1.0 if kept else 0.0)", "bounds after broken promises"),
     _m("no kept promise is put by", PROMISES, "max(excess, -self._bank)", "max(excess, 0.0)", "bounds after broken promises"),
     _m("a class pays with all alone", PROMISES, "max(self._pooled, self._excesses.get(name, 0.0), 0.0)", "max(self._pooled, 0.0)", "bounds after broken promises"),
-    _m("broken alone is forgotten", DESK, "                    self.promises[asked.kind].observe(size_class(asked.ms), kept=kept)\n", "                    pass\n", "bounds after broken promises"),
+    _m("broken alone is forgotten", DESK, "                    self.alone[asked.kind].settle(asked.ms, kept=kept)\n", "                    pass\n", "bounds after broken promises"),
     _m("broken beside others is forgotten", LOAD, "            self.promises.observe(budget_class(promised), kept=measured <= promised)\n", "            pass\n", "bounds after broken promises"),
-    _m("withheld alone is forgotten", DESK, "            self.promises[asked.kind].withheld(size_class(asked.ms))\n", "            pass\n", "bounds after broken promises"),
+    _m("withheld alone is forgotten", DESK, "            alone.withheld(asked.ms)\n", "            pass\n", "bounds after broken promises"),
     _m("all of time may be taken", "control/work_price.py", "own.step * own.share * max(0.0, gap_seconds)", "own.step * max(0.0, gap_seconds)", "the price of time"),
     _m("a price for who is alone", "control/work_price.py", "demand = 0.0 if self._nobody_waits else self._fallen(gap_seconds)", "demand = self._fallen(gap_seconds)", "the price of time"),
     _m("those who arrive lose nothing", "control/work_price.py", "return max(self.settings.floor, demand, self._of_arrivals(gap_seconds))", "return max(self.settings.floor, demand)", "the price of time"),

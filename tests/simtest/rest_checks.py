@@ -288,9 +288,9 @@ def _problems_of_promises(world: Any) -> Iterator[str]:
             yield f"{sum(histogram.counts)} first tokens in a histogram of {first}"
     if desk.ledger.accepted_count != oracle.accepts:
         yield f"{desk.ledger.accepted_count} in the ledger, {oracle.accepts} accepted"
-    for kind, calibration in desk.calibrations.items():
-        if len(calibration.pooled) != oracle._pooled(kind):
-            yield f"{len(calibration.pooled)} scores of {kind}, by what happened {oracle._pooled(kind)}"
+    for kind, bounds in desk.alone.items():
+        if len(bounds.scores.pooled) != oracle._pooled(kind):
+            yield f"{len(bounds.scores.pooled)} scores of {kind}, by what happened {oracle._pooled(kind)}"
     for name, ratios in oracle.beside.items():
         if desk.line.controller.scores.count(name) != len(ratios):
             yield f"{desk.line.controller.scores.count(name)} scores of class {name}, by what happened {len(ratios)}"

@@ -6,7 +6,7 @@ be widen the bounds of those to come. Clocks and engines are the host's.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,6 @@ from paceline.control.choosing import choose, configurations, needed_ms, options
 from paceline.control.controller import Controller
 from paceline.control.work_price import PriceSettings, worthiest
 from paceline.errors import InvalidValueError, RequestRefusedError
-from paceline.estimate.promises import PromiseAccounts
-from paceline.estimate.recent import ClassedScores, RecentScores, size_class
 from paceline.records import Decision, RequestFeatures
 from paceline.schedule.load_control import (
     NONE_FIT,
@@ -29,12 +27,14 @@ from paceline.schedule.load_control import (
 from paceline.schedule.look_ahead import PrefillWork
 from paceline.schedule.server_load import MILLISECONDS, ServerLoad
 from paceline.schedule.settings import PlannerSettings
+from paceline.serving.alone import AloneBounds
 from paceline.serving.chat import Chat, Sizes, read_chat
 from paceline.serving.ledger import AcceptedRequest, Ledger
 from paceline.serving.pricing import largest_ms
+from paceline.serving.refusals import refusal_alone, refusal_beside
 from paceline.serving.rewriting import KnobNames, rewrite
 from paceline.serving.ticket import Reading, Ticket
-from paceline.serving.verdict import Verdict, contended, infeasible, why_none_beside
+from paceline.serving.verdict import Verdict, why_none_beside
 from paceline.wire.body import Fields, body_of, fields_of, may_matter, strip_knobs, value_of
 from paceline.wire.budget import BUDGET_FIELD, BUDGET_FIELDS, AskedBudget, default_budget, read_budget
 from paceline.wire.cut_body import CutBody, cut_out
@@ -89,8 +89,7 @@ class Desk:
         self.ledger = Ledger()
         self.metrics = PromiseMetrics(alpha=alpha)
         self.recent: deque[Ticket] = deque(maxlen=MOST_RECENT)
-        self.calibrations = {kind: ClassedScores(alpha) for kind in controllers}  # a tier is a class
-        self.promises = {kind: PromiseAccounts(alpha) for kind in controllers}  # of requests that were alone
+        self.alone = {kind: AloneBounds(alpha) for kind in controllers}  # the line has the bounds of the others
         self._tiers = {kind: {each.tier for each in configurations(one)} for kind, one in controllers.items()}
         self._native: PrefillWork | None = None  # of a request that nobody decides on
         self._price_at = price_at
@@ -145,7 +144,7 @@ class Desk:
         decided = self._alone if alone or asked.kind != "ttft" else self._beside
         verdict = decided(asked, chat, now_seconds, spent_ms)
         promise = self._promise(asked, chat, verdict)
-        rewrite(fields, chat, verdict, self.names)
+        rewrite(fields, chat, verdict, self.names, reports=asked.is_callers)
         entry = self.ledger.accept(
             received_seconds, text_tokens=chat.text_tokens, image_tokens=promise.image_tokens, config=promise.config
         )
@@ -207,7 +206,7 @@ class Desk:
                 kept = measured_ms <= asked.ms
                 self.metrics.promises["kept" if kept else "missed"] += 1
                 if ticket.alone:  # the line has the accounts of the others
-                    self.promises[asked.kind].observe(size_class(asked.ms), kept=kept)
+                    self.alone[asked.kind].settle(asked.ms, kept=kept)
             if asked.kind == "ttft":
                 self.metrics.predicted_ttft.observe(promise.expected_ms / 1e3)
                 self.metrics.measured_ttft.observe(measured_ms / 1e3)
@@ -224,7 +223,7 @@ class Desk:
             return
         self.metrics.promises["missed"] += 1
         if ticket.alone:
-            self.promises[asked.kind].observe(size_class(asked.ms), kept=False)
+            self.alone[asked.kind].settle(asked.ms, kept=False)
         else:
             self.line.broken(ticket.entry.number)
 
@@ -234,7 +233,7 @@ class Desk:
         if ticket.alone:
             if not ticket.undisturbed or ticket.entry.number <= WARM_UP_REQUESTS:
                 return
-            self.calibrations[kind].observe(ticket.decision.config.tier, own_ms, needed_ms(ticket.decision))
+            self.alone[kind].learn(ticket.decision, own_ms)
             self._set_price()
         elif kind == "ttft":
             self.line.measured(ticket.entry.number, own_ms / 1e3)
@@ -250,7 +249,7 @@ class Desk:
         """Price the engine's time by what the largest configuration takes here, as far as that is known."""
         if self._price_at is not None:
             kind, controller = next(iter(self.controllers.items()))
-            t0_ms = self.calibrations[kind].pooled.median * largest_ms(controller, self.sizes)
+            t0_ms = self.alone[kind].scores.pooled.median * largest_ms(controller, self.sizes)
             self.line.controller.price.settings = self._price_at(max(t0_ms, SMALLEST_LEFT_MS) / 1e3)
 
     def finish_native(self, entry: AcceptedRequest, now_seconds: float) -> None:
@@ -264,7 +263,7 @@ class Desk:
 
     def metrics_text(self, now_seconds: float) -> str:
         """Return the metrics of this process as Prometheus reads them."""
-        pooled = next(iter(self.calibrations.values())).pooled
+        pooled = next(iter(self.alone.values())).scores.pooled
         return self.metrics.text(
             calibration_requests=len(pooled),
             calibration_needed=pooled.needed,
@@ -299,25 +298,25 @@ class Desk:
         """Decide by the bounds of requests that were alone; what a total with others beside it waits for is taken off."""
         wait_ms = 1e3 * self.line.wait_seconds(now_seconds=now_seconds)
         before_ms, left_ms = spent_ms + wait_ms, max(asked.ms - spent_ms, SMALLEST_LEFT_MS)
-        tiers, controller = self._tiers_of(asked, chat), self.controllers[asked.kind]
-        scales = {tier: partial(self._bounded_ms, asked, tier) for tier in tiers}
-        choice = choose(controller, max(left_ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
+        tiers, alone = self._tiers_of(asked, chat), self.alone[asked.kind]
+        scales = {tier: partial(alone.bounded_ms, asked.ms, tier) for tier in tiers}
+        choice = choose(self.controllers[asked.kind], max(left_ms - wait_ms, SMALLEST_LEFT_MS), _features(chat), scales)
         self._native = self._work(asked, chat, choice.largest)
         if asked.on_infeasible == "refuse":
-            self._refuse_infeasible(asked, chat, choice.least, before_ms)
+            self._refuse(refusal_alone(asked.ms, choice.allowed, least=choice.least, alone=alone, before_ms=before_ms))
         price = self.line.price_at(now_seconds)
-        own_seconds = [self._own_ms(asked, each) / 1e3 for each in choice.fitting]
+        own_seconds = [alone.typical_ms(each) / 1e3 for each in choice.fitting]
         best = worthiest(
             [each.accuracy for each in choice.fitting], own_seconds, [True] * len(own_seconds), price_per_second=price
         )
         taken = choice.least if best is None else choice.fitting[best]
-        scores, own_ms = self._scores(asked, taken), self._own_ms(asked, taken)
+        scores, own_ms = alone.of(taken), alone.typical_ms(taken)
         bound_ms = None
         if scores.upper is not None:
-            bound_ms = before_ms + self._bounded_ms(asked, taken.config.tier, needed_ms(taken))
+            bound_ms = before_ms + alone.bounded_ms(asked.ms, taken.config.tier, needed_ms(taken))
         why_not = self._why_not_alone(scores.upper is None, asked, chat, taken)
-        if why_not == NONE_BOUNDED and self._fits_as_calibrated(asked, chat, tiers, before_ms):
-            self.promises[asked.kind].withheld(size_class(asked.ms))
+        if why_not == NONE_BOUNDED and alone.fits_as_calibrated(asked.ms, choice.allowed, before_ms=before_ms):
+            alone.withheld(asked.ms)
         load = LoadDecision(
             chosen=0,
             ttft_budget_seconds=left_ms / 1e3 if asked.kind == "ttft" else None,
@@ -326,7 +325,7 @@ class Desk:
             work_seconds=own_ms / 1e3,
             price_per_second=price,
             unpromised=why_not,
-            is_least=len(choice.allowed) > 1 and own_ms <= min(self._own_ms(asked, each) for each in choice.allowed),
+            is_least=len(choice.allowed) > 1 and own_ms <= min(map(alone.typical_ms, choice.allowed)),
             found_empty=not len(self.ledger),
         )
         return Verdict(
@@ -345,11 +344,20 @@ class Desk:
         candidates = [LoadCandidate(accuracy=each.accuracy, work=self._work(asked, chat, each)) for each in found]
         self._native = max(zip(found, candidates, strict=True), key=_size_of_first)[1].work
         budget, controller = max(asked.ms - spent_ms, SMALLEST_LEFT_MS) / 1e3, self.line.controller
+        scores, kind = controller.scores, controller.kind(budget)
         load = self.line.decide(candidates, now_seconds=now_seconds, ttft_budget_seconds=budget)
         if asked.on_infeasible == "refuse":
-            self._refuse_contended(asked, found, candidates, now_seconds, spent_ms)
-        taken, scores = found[load.chosen], controller.scores
-        seen = scores.count(controller.kind(budget))
+            seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=budget)
+            refusal = refusal_beside(
+                asked.ms,
+                found,
+                predicted_ms=[1e3 * each for each in seconds],
+                factors=(scores.lower_factor(kind), scores.factor(kind)),
+                alone=self.alone[asked.kind],
+                spent_ms=spent_ms,
+            )
+            self._refuse(refusal)
+        taken, seen = found[load.chosen], scores.count(kind)
         reason = why_none_beside(load.unpromised, seen=seen, needed=scores.least)
         unknown = self._why_unknown(chat, taken)
         why_not = reason if reason is not None else unknown
@@ -368,33 +376,16 @@ class Desk:
             calibration_n=seen,
         )
 
-    def _scores(self, asked: AskedBudget, decision: Decision) -> RecentScores:
-        return self.calibrations[asked.kind].of(decision.config.tier, needed_ms(decision))
-
-    def _bounded_ms(self, asked: AskedBudget, tier: str | None, ms: float) -> float:
-        """Return the bound here of what a controller says of a tier, wider for broken promises; that itself without one."""
-        shift = self.promises[asked.kind].shift(size_class(asked.ms))
-        return ms * (self.calibrations[asked.kind].of(tier, ms).upper_at(shift) or 1.0)
-
-    def _fits_as_calibrated(
-        self, asked: AskedBudget, chat: Chat, tiers: Collection[str | None], before_ms: float
-    ) -> bool:
-        """Tell whether some bound would fit a budget if earlier promises had been kept."""
-        if not self.promises[asked.kind].shift(size_class(asked.ms)):
-            return False
-        scores, found = self.calibrations[asked.kind], options(self.controllers[asked.kind], _features(chat), tiers)
-        needs_ms = ((needed_ms(each), scores.of(each.config.tier, needed_ms(each)).upper) for each in found)
-        return any(upper is not None and before_ms + upper * ms <= asked.ms for ms, upper in needs_ms)
-
-    def _own_ms(self, asked: AskedBudget, decision: Decision) -> float:
-        """Return what a configuration takes alone, by the controller and by what such requests took here."""
-        return self._scores(asked, decision).median * needed_ms(decision)
+    def _refuse(self, refusal: RequestRefusedError | None) -> None:
+        if refusal is not None:
+            self.metrics.promises["refused"] += 1
+            raise refusal
 
     def _work(self, asked: AskedBudget, chat: Chat, decision: Decision) -> PrefillWork:
         """Return what a request has the engine compute up to its first token: of a total without the answer behind it."""
         tokens = chat.text_tokens + chat.image_tokens(decision.config.tier)
         answer_seconds = self.after_seconds() if asked.kind == "total" else 0.0
-        own_seconds = self._own_ms(asked, decision) / 1e3 - answer_seconds
+        own_seconds = self.alone[asked.kind].typical_ms(decision) / 1e3 - answer_seconds
         return self.line.work_of(max(1, tokens), own_seconds, configuration=decision.config.step_key)
 
     def _tiers_of(self, asked: AskedBudget, chat: Chat) -> list[str | None]:
@@ -425,7 +416,7 @@ class Desk:
             who = "another request is" if others == 1 else f"{others} other requests are"
             return f"{who} in the engine, and how long a whole answer takes beside that is not bounded"
         if early:
-            pooled = self.calibrations[asked.kind].pooled
+            pooled = self.alone[asked.kind].scores.pooled
             return f"{len(pooled)} of {pooled.needed} requests that calibrate the bound were answered alone so far"
         unknown = self._why_unknown(chat, taken)
         return unknown or (None if taken.within_budget else NONE_BOUNDED)
@@ -439,62 +430,6 @@ class Desk:
     def _unlike(self, chat: Chat) -> bool:
         """Tell whether a request has no picture, or several, where those that the controller knows have one."""
         return chat.pictures > 1 or (not chat.pictures and None not in self.sizes.tiers)
-
-    def _surely_ms(self, asked: AskedBudget, found: Sequence[Decision]) -> float | None:
-        """Return what each of these configurations exceeds alone, but for a share α of requests; None before that is known."""
-        lowers = [self._scores(asked, each).lower for each in found]
-        each_ms = [lower * needed_ms(each) for lower, each in zip(lowers, found, strict=True) if lower is not None]
-        return min(each_ms) if len(each_ms) == len(found) else None
-
-    def _upper_ms(self, asked: AskedBudget, decision: Decision) -> float:
-        """Return what a configuration takes alone at most, as far as it is known."""
-        scores = self._scores(asked, decision)
-        return max(scores.upper or 1.0, scores.lower or 1.0) * needed_ms(decision)
-
-    def _refuse_infeasible(self, asked: AskedBudget, chat: Chat, least: Decision, before_ms: float) -> None:
-        """Refuse what surely cannot be: every configuration takes longer, but for a share α of requests, if not by itself then
-        after what is over and what is ahead."""
-        surely_ms = self._surely_ms(asked, [least])
-        if surely_ms is None or before_ms + surely_ms <= asked.ms:
-            return
-        found = options(self.controllers[asked.kind], _features(chat), self._tiers_of(asked, chat))
-        surely_ms, upper_ms = self._surely_ms(asked, found), self._upper_ms(asked, least)
-        if surely_ms is None or before_ms + surely_ms <= asked.ms:  # of others less is known, or they spread more
-            return
-        self.metrics.promises["refused"] += 1
-        if surely_ms > asked.ms:
-            raise infeasible(asked.ms, least=least, least_ms=upper_ms)
-        raise contended(asked.ms, wait_ms=before_ms, excess_ms=before_ms + upper_ms - asked.ms)
-
-    def _refuse_contended(
-        self,
-        asked: AskedBudget,
-        found: Sequence[Decision],
-        candidates: Sequence[LoadCandidate],
-        now_seconds: float,
-        spent_ms: float,
-    ) -> None:
-        """Refuse what surely cannot be with what is ahead: the fastest is late even where it takes little of its time."""
-        left = max(asked.ms - spent_ms, SMALLEST_LEFT_MS) / 1e3
-        scores, kind = self.line.controller.scores, self.line.controller.kind(left)
-        seconds = self.line.predicted_seconds(candidates, now_seconds=now_seconds, ttft_budget_seconds=left)
-        fastest = min(range(len(found)), key=seconds.__getitem__)
-        before_ms = spent_ms + max(0.0, 1e3 * seconds[fastest] - self._own_ms(asked, found[fastest]))
-        alone_ms = self._surely_ms(asked, found)
-        if alone_ms is not None and alone_ms > asked.ms:
-            self.metrics.promises["refused"] += 1
-            raise infeasible(asked.ms, least=found[fastest], least_ms=self._upper_ms(asked, found[fastest]))
-        lower, upper = scores.lower_factor(kind), scores.factor(kind)
-        if lower is not None:
-            surely_ms = spent_ms + 1e3 * lower * seconds[fastest]
-        elif alone_ms is not None:
-            surely_ms = before_ms + alone_ms
-        else:
-            return
-        if surely_ms > asked.ms:
-            self.metrics.promises["refused"] += 1
-            late_ms = spent_ms + 1e3 * seconds[fastest] * (upper or 1.0)
-            raise contended(asked.ms, wait_ms=before_ms, excess_ms=late_ms - asked.ms)
 
 
 def _later(budget_seconds: float | None, spent_ms: float) -> float | None:

@@ -17,10 +17,11 @@ class KnobNames:
     ttft_budget_ms: str
 
 
-def rewrite(fields: Fields, chat: Chat, verdict: Verdict, names: KnobNames) -> None:
+def rewrite(fields: Fields, chat: Chat, verdict: Verdict, names: KnobNames, *, reports: bool) -> None:
     """Turn a request's fields into what the engine takes: the budget out, its configuration in.
 
-    One that gave up its place goes without its budget: an order by deadline then lets those pass that can keep theirs.
+    One that gave up its place goes without its budget: an order by deadline then lets those pass that can keep theirs. A stream
+    that `reports` ends in a chunk of usage, which carries the report: a caller that asked for neither gets none.
     """
     taken, queued = verdict.taken, verdict.load.ttft_budget_seconds
     for name in BUDGET_FIELDS:
@@ -38,6 +39,6 @@ def rewrite(fields: Fields, chat: Chat, verdict: Verdict, names: KnobNames) -> N
     extra = {**(given if isinstance(given, dict) else {}), **{k: v for k, v in knobs.items() if v is not None}}
     if extra:
         fields["vllm_xargs"] = raw(extra)
-    if value_of(fields, "stream"):
+    if reports and value_of(fields, "stream"):
         options = value_of(fields, "stream_options")
         fields["stream_options"] = raw({**(options if isinstance(options, dict) else {}), "include_usage": True})

@@ -1,13 +1,10 @@
-"""What was decided on a request with a budget, and what is said to one that is refused."""
+"""What was decided on a request with a budget, and in words why nothing is promised."""
 
-import math
 from dataclasses import dataclass
 
-from paceline.errors import RequestRefusedError
 from paceline.records import Decision
 from paceline.schedule.load_control import COLD, NONE_FIT, RELEGATED, LoadDecision
 from paceline.schedule.look_ahead import PrefillWork
-from paceline.wire.budget import BUDGET_FIELD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,33 +32,3 @@ def why_none_beside(reason: str | None, *, seen: int, needed: int) -> str | None
         "those that can keep theirs",
     }
     return None if reason is None else words[reason]
-
-
-def infeasible(budget_ms: float, *, least: Decision, least_ms: float) -> RequestRefusedError:
-    """Return the refusal (422) of a budget that not even an idle engine keeps."""
-    rounded = math.ceil(100 * least_ms) / 100
-    return RequestRefusedError(
-        f"no configuration keeps {budget_ms:g} ms, not even on an idle machine: {least.config.key} needs {rounded:g} ms; "
-        "ask for at least that, or say on_infeasible degrade",
-        status=422,
-        code="budget_infeasible",
-        param=BUDGET_FIELD,
-        details={"least_budget_ms": rounded, "config": least.config.key},
-    )
-
-
-def contended(budget_ms: float, *, wait_ms: float, excess_ms: float) -> RequestRefusedError:
-    """Return the refusal (429) of a budget that this engine does not keep now, with when it would.
-
-    `wait_ms` is what goes before the request, `excess_ms` by how much the fastest configuration is late: what is ahead is worked
-    off as fast as time passes.
-    """
-    return RequestRefusedError(
-        f"{budget_ms:g} ms are kept on an idle engine, and what goes before this request, others or its pictures' fetching, is "
-        f"expected to take {wait_ms:.0f} ms of them; ask again later, or say on_infeasible degrade",
-        status=429,
-        code="budget_contended",
-        param=BUDGET_FIELD,
-        details={"expected_wait_ms": round(wait_ms, 3)},
-        headers={"retry-after": str(max(1, math.ceil(excess_ms / 1e3)))},
-    )

@@ -139,7 +139,7 @@ def open_budgets(app: App, state: Any) -> BudgetMiddleware:
         settings.controller,
         len(configs),
         ", ".join(controllers),
-        next(iter(desk.calibrations.values())).pooled.needed,
+        next(iter(desk.alone.values())).scores.pooled.needed,
         line.controller.scores.least,
     )
     return middleware

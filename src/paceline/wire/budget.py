@@ -35,6 +35,11 @@ class AskedBudget:
     from_proxy: bool = False
     by_default: bool = False
 
+    @property
+    def is_callers(self) -> bool:
+        """Whether the caller itself asked, and so knows what an answer under a budget looks like."""
+        return not (self.from_proxy or self.by_default)
+
 
 def read_budget(fields: Mapping[str, object], headers: Iterable[tuple[bytes, bytes]]) -> AskedBudget | None:
     """Return the budget of a request's body fields and headers (lower-case names, as ASGI has them); None without one.

@@ -107,6 +107,8 @@ class PromiseMetrics:
         yield from _gauge("paceline:coverage_requests", "Requests that the coverage ratio is of.", len(self.covered))
         said = f"Share of the last {COVERAGE_WINDOW} requests with others beside them that stayed within their bound."
         yield from _gauge("paceline:coverage_beside_ratio", said, _share(self.covered_beside))
+        said = "Requests that the coverage ratio beside others is of."
+        yield from _gauge("paceline:coverage_beside_requests", said, len(self.covered_beside))
         yield from _gauge("paceline:coverage_target", "The share that bounds are made for: 1 - alpha.", 1 - self.alpha)
         yield from _head("paceline:decisions_total", "counter", "Configurations taken.")
         for (config, degraded), count in self.decisions.items():

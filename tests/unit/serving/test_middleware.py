@@ -127,7 +127,7 @@ def test_what_passed_before_a_decision_is_taken_off_the_budget(spent_ms, tier, b
 def test_what_a_request_teaches_is_without_what_passed_before_its_decision():
     desk = new_desk()
     learned = []
-    desk.calibrations["ttft"].observe = lambda tier, measured_ms, needed_ms: learned.append(measured_ms)
+    desk.alone["ttft"].scores.observe = lambda tier, measured_ms, needed_ms: learned.append(measured_ms)
     for spent_ms in (0, 0, 0, 0, 500):
         client = Client(chat(1000, stream=True))
         client.scope |= {RECEIVED: 0.001 - spent_ms / 1e3}
@@ -163,10 +163,10 @@ def test_a_whole_answers_first_token_is_when_its_engine_had_it():
     assert report["ttft_ms"] == pytest.approx(20) and report["within_budget"] is True
     assert client.headers["server-timing"] == "preprocess;dur=1.00, queue;dur=1.50, vision;dur=4.00, prefill;dur=13.00"
     assert desk.metrics.promises["kept"] == 1
-    assert len(desk.calibrations["ttft"].pooled) == 50  # the first requests of a process teach nothing
+    assert len(desk.alone["ttft"].scores.pooled) == 50  # the first requests of a process teach nothing
     for _ in range(3):
         ask(chat(30), desk=desk, server=FakeServer(on_start=told))
-    assert len(desk.calibrations["ttft"].pooled) == 51 and list(desk.metrics.covered) == [True]
+    assert len(desk.alone["ttft"].scores.pooled) == 51 and list(desk.metrics.covered) == [True]
 
 
 def test_a_stream_is_measured_at_its_first_token_and_reports_in_the_usage_chunk():
@@ -189,7 +189,7 @@ def test_an_error_of_the_servers_own_passes():
     desk = calibrated_desk()
     client, _ = ask(chat(30), desk=desk, server=FakeServer(status=400))
     assert client.status == 400 and "paceline" not in client.document
-    assert desk.metrics.promises.total() == 0 and len(desk.calibrations["ttft"].pooled) == 50
+    assert desk.metrics.promises.total() == 0 and len(desk.alone["ttft"].scores.pooled) == 50
 
 
 REFUSED = {
@@ -261,9 +261,9 @@ def test_the_answer_of_a_request_with_a_budget_of_its_total_is_waited_for_once()
 def test_nobody_is_refused_whom_any_configuration_may_serve_by_its_lower_bound():
     desk = new_desk(alpha=0.3)
     for number in range(20):
-        desk.calibrations["ttft"].observe("low", 10.0, 10.0)
-        desk.calibrations["ttft"].observe("medium", 30.0 if number % 2 else 2.0, 10.0)  # 4.4 to 66 ms of 22
-        desk.calibrations["ttft"].observe("high", 10.0, 10.0)
+        desk.alone["ttft"].scores.observe("low", 10.0, 10.0)
+        desk.alone["ttft"].scores.observe("medium", 30.0 if number % 2 else 2.0, 10.0)  # 4.4 to 66 ms of 22
+        desk.alone["ttft"].scores.observe("high", 10.0, 10.0)
     assert ask(chat(8, on_infeasible="refuse"), desk=desk)[0].status == 200
     assert ask(chat(4, on_infeasible="refuse"), desk=desk)[0].status == 422
     occupied(desk, 0.001)
@@ -274,7 +274,7 @@ def test_nobody_is_refused_whom_any_configuration_may_serve_by_its_lower_bound()
 def test_the_least_budget_that_a_refusal_names_is_no_budget_that_it_refuses():
     desk = new_desk(alpha=0.3)
     for _ in range(3):  # enough for a lower bound, too few for an upper one
-        desk.calibrations["ttft"].observe("low", 20.0, 10.0)
+        desk.alone["ttft"].scores.observe("low", 20.0, 10.0)
     client, _ = ask(chat(20, on_infeasible="refuse"), desk=desk)
     assert client.status == 422 and client.document["error"]["least_budget_ms"] == pytest.approx(24.0)
 
@@ -346,6 +346,18 @@ def test_a_servers_own_budget_is_that_of_chats_that_ask_for_none():
     assert not len(desk.ledger) and not len(desk.line)
 
 
+@pytest.mark.parametrize("options", [None, {"include_usage": False}, {"include_usage": True}])
+@pytest.mark.parametrize("headers", [(), [(b"request-timeout-ms", b"500")]])
+def test_a_stream_keeps_its_form_where_its_client_asked_for_no_budget(options, headers):
+    """A chunk of usage has no choices: a client that asked for neither may not know that there is such a thing."""
+    desk = calibrated_desk(default_budget_ms=25, controllers={"ttft": table(), "total": table()})
+    said = {} if options is None else {"stream_options": options}
+    client, server = ask(chat(stream=True, **said), desk=desk, headers=headers)
+    sent = json.loads(server.received[0][1])
+    assert sent.get("stream_options") == options and "mm_processor_kwargs" in sent
+    assert any(name.startswith("x-paceline-config") for name in client.headers)
+
+
 @pytest.mark.parametrize("body", UNTOUCHED[2:-1])
 def test_a_servers_own_budget_refuses_nobody_and_leaves_whole_what_it_cannot_decide(body):
     desk = calibrated_desk(default_budget_ms=25)
@@ -410,7 +422,7 @@ def test_time_is_priced_by_what_the_largest_configuration_takes_here():
             await Client(chat(500, stream=True)).ask(middleware)
 
     asyncio.run(alone())
-    slower = desk.calibrations["ttft"].pooled.median
+    slower = desk.alone["ttft"].scores.pooled.median
     assert slower > 1.2 and desk.line.controller.price.per_second == pytest.approx(0.07 / 0.038 / slower)
 
 
@@ -432,7 +444,7 @@ def test_a_request_beside_another_teaches_the_bounds_of_those_alone_nothing():
         await asyncio.gather(*(client.ask(middleware) for client in clients))
 
     asyncio.run(both())
-    assert len(desk.calibrations["ttft"].pooled) == 50 and len(desk.ledger) == 0
+    assert len(desk.alone["ttft"].scores.pooled) == 50 and len(desk.ledger) == 0
     assert desk.line.controller.scores.count(None) == 2  # the first of the three had nobody beside it when it came
 
 
@@ -464,7 +476,7 @@ def test_a_chat_without_a_picture_has_no_image_tokens_no_tier_and_no_promise():
     assert (report["image_tokens"], report["config"]["tier"], report["promised"]) == (0, None, False)
     assert "no picture" in report["not_promised_because"] and client.headers["x-paceline-config"] == "none_8_16"
     assert "mm_processor_kwargs" not in json.loads(server.received[0][1])
-    assert len(desk.calibrations["ttft"].pooled) == 50  # it says nothing of requests with a picture
+    assert len(desk.alone["ttft"].scores.pooled) == 50  # it says nothing of requests with a picture
 
 
 def test_several_pictures_are_counted_under_one_tier_and_not_promised():
@@ -476,7 +488,7 @@ def test_several_pictures_are_counted_under_one_tier_and_not_promised():
     assert (report["image_tokens"], report["config"]["tier"], report["promised"]) == (120, "medium", False)
     assert report["not_promised_because"].startswith("it has 3 pictures, and what the controller knows")
     assert json.loads(server.received[0][1])["mm_processor_kwargs"] == {"size": {"longest_edge": 40}}
-    assert len(desk.calibrations["ttft"].pooled) == 50  # it says nothing of requests with one picture
+    assert len(desk.alone["ttft"].scores.pooled) == 50  # it says nothing of requests with one picture
 
 
 def test_a_cap_is_each_pictures_own():
@@ -550,12 +562,12 @@ def test_a_table_takes_what_fits_the_budget_itself():
 def test_a_tier_with_answers_of_its_own_is_bounded_by_them():
     desk = calibrated_desk()  # what all take: as predicted
     for _ in range(50):
-        desk.calibrations["ttft"].observe("low", 30.0, 10.0)
-    assert desk.calibrations["ttft"].pooled.upper == pytest.approx(3.0)  # half of the last hundred were slow
+        desk.alone["ttft"].scores.observe("low", 30.0, 10.0)
+    assert desk.alone["ttft"].scores.pooled.upper == pytest.approx(3.0)  # half of the last hundred were slow
     tight, loose = (ask(chat(budget), desk=desk)[0].document["paceline"] for budget in (29, 40))
     assert tight["degraded"] and not loose["degraded"] and loose["bound_ms"] == pytest.approx(36.0)
     for _ in range(60):
-        desk.calibrations["ttft"].observe("medium", 10.0, 10.0)
+        desk.alone["ttft"].scores.observe("medium", 10.0, 10.0)
     report = ask(chat(29), desk=desk)[0].document["paceline"]
     assert report["config"]["tier"] == "medium" and report["bound_ms"] == pytest.approx(28.0) and report["promised"]
     assert report["calibration_n"] == 60

@@ -28,7 +28,7 @@ def spread_desk():
     """A desk whose hundred calibrating requests took 0.9 to 1 times what was predicted."""
     desk = calibrated_desk()
     for number in range(100):
-        desk.calibrations["ttft"].pooled.observe(9.0 + number / 100, 10.0)
+        desk.alone["ttft"].scores.pooled.observe(9.0 + number / 100, 10.0)
     return desk
 
 
@@ -46,7 +46,7 @@ def broken(accounts, name, count):
 
 def test_a_bound_widens_with_broken_promises_of_such_budgets_and_never_narrows():
     desk, before = spread_desk(), accepted(spread_desk(), 500.0).promise
-    accounts = desk.promises["ttft"]
+    accounts = desk.alone["ttft"].promises
     broken(accounts, size_class(500.0), 3)
     wider = accepted(desk, 500.0).promise
     assert wider.bound_ms > before.bound_ms and wider.config == before.config and wider.why_not is None
@@ -60,7 +60,7 @@ def test_a_promise_that_is_withheld_for_broken_ones_comes_back():
     least = min(each.latency_ms for each in desk.controllers["ttft"].entries)
     budget_ms = 1.005 * least
     assert accepted(desk, budget_ms).promise.why_not is None
-    broken(desk.promises["ttft"], size_class(budget_ms), 8)
+    broken(desk.alone["ttft"].promises, size_class(budget_ms), 8)
     withheld = accepted(desk, budget_ms).promise
     assert withheld.why_not == "no configuration is bounded by this budget" and withheld.degraded
     assert accepted(desk, 0.5 * least).promise.why_not  # bounded by none either way
@@ -76,7 +76,7 @@ def test_what_a_client_measured_is_counted():
         desk.first_token(ticket, 600.0)
         desk.finish(ticket, number + 0.7)
     assert desk.metrics.promises["missed"] == 4
-    assert desk.promises["ttft"].shift(size_class(500.0)) == pytest.approx(0.2 * 0.05 * (4 - 4 * 0.7 * 0.05))
+    assert desk.alone["ttft"].promises.shift(size_class(500.0)) == pytest.approx(0.2 * 0.05 * (4 - 4 * 0.7 * 0.05))
 
 
 @pytest.mark.parametrize(("waited_ms", "missed"), [(400.0, 0), (500.0, 0), (500.5, 1), (9_000.0, 1)])
@@ -88,10 +88,10 @@ def test_a_promise_whose_client_left_once_its_time_had_passed_is_broken(waited_m
     assert first.promise.why_not is None and first.alone
     desk.finish(first, waited_ms / 1e3)
     assert (desk.metrics.promises["missed"], desk.metrics.promises["kept"]) == (missed, 0)
-    account = spread_desk().promises["ttft"]
+    account = spread_desk().alone["ttft"].promises
     broken(account, size_class(500.0), missed)
-    assert desk.promises["ttft"].shift(size_class(500.0)) == account.shift(size_class(500.0))
-    assert len(desk.calibrations["ttft"].pooled) == 150 and not sum(desk.metrics.measured_ttft.counts)
+    assert desk.alone["ttft"].promises.shift(size_class(500.0)) == account.shift(size_class(500.0))
+    assert len(desk.alone["ttft"].scores.pooled) == 150 and not sum(desk.metrics.measured_ttft.counts)
 
 
 def test_beside_others_too_a_promise_is_broken_by_its_time():
