@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import Generic, TypeVar
 
 from paceline.schedule.policies import SortKey
@@ -17,17 +16,18 @@ class PolicyQueue(Generic[Item]):
     Removal is lazy: the heap keeps a dead entry until it reaches the top or half of the entries are dead.
     """
 
-    __slots__ = ("_heap", "_key_of", "_live", "_numbers")
+    __slots__ = ("_heap", "_key_of", "_live", "_pushed")
 
     def __init__(self, key_of: Callable[[Item], SortKey]) -> None:
         self._key_of = key_of
-        self._numbers = count()
+        self._pushed = 0  # a number, for a queue can be copied
         self._heap: list[tuple[SortKey, int, Item]] = []
         self._live: dict[Item, int] = {}
 
     def push(self, item: Item) -> None:
         """Add an item under its present key; one that is in the queue already is moved to where that key belongs."""
-        number = next(self._numbers)
+        number = self._pushed
+        self._pushed += 1
         self._live[item] = number
         heappush(self._heap, (self._key_of(item), number, item))
         self._drop_dead()

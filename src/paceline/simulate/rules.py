@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Protocol
 
 from paceline.schedule.planner import plan_step
@@ -202,7 +201,7 @@ class PacelineRules:
         order = request_order(engine.planner.policy, engine.planner.weights)
         self._key_of: Callable[[Request], tuple[float, ...]] = lambda request: order(_view(request))
         self._waiting: PolicyQueue[Request] = PolicyQueue(self._key_of)
-        self._numbers = count()
+        self._queued = 0
 
     @property
     def waiting_count(self) -> int:
@@ -211,7 +210,8 @@ class PacelineRules:
 
     def queue(self, request: Request, now_seconds: float) -> None:
         """Queue where the policy's key belongs."""
-        request.queue_number, request.queued_seconds = next(self._numbers), now_seconds
+        request.queue_number, request.queued_seconds = self._queued, now_seconds
+        self._queued += 1
         self._waiting.push(request)
 
     def head(self) -> Request:
