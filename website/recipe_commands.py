@@ -46,7 +46,7 @@ def exported() -> list[dict[str, Any]]:
 def commands(recipe: Mapping[str, Any], hardware: Mapping[str, Any]) -> list[str]:
     """Return the command lines that lead from nothing to answers within BUDGET milliseconds, on this hardware."""
     model, in_vllm = recipe["hub"], recipe["serving"]["engine"] == "vllm" and recipe["hub"] != "digits"
-    extras = ["data", "vllm"] if in_vllm else ["data", "hf"]
+    extras = ["data", "vllm"] if in_vllm else ["data"]
     code = f" --trust-remote-code {COMMIT}" if recipe.get("trust_remote_code") else ""
     engine = " --engine vllm" if in_vllm else ""
     parallel = f" --tensor-parallel-size {hardware['devices']}" if hardware["devices"] > 1 else ""

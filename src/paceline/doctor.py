@@ -18,7 +18,7 @@ from paceline.measure.provenance import device_name
 from paceline.slo import percentile
 
 EXTRAS = {  # what is missing without it
-    "hf": "models spread over several devices, and quantised checkpoints",
+    "hf": "models spread over several devices, and quantised checkpoints, which need the package of their kind beside it",
     "data": "public data sets from Parquet files or the hub",
     "report": "the pages of `paceline report` and `paceline evaluate --report`",
     "simulate": "the fast engine of `paceline simulate` and `paceline plan`",
@@ -190,7 +190,9 @@ def _package_problems(packages: Sequence[RequiredPackage]) -> list[str]:
     ]
     for extra in dict.fromkeys(each.extra for each in wrong if each.extra is not None):
         names = ", ".join(
-            f"{each.name} {each.required} (here: {each.installed or 'none'})" for each in wrong if each.extra == extra
+            f"{each.name}{each.required and ' '}{each.required} (here: {each.installed or 'none'})"
+            for each in wrong
+            if each.extra == extra
         )
         said.append(f"not here: {EXTRAS.get(extra, extra)}; it needs {names}: pip install 'paceline[{extra}]'")
     return said

@@ -66,7 +66,7 @@ MISSING = {  # extra: its packages, and a program that needs them
     "report": (("altair", "vl_convert"), COMMAND.format(["report", "profile"])),
     "simulate": (("numba",), SIMULATED),
     "vllm": (("vllm",), COMMAND.format(["vllm", "serve", "digits", "--controller", "none"])),
-    "hf": (("accelerate", "torchvision"), DEVICES),
+    "hf": (("accelerate",), DEVICES),
     "server": (("fastapi", "uvicorn"), COMMAND.format(["serve", "digits"])),
     "otel": (("opentelemetry", "opentelemetry.exporter"), SPANS),
 }

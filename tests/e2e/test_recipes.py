@@ -56,6 +56,19 @@ def test_the_commands_of_a_recipe_are_ones_that_the_command_line_takes(recipe):
                 assert recipe_commands.BUDGET not in words
 
 
+@pytest.mark.parametrize("recipe", recipe_commands.exported(), ids=lambda each: each["name"])
+def test_a_recipe_installs_the_extras_that_its_commands_use(recipe):
+    for each in recipe["hardware"]:
+        install, *lines = each["commands"]
+        uses = {
+            "data": any("hub@" in line for line in lines),
+            "vllm": any("vllm" in line for line in lines),
+            "hf": any("--device-map" in line for line in lines),
+        }
+        named = re.search(r"\[([\w,]+)\]", install)
+        assert set(named[1].split(",") if named else ()) == {extra for extra, used in uses.items() if used}
+
+
 def flags_of(name, *below):
     import typer
 

@@ -1,6 +1,8 @@
 """What the doctor says of machines and installations that are not this one."""
 
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -39,6 +41,21 @@ def test_nothing_is_said_of_a_machine_without_faults():
 def test_each_fault_is_one_sentence_with_its_remedy(found, words):
     (sentence,) = found()
     assert all(word in sentence for word in words), sentence
+
+
+def test_models_on_several_devices_ask_for_accelerate_alone():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["hf"] == ["accelerate>=1.10"]
+    (sentence,) = said(RequiredPackage(name="accelerate", extra="hf", required=">=1.10", installed=None))
+    assert sentence == (
+        "not here: models spread over several devices, and quantised checkpoints, which need the package of their kind beside "
+        "it; it needs accelerate >=1.10 (here: none): pip install 'paceline[hf]'"
+    )
+
+
+def test_a_requirement_without_a_version_leaves_no_gap_in_the_sentence():
+    (sentence,) = said(replace(NUMBA, required=""))
+    assert "needs numba (here: none)" in sentence
 
 
 def test_threads_that_sleep_while_they_wait_are_no_fault_on_a_busy_machine():

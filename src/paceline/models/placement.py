@@ -71,11 +71,11 @@ def _require_device(name: str, choices: tuple[str, ...]) -> None:
 
 
 def require_accelerate(name: str) -> None:
-    """Raise ModelError where a model is to be spread over devices and accelerate is not installed."""
+    """Raise ModelError where a model is spread over devices, or quantised, and accelerate is not installed."""
     if find_spec("accelerate") is None:
         raise ModelError(
-            f"the model {name!r} is to be spread over devices, and accelerate, which does that, is not installed; expected it: "
-            "pip install 'paceline[hf]'"
+            f"the model {name!r} is spread over devices, or quantised, and accelerate, which places its parts, is not installed; "
+            "expected it: pip install 'paceline[hf]'"
         )
 
 
