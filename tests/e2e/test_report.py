@@ -20,7 +20,7 @@ from paceline.cli import report as report_command
 from paceline.cli.simulate import command as simulate_command
 from paceline.control import LookupTable
 from paceline.control.estimated import BoundController
-from paceline.errors import OutputPathError, RequestFileError, UnknownChoiceError
+from paceline.errors import InvalidValueError, OutputPathError, RequestFileError, UnknownChoiceError
 from paceline.evaluate import Evaluation, evaluate
 from paceline.evaluate.knob_shares import knob_shares
 from paceline.fit import build_dataset_tables, build_lookup_table
@@ -247,6 +247,12 @@ def test_stages_that_were_not_measured_are_said_to_be_missing() -> None:
 def test_a_page_of_nine_datasets_stays_below_the_limit() -> None:
     page = report_page(profile_of(synthetic_samples(tuple(f"synthetic_{index}" for index in range(9)), 3)))
     assert len(page.encode()) < LARGEST_PAGE_BYTES
+
+
+def test_the_page_says_which_samples_judge_its_tables(learned_evaluation: Evaluation) -> None:
+    profile, decided = profile_of(synthetic_samples(count=2)), decided_document(learned_evaluation)
+    assert "held-out requests is shown with --estimator" in report_page(profile)
+    assert "held-out requests stands above" in report_page(profile, decided=decided)
 
 
 def test_mistakes_are_named(profile_file: Path, tmp_path: Path) -> None:
@@ -568,6 +574,21 @@ def test_the_command_names_what_became_slower(two_profiles: tuple[Path, Path], t
     assert all(each["ratio_interval"]["low"] <= each["ratio"] for each in document["changes"])
 
 
+@pytest.mark.parametrize("option", ["--estimator", "--controller", "--under-load", "--compare", "--latency"])
+def test_an_option_that_a_page_does_not_use_is_refused(
+    option: str, two_profiles: tuple[Path, Path], run_directory: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "unread.html"
+    pages = {"a run": [str(run_directory)], "two profiles": [str(two_profiles[0]), "--compare", str(two_profiles[1])]}
+    if option in ("--compare", "--latency"):
+        del pages["two profiles"]
+    for page, words in pages.items():
+        with pytest.raises(InvalidValueError, match=f"^{option} is .*the page of {page}: it goes with ") as found:
+            asked = [*words, option, "/nowhere", "-o", str(out)]
+            CliRunner().invoke(command_line(), asked, catch_exceptions=False)
+        assert "/nowhere" in str(found.value) and page in str(found.value) and not out.exists()
+
+
 def test_the_slider_shows_what_the_bound_and_learned_controllers_take(
     browser: Browser, learned_evaluation: Evaluation, profile_file: Path, tmp_path: Path
 ) -> None:
@@ -587,8 +608,10 @@ def test_the_slider_shows_what_the_bound_and_learned_controllers_take(
             row = each["rows"][place]
             assert said.startswith(row["taken"]) and f"at {decided['budgets'][place]:g} ms" in said
             assert f"accuracy {row['accuracy']:.3f}" in said
+            how = "promised to" if each["promises"] else "a mean fits for"
             if row["kept"] is not None:
-                assert f"promised to {row['promised']} of {decided['requests']}" in said
+                assert f"{how} {row['promised']} of {decided['requests']}" in said
+            assert each["promises"] or "promised to" not in said
     assert visit.complaints == [] and visit.requests == [path.as_uri()]
 
 
@@ -618,6 +641,10 @@ def test_effects_under_load_stand_on_the_page_of_a_profile(
 def test_what_is_decided_is_what_was_judged(learned_evaluation: Evaluation) -> None:
     decided = decided_document(learned_evaluation)
     bound = decided["controllers"][0]
+    table = decided["controllers"][-1]
+    assert table["words"] == "table" and [each["promises"] for each in decided["controllers"]] == [True] * 4 + [False]
+    for row, figures in zip(table["rows"], learned_evaluation.controllers["table"], strict=True):
+        assert row["accuracy"] == pytest.approx(figures.accuracy.mean, abs=1e-3)
     assert bound["words"] == "estimator with bound" and decided["requests"] == learned_evaluation.num_requests
     for row, figures in zip(bound["rows"], learned_evaluation.controllers["bound"], strict=True):
         assert row["taken"] in figures.configs and row["accuracy"] == pytest.approx(figures.accuracy.mean, abs=1e-3)

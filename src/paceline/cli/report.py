@@ -1,5 +1,6 @@
 """`paceline report`: a profile, or a run, as one self-contained HTML page."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -7,6 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from paceline.cli.printing import JsonFlag, note_written, print_json, say
+from paceline.errors import InvalidValueError
 from paceline.profiles.atomic import require_file_path
 from paceline.records import LatencyKind
 from paceline.report import write_report
@@ -15,6 +17,10 @@ from paceline.report.decisions import DecidedWith
 from paceline.report.timeline import write_timeline
 from paceline.schedule.step_log import read_step_log
 from paceline.tune.run_files import STEPS, is_run, read_document, read_requests
+
+DEFAULT_KIND: LatencyKind = "prefill"
+OF_A_PROFILE = "a profile's own page, without --compare"
+OF_PROFILES = "the page of one profile or of two"
 
 SourceArgument = Annotated[
     Path,
@@ -40,7 +46,9 @@ UnderLoadOption = Annotated[
     typer.Option("--under-load", help="The document of `paceline verify --under-load`: what knobs save under load."),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The page to write; it opens without a network.")]
-LatencyOption = Annotated[str, typer.Option("--latency", help="Latency kind: ttft, prefill or total.")]
+LatencyOption = Annotated[
+    str | None, typer.Option("--latency", help="Latency kind: ttft, prefill or total.", show_default=DEFAULT_KIND)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +59,7 @@ def register(app: typer.Typer) -> None:
 def report(
     profile: SourceArgument,
     output: OutputOption = Path("report.html"),
-    latency: LatencyOption = "prefill",
+    latency: LatencyOption = None,
     estimator: EstimatorOption = None,
     controller: ControllerOption = None,
     under_load: UnderLoadOption = None,
@@ -63,10 +71,10 @@ def report(
     Of a run of `paceline simulate` or `paceline tune`: queue, tokens a step, running requests and memory over time.
     """
     require_file_path(output)
-    if compare is not None:
-        _compare(profile, compare, output, latency, as_json)
-        return
+    of_a_profile = {"--estimator": estimator, "--controller": controller, "--under-load": under_load}
     if is_run(profile):
+        _require_unused("a run", of_a_profile, OF_A_PROFILE)
+        _require_unused("a run", {"--compare": compare, "--latency": latency}, OF_PROFILES)
         size_bytes = write_timeline(
             read_requests(profile),
             read_step_log(profile / STEPS),
@@ -74,14 +82,26 @@ def report(
             title=profile.resolve().name,
             document=read_document(profile),
         )
+    elif compare is not None:
+        _require_unused("two profiles", of_a_profile, OF_A_PROFILE)
+        _compare(profile, compare, output, latency or DEFAULT_KIND, as_json)
+        return
     else:
-        kind = cast(LatencyKind, latency)  # checked where tables are built
+        kind = cast(LatencyKind, latency or DEFAULT_KIND)  # checked where tables are built
         decided_with = DecidedWith(estimator=estimator, learned=tuple(controller or ()))
         size_bytes = write_report(profile, output, latency_kind=kind, decided_with=decided_with, under_load=under_load)
     if as_json:
         print_json({"output": str(output), "size_bytes": size_bytes})
     else:
         note_written(output, size_bytes=size_bytes)
+
+
+def _require_unused(page: str, options: Mapping[str, object], goes_with: str) -> None:
+    """Refuse an option that the page would leave unread."""
+    for option, value in options.items():
+        if value is not None:
+            shown = ", ".join(map(str, cast("list[Path]", value))) if isinstance(value, list) else str(value)
+            raise InvalidValueError(option, shown, f"nothing for the page of {page}: it goes with {goes_with}")
 
 
 def _compare(after: Path, before: Path, output: Path, latency: str, as_json: bool) -> None:

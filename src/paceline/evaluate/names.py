@@ -4,6 +4,7 @@ A learned controller is one whose name begins with `grpo` or `supervised`: `grpo
 """
 
 TABLE, BOUND, ORACLE = "table", "bound", "oracle"
+DATASET_TABLES = "dataset_tables"
 ORACLE_WITHIN_BOUND, SCALED_TABLE = "oracle_within_bound", "table_equal_adherence"
 LEARNED = {"grpo": "grpo", "supervised": "supervised"}  # learner: name of its controllers
 

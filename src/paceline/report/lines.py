@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from paceline.evaluate.names import (
     BOUND,
+    DATASET_TABLES,
     LEARNED,
     ORACLE,
     ORACLE_WITHIN_BOUND,
@@ -22,7 +23,7 @@ LINES: dict[str, tuple[str, list[int]]] = {
     "supervised": ("var(--d5)", SOLID),
     "point": ("var(--low)", SOLID),
     TABLE: ("var(--global)", LONG),
-    "dataset_tables": ("var(--own)", LONG),
+    DATASET_TABLES: ("var(--own)", LONG),
     SCALED_TABLE: ("var(--d3)", SHORT),
     ORACLE_WITHIN_BOUND: ("var(--d6)", SHORT),
     ORACLE: ("var(--muted)", SHORT),
@@ -33,7 +34,7 @@ WORDS = {
     "supervised": "learned accuracies",
     "point": "estimator, point",
     TABLE: "table",
-    "dataset_tables": "table per dataset",
+    DATASET_TABLES: "table per dataset",
     SCALED_TABLE: "table at the bound's adherence, in hindsight",
     ORACLE_WITHIN_BOUND: "oracle within the bound, in hindsight",
     ORACLE: "oracle, in hindsight",

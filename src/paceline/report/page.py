@@ -39,7 +39,11 @@ READ_COLUMNS = (
 )
 KIND_WORDS = {"ttft": "Time to first token", "prefill": "Prefill latency", "total": "Total latency"}
 TABLES_ALONE = DecidedWith()
-DECIDED = '<dl class="taken" id="decided" aria-live="polite"></dl>'
+DECIDED = (
+    "<p>On held-out requests, from which no part of these was made (tables here are of the others):</p>"
+    '<dl class="taken" id="decided" aria-live="polite"></dl>'
+)
+BUILT_FROM_ALL = "Tables, accuracies and shares kept are all of the same samples here, which flatters tables a little"
 FIRST_SHOWN_SHARE = 0.5  # where the slider stands when the page opens
 
 
@@ -94,7 +98,7 @@ def report_page(
         "first_shown": str(int(FIRST_SHOWN_SHARE * len(document["budgets"]))),
         "tier_legend": _tier_legend(document["rows"]["front"]),
         "panels": "\n".join(_panel(name, analysis, document["rows"]["front"][name]) for name in datasets),
-        "front_note": _front_note(analysis, tables),
+        "front_note": _front_note(analysis, tables, held_out=decided is not None),
         "stages_note": _stages_note(figures.measured_stages(samples)),
         "stages_numbers": _stage_numbers(document["rows"]["stages"], figures.measured_stages(samples)),
         "histogram_note": _histogram_note(analysis.percentiles, latency_kind),
@@ -207,13 +211,14 @@ def _interval(row: Mapping[str, Any], name: str, digits: int) -> str:
     return "" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def _front_note(analysis: BudgetAnalysis, tables: Mapping[str, LookupTable]) -> str:
+def _front_note(analysis: BudgetAnalysis, tables: Mapping[str, LookupTable], *, held_out: bool) -> str:
     tolerance = next(iter(tables.values())).metadata.tolerance
     unused = ", ".join(config.key for config in analysis.on_no_front) or "none"
+    where = "stands above" if held_out else "is shown with --estimator"
     return (
         f"Bars are 95 % intervals. Both tables take the most accurate configuration whose mean latency is at most "
         f"{100 * tolerance:g} % above the budget; a mean says nothing of single requests, so see how many samples kept the "
-        f"budget. On no dataset's front: {escape(unused)}."
+        f"budget. {BUILT_FROM_ALL}: how tables do on held-out requests {where}. On no dataset's front: {escape(unused)}."
     )
 
 

@@ -13,7 +13,7 @@ function sentence(dataset, controller, index) {
   return [
     key,
     unfit,
-    `accuracy ${row.accuracy.toFixed(3)}${interval}, kept by ${percent(share)} % of samples ` +
+    `accuracy ${row.accuracy.toFixed(3)}${interval}, kept by ${percent(share)} % of the samples behind it ` +
       `(${percent(low)}–${percent(high)} %, n = ${row.n.toLocaleString("en")})`,
   ];
 }
@@ -22,14 +22,18 @@ function showDecided(budget) {
   const decided = report.decided;
   if (decided === null) return;
   const place = Math.max(0, decided.budgets.findLastIndex((each) => each <= budget));
-  const cells = decided.controllers.flatMap(({ words, rows }) => {
+  const cells = decided.controllers.flatMap(({ words, promises, rows }) => {
     const row = rows[place];
     const ends = row.accuracy_ends === null ? "" : ` (${row.accuracy_ends.map((end) => end.toFixed(3)).join("–")})`;
-    const kept =
-      row.kept === null
+    const share = row.kept === null ? "" : `kept for ${percent(row.kept[0])} % (${percent(row.kept[1])}–${percent(row.kept[2])} %)`;
+    const of = `${row.promised} of ${decided.requests} held-out requests`;
+    const kept = promises
+      ? row.kept === null
         ? "nothing promised"
-        : `promised to ${row.promised} of ${decided.requests} held-out requests, kept for ${percent(row.kept[0])} % ` +
-          `(${percent(row.kept[1])}–${percent(row.kept[2])} %) where ${percent(decided.asked)} % are asked`;
+        : `promised to ${of}, ${share} where ${percent(decided.asked)} % are asked`
+      : row.kept === null
+        ? "no mean fits"
+        : `a mean fits for ${of}, ${share}, nothing promised`;
     const name = Object.assign(document.createElement("dt"), { textContent: words });
     const said = document.createElement("dd");
     const taken = Object.assign(document.createElement("b"), { textContent: row.taken });
