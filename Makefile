@@ -189,9 +189,10 @@ test-python:
 	.venv-python$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[data,dev,otel,report,server,simulate]'
 	@touch $@
 
-# How the figures of benchmarks/results moved over the commits that changed them.
+# How the figures of benchmarks/results moved over the commits that changed them: printed, and drawn in build/trend. The check
+# compares the newest with the best measured in the same way, and says what it cannot compare.
 trend: setup
-	$(BIN)/python website/trend.py
+	$(BIN)/python website/trend.py --out build/trend
 
 trend-check: setup
 	$(BIN)/python website/trend.py --check

@@ -1,8 +1,8 @@
 """What `mkdocs build` does beside turning docs/ into pages: the pages made from elsewhere, links, and pages for language models.
 
 Pages from elsewhere: the reference of commands (the command line itself), of the Python names (`paceline.__all__`), the
-benchmarks, the changelog and how to contribute. A path such as `docs/load.md` in a text becomes a link by that page's
-title. Every page is beside its HTML as .md, and llms.txt lists them.
+benchmarks, the trend of their figures with its charts, the changelog and how to contribute. A path such as `docs/load.md` in
+a text becomes a link by that page's title. Every page is beside its HTML as .md, and llms.txt lists them.
 """
 
 import json
@@ -21,6 +21,7 @@ import commands  # noqa: E402
 import python_names  # noqa: E402
 import recipe_commands  # noqa: E402
 import trend  # noqa: E402
+import trend_page  # noqa: E402
 
 ELSEWHERE = {  # page: the file it is made from
     "benchmarks.md": "benchmarks/README.md",
@@ -58,7 +59,7 @@ def on_files(files: Any, config: Any) -> Any:
     made = {page: (ROOT / source).read_text() for page, source in ELSEWHERE.items()}
     made["reference/commands.md"] = commands.page()
     made[PYTHON] = python_page()
-    made["trend.md"] = trend.page(trend.histories())
+    made |= trend_page.pages(trend.histories(), trend.why_short())
     made["llms.txt"] = listing(config["nav"], config["site_description"])
     made["recipes.json"] = json.dumps(recipe_commands.exported(), indent=1)
     for path, text in made.items():
