@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import command_line
+from provenance import provenance
 
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions
 from paceline.measure.batched import answer_batched
 from paceline.measure.clock import HostClock
 from paceline.measure.one_pass import answer_measured
-from paceline.measure.provenance import device_name
 from paceline.models.grid import default_grid
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.records import KnobConfig
@@ -114,8 +113,7 @@ def main() -> None:
             print(f"{name}: {took:.1f} s", flush=True)
     count = len(questions) * len(configs)
     document: dict[str, Any] = {
-        "command": command_line("batched_answers.py"),
-        "device": device_name(torch.device("cpu")),
+        **provenance("batched_answers.py"),
         "threads": 1,
         "answers": count,
         "ways": {

@@ -8,16 +8,13 @@ on the fit part and judged on the test part. Differences are paired by row, inte
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from provenance import provenance
 
 from paceline.fit.estimator.evaluation import evaluate_estimator, evaluation_document
 from paceline.fit.estimator.rows import ESTIMATOR_COLUMNS
@@ -80,12 +77,11 @@ def main() -> None:
         settings[name] = [judged(profile, seed, name) for seed in arguments.seeds]
         report(name, settings[name])
     document = {
-        "command": "python benchmarks/estimator_accuracy.py " + " ".join(sys.argv[1:]),
+        **provenance("estimator_accuracy.py"),
         "devices": sorted({run.device for run in profile.provenance}),
         "models": sorted({run.model for run in profile.provenance}),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor_count": os.cpu_count(),
+        "samples": len(profile.samples),
+        "questions": profile.samples["sample_id"].n_unique(),
         "settings": settings,
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What pages show of recorded results: the first screen's chart, its words and terminal, and the table of routers.
+"""What pages show of recorded results: the first screen's chart, words and terminal, routers, faults that worlds find.
 
     python website/recorded.py
 
@@ -133,6 +133,15 @@ def routers(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def planted_faults(found: Mapping[str, Any]) -> str:
+    """Return in words how many planted faults simulated worlds find, and why they miss the others."""
+    missed = "; ".join(f"{row['name']} ({row['reason']})" for row in found["rows"] if row["by"] is None)
+    return (
+        f"Of {found['mutants']} the first {found['seeds']} worlds find {found['found']} "
+        f"(`benchmarks/results/simtest_mutants.json`). Not found: {missed}."
+    )
+
+
 def recorded(name: str) -> dict[str, Any]:
     """Return the results of a benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -145,6 +154,7 @@ def parts() -> list[tuple[Path, str, str]]:
         (ROOT / "docs" / "index.md", "first screen", first_screen(shown)),
         (ROOT / "docs" / "index.md", "terminal", terminal(shown)),
         (ROOT / "benchmarks" / "README.md", "first screen", first_screen(shown)),
+        (ROOT / "docs" / "server.md", "planted faults", planted_faults(recorded("simtest_mutants"))),
         (ROOT / "docs" / "deployment" / "replicas.md", "routers", routers(recorded("routers"))),
     ]
 

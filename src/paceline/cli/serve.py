@@ -114,7 +114,7 @@ def _controller(model: str, given: Path | None) -> Path:
 
 def _note_first_start(kept: Path) -> None:
     note(
-        f"digits was not measured on this machine yet: it is now, once, in some two minutes; what is found is kept in {kept}"
+        f"digits was not measured on this machine yet: it is now, once, in some minutes; what is found is kept in {kept}"
     )
 
 

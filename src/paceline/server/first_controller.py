@@ -40,7 +40,7 @@ def first_controller(
 ) -> Path:
     """Return the directory of the embedded model's estimator for this machine, measured first where there is none.
 
-    It takes two minutes on two cores. Another process that builds it is waited for; `on_begin` is told where it will be kept
+    It takes some minutes on two cores. Another process that builds it is waited for; `on_begin` is told where it will be kept
     before either. `cache` is the user's cache directory
     (XDG_CACHE_HOME, or ~/.cache) where it is None. Raises OutputPathError where that cannot be written.
     """

@@ -1,4 +1,4 @@
-"""A profile at a tenth of the cost: choose on few questions, certify on others, write a table with its certificate.
+"""A profile of few answers: choose on some questions, certify on others, write a table with its certificate.
 
 Not here: the statistics, which are pure and in `paceline.certify`.
 """
