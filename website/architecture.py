@@ -29,7 +29,9 @@ KINDS = {  # colour, and what it stands for
     "ground": ("#b5651d", "what all stand on"),
 }
 KIND_OF = {
-    **dict.fromkeys(("cli", "demo", "doctor", "report", "dashboard", "quick", "page", "monitoring"), "entry"),
+    **dict.fromkeys(
+        ("cli", "demo", "doctor", "report", "dashboard", "quick", "warm_up", "page", "monitoring"), "entry"
+    ),
     **dict.fromkeys(("runtime", "simulate", "vllm_plugin", "lmms_plugin", "server", "tune"), "host"),
     **dict.fromkeys(("estimate", "control", "schedule", "serving", "wire", "certify", "request_vector"), "online"),
     **dict.fromkeys(("measure", "analyze", "accuracy", "profiles", "datasets", "fit", "evaluate", "models"), "offline"),

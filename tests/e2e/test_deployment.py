@@ -1,13 +1,10 @@
 """The files of deploy/ against each other and against the product; their own schemas are `make lint-deploy`'s."""
 
 import fnmatch
-import http.server
-import json
 import re
 import shlex
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import build_image
@@ -17,7 +14,7 @@ import yaml
 
 from paceline.cli.main import app_for
 from paceline.monitoring.files import RULES, monitoring_files
-from paceline.wire.budget import BUDGET_FIELD
+from paceline.remote import ServerAddress
 from paceline.wire.metrics import PromiseMetrics
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +22,18 @@ DEPLOY = ROOT / "deploy"
 RULES_OF = [rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
 ALERTS = [rule for rule in RULES_OF if "alert" in rule]
 RECORDED = {rule["record"] for rule in RULES_OF if "record" in rule}
-KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "paceline.yaml").read_text()))
+KUBERNETES = [
+    each for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) for each in yaml.safe_load_all(path.read_text())
+]
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+POD = next(each for each in KUBERNETES if each["kind"] == "Deployment")["spec"]["template"]
+CONTAINERS = {each["name"]: each for each in POD["spec"]["containers"]}
+WARM_UPS = {
+    "kubernetes": [*CONTAINERS["warm-up"]["command"], *CONTAINERS["warm-up"]["args"]],
+    "kubernetes, readiness": CONTAINERS["serve"]["readinessProbe"]["exec"]["command"],
+    "compose": [*COMPOSE["warm-up"]["entrypoint"], *COMPOSE["warm-up"]["command"]],
+    "compose, health": COMPOSE["serve"]["healthcheck"]["test"][1:],
+}
 
 
 def names_on_the_page():
@@ -52,27 +60,60 @@ def test_every_section_on_alerts_is_of_one():
 
 
 def test_manifests_select_their_own_pods_and_name_their_own_ports():
-    deployment = next(each for each in KUBERNETES if each["kind"] == "Deployment")
-    pod = deployment["spec"]["template"]
-    ports = {port["name"] for container in pod["spec"]["containers"] for port in container.get("ports", ())}
+    ports = {port["name"] for container in CONTAINERS.values() for port in container.get("ports", ())}
     for each in KUBERNETES:
         if each["kind"] == "Service":
-            assert each["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+            assert each["spec"]["selector"].items() <= POD["metadata"]["labels"].items()
             assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports
-    volumes = {each["name"] for each in pod["spec"]["volumes"]}
-    for container in pod["spec"]["containers"]:
-        assert {each["name"] for each in container["volumeMounts"]} <= volumes
     claims = {each["metadata"]["name"] for each in KUBERNETES if each["kind"] == "PersistentVolumeClaim"}
-    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] in claims
+    claimed = set()
+    for pod in (POD["spec"], next(each for each in KUBERNETES if each["kind"] == "Pod")["spec"]):
+        volumes = {each["name"] for each in pod["volumes"]}
+        for container in pod["containers"]:
+            assert {each["name"] for each in container.get("volumeMounts", ())} <= volumes
+        claimed |= {
+            each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each
+        }
+    assert claimed == claims
+    mounts = {each["name"]: each["mountPath"] for each in CONTAINERS["serve"]["volumeMounts"]}
+    assert {"name": "HF_HOME", "value": mounts["weights"]} in CONTAINERS["serve"]["env"]
+    assert CONTAINERS["serve"]["args"][2].startswith(mounts["profiles"])
+
+
+def test_a_pod_says_where_it_is_scraped():
+    told = POD["metadata"]["annotations"]
+    assert told["prometheus.io/scrape"] == "true" and told["prometheus.io/path"] == "/metrics"
+    assert told["prometheus.io/port"] == str(CONTAINERS["serve"]["ports"][0]["containerPort"])
+
+
+@pytest.mark.parametrize("where", WARM_UPS)
+def test_what_warms_a_server_up_is_what_the_command_line_takes(where):
+    """A probe asks nothing and ends; what warms up stays, for a server that was started anew is uncalibrated again."""
+    program, name, *words = WARM_UPS[where]
+    assert (program, name) == ("paceline", "warm-up")
+    asked = typer.main.get_command(app_for([name])).commands[name].make_context(name, list(words)).params
+    ends = "," in where
+    assert (asked["check"], asked["watch"]) == (ends, not ends)
+    port = CONTAINERS["serve"]["ports"][0]["containerPort"]
+    assert ServerAddress.parse(asked["url"]).port == port
+    started = CONTAINERS["serve"]["startupProbe"]
+    assert ends or asked["wait_seconds"] >= started["periodSeconds"] * started["failureThreshold"]
+
+
+def test_readiness_is_of_the_container_that_loses_its_calibration():
+    """A container that was restarted is not ready before its own probe has passed; another one's would still say yes."""
+    assert [name for name, each in CONTAINERS.items() if "readinessProbe" in each] == ["serve"]
+    assert (
+        CONTAINERS["serve"]["readinessProbe"]["timeoutSeconds"] > 1
+    )  # the default is less than a start of Python may take
 
 
 def test_compose_and_container_file_name_the_same_targets():
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     targets = set(re.findall(r"^FROM \S+ AS (\w+)$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE))
-    built = [each["build"] for each in compose["services"].values() if "build" in each]
+    built = [each["build"] for each in COMPOSE.values() if "build" in each]
     assert {each["target"] for each in built} <= targets == {"wheel", "demo", "vllm"}
     assert all((DEPLOY / each["context"] / each["dockerfile"]).exists() for each in built)
-    mounted = [word.split(":")[0] for each in compose["services"].values() for word in each.get("volumes", ())]
+    mounted = [word.split(":")[0] for each in COMPOSE.values() for word in each.get("volumes", ())]
     assert all((DEPLOY / path).exists() for path in mounted if path.startswith("./"))
 
 
@@ -125,58 +166,3 @@ def test_without_a_builder_the_image_is_one_sentence_with_what_installs_it(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
     assert done.returncode == build_image.NOT_HERE and not done.stdout
     assert "apt-get install buildah debootstrap" in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """A server whose bounds are calibrated by every second request."""
-
-    asked: list[dict]
-
-    def do_GET(self):
-        pages = {
-            "/health": "",
-            "/v1/models": json.dumps({"data": [{"id": "org/model"}]}),
-            "/metrics": f"# HELP x\npaceline:calibration_requests {len(self.asked) // 2}\npaceline:drift_factor NaN\n",
-        }
-        self._answer(pages[self.path])
-
-    def do_POST(self):
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self._answer("{}")
-
-    def _answer(self, text):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server():
-    handler = type("Counting", (Server,), {"asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        thread = threading.Thread(target=served.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{served.server_port}", handler.asked
-        served.shutdown()
-        thread.join()
-
-
-def warmed(url, picture, *words):
-    command = [sys.executable, DEPLOY / "warm_up.py", "--url", url, "--picture", picture, "--budget-ms", "300", *words]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_a_server_is_warmed_up_until_it_is_calibrated(server, picture_path, tmp_path):
-    url, asked = server
-    done = warmed(url, picture_path, "--enough", "3", "--tell", tmp_path / "calibrated")
-    assert done.returncode == 0 and (tmp_path / "calibrated").exists(), done.stderr
-    assert len(asked) == 6 and all(each[BUDGET_FIELD] == 300 and each["model"] == "org/model" for each in asked)
-    assert asked[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
-
-
-def test_a_server_that_is_never_alone_is_told_of(server, picture_path, tmp_path):
-    done = warmed(server[0], picture_path, "--enough", "9", "--most", "4", "--tell", tmp_path / "calibrated")
-    assert done.returncode == 1 and "not calibrated after 4" in done.stderr and not (tmp_path / "calibrated").exists()

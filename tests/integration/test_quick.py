@@ -338,10 +338,14 @@ def test_an_answer_that_failed_is_no_time():
 
 
 def test_pictures_are_one_scene_at_any_size_and_never_twice_the_same():
-    urls = {picture_url(seed=1, scene=2, variant=variant, side_px=side) for variant in (1, 2) for side in (64, 224)}
+    urls = {
+        picture_url(seed=1, scene=2, variant=variant, size_px=(side, side)) for variant in (1, 2) for side in (64, 224)
+    }
     assert len(urls) == 4
     assert {size_of_data_url(url).width for url in urls} == {64, 224}
-    assert picture_url(seed=1, scene=2, variant=1, side_px=64) == picture_url(seed=1, scene=2, variant=1, side_px=64)
+    assert picture_url(seed=1, scene=2, variant=1, size_px=(64, 64)) == picture_url(
+        seed=1, scene=2, variant=1, size_px=(64, 64)
+    )
 
 
 def test_what_was_found_of_knobs_is_listed_by_name():

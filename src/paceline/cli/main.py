@@ -47,6 +47,10 @@ COMMANDS = {  # name: (module, first line of its help)
         "quick",
         "Judge any server with OpenAI's interface: which share of requests keeps a budget, at which picture sizes.",
     ),
+    "warm-up": (
+        "warm_up",
+        "Ask a server with budgets until its bounds are calibrated; exit code 1 when it is not.",
+    ),
     "table": ("table", "Build and show lookup tables."),
     "estimator": ("estimator.commands", "Train, judge and ask latency estimators."),
     "controller": ("controller.commands", "Train and judge learned controllers."),

@@ -1,29 +1,23 @@
 """`paceline quick`: a minute's judgement of any server, without a profile."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paceline.cli.flags.lists import ListFlagCommand, split_numbers
+from paceline.cli.flags.server import KeyOption, ServedModelOption, UrlArgument, read_key
 from paceline.cli.printing import JsonFlag, print_facts, print_json, print_table, progress_bar, say
-from paceline.errors import InvalidValueError
 from paceline.quick.levels import LevelTimes
 from paceline.quick.run import DEFAULT_SIDES_PX, QuickJudge, QuickResult, document_of
 from paceline.quick.words import not_controlled, sentences_of
 from paceline.remote import ServerAddress
 
-UrlArgument = Annotated[
-    str, typer.Argument(metavar="URL", help="A server with OpenAI's interface, for example http://127.0.0.1:8000.")
-]
 BudgetOption = Annotated[float, typer.Option(help="Milliseconds to first token that are to be kept.")]
 SecondsOption = Annotated[float, typer.Option(help="How long to ask.")]
 SizesOption = Annotated[
     list[str] | None,
     typer.Option("--sizes", help="Sides of the pictures in pixels, rising.", show_default="224 448 896 1344"),
 ]
-ModelOption = Annotated[str | None, typer.Option(help="The model to ask.", show_default="the server's first")]
-KeyOption = Annotated[Path | None, typer.Option(help="A file with the key that the server asks for.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the pictures and of the order of asking.")]
 COLUMNS = ("asked", "image tokens", "requests", "kept of 100", "95 % interval", "P50 ms", "P95 ms", "errors")
 
@@ -38,7 +32,7 @@ def quick(
     budget: BudgetOption = 300.0,
     seconds: SecondsOption = 60.0,
     sizes: SizesOption = None,
-    model: ModelOption = None,
+    model: ServedModelOption = None,
     api_key_file: KeyOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
@@ -55,7 +49,7 @@ def quick(
             seconds=seconds,
             sides_px=DEFAULT_SIDES_PX if sides is None else sides,
             model=model,
-            key=None if api_key_file is None else _key(api_key_file),
+            key=read_key(api_key_file),
             seed=seed,
             on_progress=on_progress,
         ).run()
@@ -64,13 +58,6 @@ def quick(
         print_json(document_of(result, sentences=sentences, not_controlled=open_questions))
     else:
         _print(result, sentences, open_questions)
-
-
-def _key(path: Path) -> str:
-    key = path.read_text(encoding="utf-8", errors="replace").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise InvalidValueError("API key", "…", f"one line of letters and digits in {path}")
-    return key
 
 
 def _print(result: QuickResult, sentences: list[str], open_questions: list[str]) -> None:

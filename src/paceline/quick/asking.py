@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from paceline.errors import RemoteServerError
+from paceline.errors import RemoteServerError, UnknownChoiceError
 from paceline.remote import ServerAddress, reason_of
 from paceline.wire.events import EventSplitter, chunk_of, holds_token
 
 CHAT_PATH, MODELS_PATH = "/v1/chat/completions", "/v1/models"
+REFUSED_KEY = (401, 403)  # HTTP statuses
 PART_BYTES, MOST_BYTES = 65_536, 4_000_000  # of an answer of one token
 WORDS_SHOWN = 200  # of a server's own message
 
@@ -55,24 +56,44 @@ class Caller:
         finally:
             connection.close()
 
-    def models(self, *, timeout_seconds: float) -> list[str]:
-        """Return the names of the server's models; raises RemoteServerError where it does not say."""
+    def get(self, path: str, *, timeout_seconds: float) -> tuple[int, bytes]:
+        """Return status and content of a page of the server; raises RemoteServerError where it does not answer."""
         connection = self.address.connection(timeout_seconds=timeout_seconds)
         try:
-            connection.request("GET", self.address.path(MODELS_PATH), headers=self._headers())
+            connection.request("GET", self.address.path(path), headers=self._headers())
             answer = connection.getresponse()
-            content = answer.read(MOST_BYTES)
+            return answer.status, answer.read(MOST_BYTES)
         except (OSError, http.client.HTTPException) as error:
             mend = "start it first, or correct the address"
             raise RemoteServerError(str(self.address), f"does not answer: {reason_of(error)}", mend=mend) from error
         finally:
             connection.close()
-        if answer.status in (401, 403):
-            raise RemoteServerError(str(self.address), "asks for a key", mend="give it in a file: --api-key-file FILE")
+
+    def model(self, wanted: str | None, *, timeout_seconds: float) -> str:
+        """Return the model to ask: the one wanted, or the server's first.
+
+        Raises RemoteServerError where the server names none, and UnknownChoiceError where it names others alone.
+        """
+        names = self._models(timeout_seconds)
+        if wanted is not None and names and wanted not in names:
+            raise UnknownChoiceError("model", wanted, names)
+        if wanted is None and not names:
+            raise RemoteServerError(str(self.address), "names no model", mend="name one with --model")
+        return wanted or names[0]
+
+    def asks_for_key(self) -> RemoteServerError:
+        """Return the error of a server that asks for another key than it was given, or for one at all."""
+        what = "asks for a key" if self.key is None else "does not take this key"
+        return RemoteServerError(str(self.address), what, mend="give it in a file: --api-key-file FILE")
+
+    def _models(self, timeout_seconds: float) -> list[str]:
+        status, content = self.get(MODELS_PATH, timeout_seconds=timeout_seconds)
+        if status in REFUSED_KEY:
+            raise self.asks_for_key()
         try:
             return [str(each["id"]) for each in json.loads(content)["data"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            problem = f"answered {answer.status} to {MODELS_PATH} with something else than a list of models"
+            problem = f"answered {status} to {MODELS_PATH} with something else than a list of models"
             raise RemoteServerError(str(self.address), problem, mend="name a server with OpenAI's interface") from error
 
     def _headers(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from paceline.errors import InvalidValueError, RemoteServerError, UnknownChoiceError
+from paceline.errors import InvalidValueError, RemoteServerError
 from paceline.quick.asking import Answer, Caller
 from paceline.quick.levels import Level, LevelTimes, levels_of
 from paceline.quick.pictures import picture_url
@@ -92,7 +92,7 @@ class QuickJudge:
         Raises RemoteServerError for a server that cannot be asked, and UnknownChoiceError for a model that it has not.
         """
         started = self.clock()
-        model = self._model()
+        model = self._caller.model(self.model, timeout_seconds=LEAST_TIMEOUT_SECONDS)
         self._first_answer(model)
         found = self._knobs(model)
         obeyed = {each.name: each.what == "obeyed" for each in found}
@@ -143,17 +143,10 @@ class QuickJudge:
         picture = None
         if level.side_px is not None:
             self._variant += 1
-            picture = picture_url(seed=self.seed, scene=self._scene, variant=self._variant, side_px=level.side_px)
+            size_px = (level.side_px, level.side_px)
+            picture = picture_url(seed=self.seed, scene=self._scene, variant=self._variant, size_px=size_px)
         body = level.body(model, picture, streams=self._streams, usage=self._usage)
         return self._caller.ask(body, timeout_seconds=timeout_seconds or self._timeout)
-
-    def _model(self) -> str:
-        names = self._caller.models(timeout_seconds=LEAST_TIMEOUT_SECONDS)
-        if self.model is not None and names and self.model not in names:
-            raise UnknownChoiceError("model", self.model, names)
-        if self.model is None and not names:
-            raise RemoteServerError(str(self.address), "names no model", mend="name one with --model")
-        return self.model or names[0]
 
     def _first_answer(self, model: str) -> None:
         """Find out how the server is asked: with usage in the stream, without, or without a stream; and warm it up."""
