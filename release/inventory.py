@@ -1,8 +1,9 @@
 """What is shipped and what it brings along: a software bill of materials (CycloneDX 1.6) and a report of licences.
 
-    python release/inventory.py [--out dist] [--extras data report simulate]
+    python release/inventory.py [--out dist] [--extras data report]
 
-Reads the installed packages that the wheel's requirements lead to, of this environment and for this machine. No network. The same
+Reads the installed packages that the requirements of pyproject.toml lead to, those of every extra for users unless some are
+named, in this environment and for this machine; what is asked for and not installed here is named as such. No network. The same
 environment gives the same bytes: the time is `SOURCE_DATE_EPOCH`, or the last commit's.
 """
 
@@ -11,7 +12,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -24,7 +26,12 @@ from packaging.utils import canonicalize_name
 sys.path.insert(0, str(Path(__file__).parent))
 from twice_built import ROOT, last_commit_seconds
 
-EXTRAS = ("data", "report", "simulate")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FOR_DEVELOPERS = ("dev", "docs")
+EXTRAS = tuple(extra for extra in PROJECT["optional-dependencies"] if extra not in FOR_DEVELOPERS)
+INSTALLED_APART = {  # why a package may be none of this environment's
+    "vllm": "vLLM is installed by its user, in an environment of its own, and is under Apache-2.0 by its own declaration",
+}
 UNKNOWN = "not declared"
 # what the wheel holds that is not our own text, and what a page that it writes holds
 SHIPPED = (
@@ -83,8 +90,18 @@ def _first_line(found: Distribution) -> str:
 
 def required_by(found: Distribution, extras: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return what a package asks for here, with the extras asked of each: by canonical name."""
+    return _asked(found.requires or [], extras)
+
+
+def required_by_us(extras: Iterable[str], project: Mapping[str, Any] = PROJECT) -> dict[str, tuple[str, ...]]:
+    """Return what pyproject.toml asks for, with `extras`, and the extras asked of each: by canonical name."""
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return _asked(lines, ())
+
+
+def _asked(lines: Iterable[str], extras: Iterable[str]) -> dict[str, tuple[str, ...]]:
     asked: dict[str, tuple[str, ...]] = {}
-    for line in found.requires or []:
+    for line in lines:
         one = Requirement(line)
         if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             name = canonicalize_name(one.name)
@@ -92,10 +109,11 @@ def required_by(found: Distribution, extras: Iterable[str]) -> dict[str, tuple[s
     return asked
 
 
-def closure(name: str, extras: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return every installed package that `name` with `extras` leads to, and what each asks for; `name` itself left out."""
+def closure(required: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """Return every installed package that `required` leads to, with what each asks for, and the names of those not installed."""
     found: dict[str, tuple[str, ...]] = {}
-    open_ones = [(name, tuple(extras))]
+    absent: set[str] = set()
+    open_ones = list(required.items())
     seen: set[tuple[str, tuple[str, ...]]] = set()
     while open_ones:
         one = open_ones.pop()
@@ -105,17 +123,27 @@ def closure(name: str, extras: Sequence[str]) -> dict[str, tuple[str, ...]]:
         try:
             asked = required_by(distribution(one[0]), one[1])
         except PackageNotFoundError:
+            absent.add(one[0])
             continue
         found[one[0]] = tuple(sorted({*found.get(one[0], ()), *asked}))
         open_ones += asked.items()
-    del found[name]
-    return found
+    return found, absent
+
+
+def not_installed(extras: Sequence[str] = EXTRAS) -> dict[str, tuple[str, ...]]:
+    """Return what is asked for and not installed here, with the extras that ask for it: none where it is always needed."""
+    always = closure(required_by_us(()))[1]
+    by_extra = {extra: closure(required_by_us((extra,)))[1] for extra in extras}
+    return {
+        name: () if name in always else tuple(extra for extra in extras if name in by_extra[extra])
+        for name in sorted(always.union(*by_extra.values()))
+    }
 
 
 def components(extras: Sequence[str] = EXTRAS) -> list[Component]:
-    """Return everything that installing paceline with `extras` brings along, by name."""
-    always = closure("paceline", ())
-    by_extra = {extra: closure("paceline", (extra,)) for extra in extras}
+    """Return everything that installing paceline with `extras` brings along, by name, of what is installed here."""
+    always = closure(required_by_us(()))[0]
+    by_extra = {extra: closure(required_by_us((extra,)))[0] for extra in extras}
     every = always | {name: asked for each in by_extra.values() for name, asked in each.items()}
     made: list[Component] = []
     for name in sorted(every):
@@ -133,11 +161,13 @@ def components(extras: Sequence[str] = EXTRAS) -> list[Component]:
     return made
 
 
-def bill_of_materials(found: Sequence[Component], *, version: str, epoch_seconds: int) -> dict[str, Any]:
-    """Return the CycloneDX 1.6 document of the package and its components."""
+def bill_of_materials(
+    found: Sequence[Component], absent: Mapping[str, tuple[str, ...]], *, version: str, epoch_seconds: int
+) -> dict[str, Any]:
+    """Return the CycloneDX 1.6 document of the package and its components; `absent` makes it say that it is incomplete."""
     own = f"pkg:pypi/paceline@{version}"
     url_of = {each.name: each.url for each in found}
-    direct = sorted({*required_by(distribution("paceline"), EXTRAS)} & set(url_of))
+    direct = sorted({*required_by_us(EXTRAS)} & set(url_of))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -153,7 +183,9 @@ def bill_of_materials(found: Sequence[Component], *, version: str, epoch_seconds
                 "purl": own,
                 "licenses": [{"license": {"id": "Apache-2.0"}}],
             },
+            "properties": [{"name": "paceline:not-installed", "value": name} for name in absent],
         },
+        "compositions": [{"aggregate": "incomplete" if absent else "complete", "dependencies": [own]}],
         "components": [
             {
                 "type": "library",
@@ -173,8 +205,8 @@ def bill_of_materials(found: Sequence[Component], *, version: str, epoch_seconds
     }
 
 
-def licence_report(found: Sequence[Component]) -> str:
-    """Return the report of licences as Markdown."""
+def licence_report(found: Sequence[Component], absent: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the report of licences as Markdown, with `absent`, of which it knows no licence."""
     lines = ["# Licences of what is shipped", "", "## In the wheel, and in what it writes", ""]
     lines += ["| what | whose, and from where | licence |", "|---|---|---|"]
     lines += [f"| {name} | {words} | {licence} |" for name, words, licence in SHIPPED]
@@ -185,27 +217,39 @@ def licence_report(found: Sequence[Component]) -> str:
         "| package | version | licence, as it declares it | asked for by |",
         "|---|---|---|---|",
     ]
-    for each in found:
-        asked = ", ".join(f"`[{extra}]`" for extra in each.extras) or "always"
-        lines.append(f"| {each.name} | {each.version} | {each.licence} | {asked} |")
+    lines += [f"| {each.name} | {each.version} | {each.licence} | {_asking(each.extras)} |" for each in found]
+    if absent:
+        lines += ["", "## Asked for, and not installed where this report was made", ""]
+        lines += ["What they and what they bring along are licensed under is not told here.", ""]
+        lines += ["| package | asked for by | |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {_asking(extras)} | {INSTALLED_APART.get(name, '')} |" for name, extras in absent.items()
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _asking(extras: Sequence[str]) -> str:
+    return ", ".join(f"`[{extra}]`" for extra in extras) or "always"
 
 
 def main() -> None:
     """Write both documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--extras", nargs="*", default=list(EXTRAS))
+    parser.add_argument("--extras", nargs="*", default=list(EXTRAS), choices=EXTRAS, metavar="EXTRA")
     asked = parser.parse_args()
-    found = components(asked.extras)
+    found, absent = components(asked.extras), not_installed(asked.extras)
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or last_commit_seconds())
-    version = distribution("paceline").version
+    version = PROJECT["version"]
     asked.out.mkdir(parents=True, exist_ok=True)
-    bill = bill_of_materials(found, version=version, epoch_seconds=epoch)
+    bill = bill_of_materials(found, absent, version=version, epoch_seconds=epoch)
     (asked.out / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
-    (asked.out / "LICENCES.md").write_text(licence_report(found))
+    (asked.out / "LICENCES.md").write_text(licence_report(found, absent))
     undeclared = [each.name for each in found if each.licence == UNKNOWN]
-    print(f"{len(found)} packages; without a declared licence: {', '.join(undeclared) or 'none'}")
+    print(
+        f"{len(found)} packages; without a declared licence: {', '.join(undeclared) or 'none'}; "
+        f"not installed here: {', '.join(absent) or 'none'}"
+    )
 
 
 if __name__ == "__main__":

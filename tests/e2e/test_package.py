@@ -12,6 +12,8 @@ import pytest
 import twice_built
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from paceline.doctor import EXTRAS, FOR_DEVELOPERS
 
@@ -121,11 +123,11 @@ def test_everything_else_loads_without_any_extra():
 
 
 def test_the_bill_of_materials_names_everything_with_version_and_licence():
-    found = inventory.components()
+    found, absent = inventory.components(), inventory.not_installed()
     assert all(each.version and each.licence != inventory.UNKNOWN for each in found), found
     names = {each.name for each in found}
     assert {"torch", "transformers", "numpy", "polars"} <= names and not {"ruff", "pytest", "paceline"} & names
-    bill = inventory.bill_of_materials(found, version="0", epoch_seconds=0)
+    bill = inventory.bill_of_materials(found, absent, version="0", epoch_seconds=0)
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill))
     assert wrong is None, wrong
     known = {each["bom-ref"] for each in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
@@ -133,4 +135,28 @@ def test_the_bill_of_materials_names_everything_with_version_and_licence():
     assert all({each["ref"], *each["dependsOn"]} <= known for each in bill["dependencies"])
     numba = next(each for each in found if each.name == "numba")
     assert numba.extras == ("simulate",) and next(each for each in found if each.name == "torch").extras == ()
-    assert "| numba |" in inventory.licence_report(found)
+    assert "| numba |" in inventory.licence_report(found, absent)
+
+
+def test_the_inventory_covers_every_extra_that_a_user_may_install_and_names_what_is_not_here():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = {each.name: each.extras for each in inventory.components()} | inventory.not_installed()
+    for extra, lines in project["optional-dependencies"].items():
+        if extra not in FOR_DEVELOPERS:
+            for name in (canonicalize_name(Requirement(line).name) for line in lines):
+                assert told[name] == () or extra in told[name], f"{name} of [{extra}] is not told"
+    assert not {"pytest", "mkdocs-material"} & set(told)
+
+
+def test_what_is_not_installed_makes_the_bill_incomplete_and_is_named_in_the_report():
+    absent = {"vllm": ("vllm",)}
+    bill = inventory.bill_of_materials([], absent, version="0", epoch_seconds=0)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    assert [each["aggregate"] for each in bill["compositions"]] == ["incomplete"]
+    assert [each["value"] for each in bill["metadata"]["properties"]] == ["vllm"]
+    report = inventory.licence_report([], absent)
+    assert "not installed where this report was made" in report and "| vllm | `[vllm]` | vLLM is installed by" in report
+    whole = inventory.bill_of_materials([], {}, version="0", epoch_seconds=0)
+    assert whole["compositions"][0]["aggregate"] == "complete" and "not installed" not in inventory.licence_report(
+        [], {}
+    )
