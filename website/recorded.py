@@ -1,4 +1,4 @@
-"""What pages show of recorded results: the first screen's chart, words and terminal, routers, faults that worlds find.
+"""What pages show of recorded results: the first screen's chart, words, terminal, tables of a few.
 
     python website/recorded.py
 
@@ -142,6 +142,38 @@ def planted_faults(found: Mapping[str, Any]) -> str:
     )
 
 
+def estimator(found: Mapping[str, Any]) -> str:
+    """Return the table of estimator and baselines: mean errors over splits, and how much more each of the baselines errs."""
+    runs = found["settings"]["fast"]
+    rows = {"estimator": runs, **{name: [run["baselines"][name] for run in runs] for name in runs[0]["baselines"]}}
+    lines = [
+        "| | prefill MAE ms | relative | above the estimator's | decode MAE ms a token | relative | above the estimator's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, each in rows.items():
+        cells: list[str] = []
+        for head in ("prefill", "decode"):
+            mae, relative = (sum(run[head][what] for run in each) / len(each) for what in ("mae_ms", "relative_error"))
+            cells += [f"{mae:.2f}", f"{relative:.1%}"]
+            by = [-run["estimator_minus_baseline"][head]["mae_ms"] for run in each if "estimator_minus_baseline" in run]
+            cells.append(f"{sum(by) / len(by):.3f} ({min(by):.3f} to {max(by):.3f})" if by else "")
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def demo(found: Mapping[str, Any]) -> str:
+    """Return the table of the demonstration: a row a budget, accuracy and budgets kept by the bound and by the table."""
+    lines = ["| budget | accuracy: bound | table | kept: bound | table | nothing fits |", "|---|---|---|---|---|---|"]
+    for bound, table in zip(found["bound"], found["table"], strict=True):
+        cells = [
+            f"{row[what]:.2f} ({row[f'{what}_ci'][0]:.2f}–{row[f'{what}_ci'][1]:.2f})"
+            for what in ("accuracy", "adherence")
+            for row in (bound, table)
+        ]
+        lines.append(f"| {bound['budget_ms']:g} | {' | '.join(cells)} | {bound['none_fits']} of {bound['n']} |")
+    return "\n".join(lines)
+
+
 def recorded(name: str) -> dict[str, Any]:
     """Return the results of a benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -154,6 +186,8 @@ def parts() -> list[tuple[Path, str, str]]:
         (ROOT / "docs" / "index.md", "first screen", first_screen(shown)),
         (ROOT / "docs" / "index.md", "terminal", terminal(shown)),
         (ROOT / "benchmarks" / "README.md", "first screen", first_screen(shown)),
+        (ROOT / "benchmarks" / "README.md", "estimator", estimator(recorded("estimator_accuracy"))),
+        (ROOT / "docs" / "guide.md", "demo", demo(recorded("demo"))),
         (ROOT / "docs" / "server.md", "planted faults", planted_faults(recorded("simtest_mutants"))),
         (ROOT / "docs" / "deployment" / "replicas.md", "routers", routers(recorded("routers"))),
     ]
