@@ -106,7 +106,13 @@ def judged(profile: Profile, folds: int) -> dict[str, Any]:
         "promised": [int(each) for each in np.concatenate(promised, axis=1).sum(axis=1)],
         "promises_kept": [int(each) for each in np.concatenate(kept, axis=1).sum(axis=1)],
         "provenance": [
-            {"model": run.model, "device": run.device, "commit": run.commit, "versions": run.versions}
+            {
+                "model": run.model,
+                "device": run.device,
+                "created": run.created,
+                "commit": run.commit,
+                "versions": run.versions,
+            }
             for run in profile.provenance
         ],
     }

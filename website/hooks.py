@@ -95,8 +95,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     text = linked(NOT_RUN.sub("", markdown), page.file.src_uri, titles_of(config["nav"]))
     if page.file.src_uri == DECISIONS:
         text += "\n" + "\n".join(decisions()) + "\n"
-    WRITTEN[page.file.src_uri] = text if page.file.src_uri != PYTHON else python_names.page(homes(), PYTHON_HEAD)
+    WRITTEN[page.file.src_uri] = as_markdown(text, page.file.src_uri)
     return recipe_commands.inlined(text)
+
+
+def as_markdown(text: str, page: str) -> str:
+    """Return what a reader of Markdown gets of a page: where its HTML is made by a plugin or a script, what that would show."""
+    return python_names.page(homes(), PYTHON_HEAD) if page == PYTHON else recipe_commands.written(text)
 
 
 def on_post_build(config: Any) -> None:
@@ -109,13 +114,19 @@ def on_post_build(config: Any) -> None:
 
 
 def listing(nav: Any, said: str) -> str:
-    """Return llms.txt: what this is, and every page of the navigation by its title."""
+    """Return llms.txt: what this is, and every page by its title, those of the navigation and then the decisions."""
     lines = ["# Paceline", "", f"> {said}", ""]
+    in_section = False
     for each in nav:
         ((title, target),) = each.items()
         if isinstance(target, str):
+            lines += (
+                ["", f"## {title}", ""] if in_section else []
+            )  # a line of its own would belong to the section before
             lines.append(f"- [{title}]({target})")
             continue
+        in_section = True
         lines += ["", f"## {title}", ""]
         lines += [f"- [{name}]({path})" for page in target for name, path in page.items()]
+    lines += ["", "## Decisions, one a page", "", *(line.replace("](", "](decisions/") for line in decisions())]
     return "\n".join(lines) + "\n"

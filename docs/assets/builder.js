@@ -29,23 +29,23 @@
   }
 
   function measured(found) {
-    const names = Object.keys(found.rows[0].accuracy);
     const table = document.createElement("table");
     const row = (cells, kind) => {
       const made = document.createElement("tr");
       made.append(...cells.map((text) => Object.assign(document.createElement(kind), { textContent: text })));
       return made;
     };
-    table.append(row(["tier/top_k/blocks", "prefill saved", ...names], "th"));
+    table.append(row(["budget (ms)", "Paceline", "table of means", "best configuration in hindsight", "promises kept"], "th"));
     for (const each of found.rows) {
-      const accuracies = names.map((name) => each.accuracy[name].toFixed(3));
-      table.append(row([each.config, `${(100 * each.prefill_saved).toFixed(1)} %`, ...accuracies], "td"));
+      const best = `${each.best_fixed.toFixed(3)} (${each.best_fixed_config})`;
+      const kept = `${each.promises_kept} of ${each.promised}`;
+      table.append(row([each.budget_ms, each.paceline.toFixed(3), each.table.toFixed(3), best, kept], "td"));
     }
     const scrolled = Object.assign(document.createElement("div"), { className: "builder-scroll" });
     scrolled.append(table);
     const source = document.createElement("p");
-    source.textContent = `Accuracies by question set. By ${found.script}, in ${found.results}.`;
-    return [scrolled, source];
+    source.textContent = found.told;
+    return [source, scrolled];
   }
 
   async function copy() {

@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import recipe_commands
 from jsonschema import Draft202012Validator
+from PIL import Image
 
 from paceline.cli.main import COMMANDS, app_for
 from paceline.datasets.digits import DIGIT_SETS
@@ -49,24 +51,51 @@ def test_a_recipe_keeps_the_schema_and_names_what_exists(name):
 def test_the_commands_of_a_recipe_are_ones_that_the_command_line_takes(recipe):
     for each in recipe["hardware"]:
         for line in each["commands"]:
-            words = shlex.split(line.replace(recipe_commands.BUDGET, "300"))
-            assert words[0] in ("pip", "paceline", "curl")
-            if words[0] == "paceline":
+            words = shlex.split(line.replace(recipe_commands.BUDGET, "300"), comments=True)
+            assert line.startswith("# ") if not words else words[0] in ("pip", "paceline", "python", "curl")
+            if words[:1] == ["paceline"]:
                 assert words[1] in COMMANDS
                 assert recipe_commands.BUDGET not in words
 
 
 @pytest.mark.parametrize("recipe", recipe_commands.exported(), ids=lambda each: each["name"])
-def test_a_recipe_installs_the_extras_that_its_commands_use(recipe):
+def test_the_commands_of_a_recipe_lead_to_a_request_within_a_budget(recipe):
     for each in recipe["hardware"]:
-        install, *lines = each["commands"]
-        uses = {
-            "data": any("hub@" in line for line in lines),
-            "vllm": any("vllm" in line for line in lines),
-            "hf": any("--device-map" in line for line in lines),
-        }
-        named = re.search(r"\[([\w,]+)\]", install)
-        assert set(named[1].split(",") if named else ()) == {extra for extra, used in uses.items() if used}
+        lines = each["commands"]
+        assert recipe_commands.BUDGET in lines[-1] and "picture.png" in lines[-1]
+        (drawn,) = (place for place, line in enumerate(lines) if line.startswith("python -c"))
+        assert drawn < len(lines) - 1
+        serving = [place for place, line in enumerate(lines) if line.startswith("paceline vllm serve")]
+        assert bool(serving) == (recipe["serving"]["engine"] == "vllm")
+        for place in serving:
+            assert lines[place - 1] == recipe_commands.SERVES, "nothing says that this command goes on"
+        for place, line in enumerate(lines):
+            if recipe_commands.COMMIT in line.split():
+                told = [said for said in lines[:place] if said.startswith(f"# In place of {recipe_commands.COMMIT}: ")]
+                assert told and recipe["hub"] in told[0]
+
+
+@pytest.mark.parametrize("command", [recipe_commands.PICTURE, recipe_commands.DIGITS_PICTURE])
+def test_the_picture_of_a_recipe_is_drawn_by_its_command(command, tmp_path):
+    words = shlex.split(command)
+    subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert min(picture.size) > 60 and len(picture.convert("L").getcolors(4096)) > 1
+
+
+def test_a_size_is_called_nominal_where_it_is_that_of_the_name():
+    for name, recipe in EVERY.items():
+        text = (recipe_commands.FOLDER / f"{name}.yaml").read_text()
+        nominal = re.search(rf"(?<![\d.]){recipe['parameters_billions']}b(?![a-z0-9])", name.lower()) is not None
+        assert ("# nominal" in text) == nominal, name
+
+
+def test_what_was_measured_has_budgets_accuracies_a_machine_and_a_date():
+    found = recipe_commands.measured(EVERY["paceline/digits"]["measured"])
+    results = json.loads((ROOT / found["results"]).read_text())
+    assert [row["budget_ms"] for row in found["rows"]] == results["budgets_ms"]
+    assert [row["paceline"] for row in found["rows"]] == [each["mean"] for each in results["rows"]["paceline"]]
+    assert results["provenance"][0]["device"] in found["told"] and re.search(r"on 20\d\d-\d\d-\d\d, ", found["told"])
 
 
 def flags_of(name, *below):

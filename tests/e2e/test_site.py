@@ -8,6 +8,7 @@ import commands
 import hooks
 import pytest
 import python_names
+import recipe_commands
 import recorded
 import yaml
 
@@ -95,3 +96,34 @@ def test_every_public_name_is_written_out_for_readers_of_markdown():
     assert [part.split("\n")[0] for part in parts] == [f"`paceline.{name}`" for name in paceline.__all__]
     assert all("```python\n" in part and ":::" not in part for part in parts)
     assert "def generate(" in page and "latency_budget_ms" in page
+
+
+def test_pages_for_language_models_stand_under_their_own_sections():
+    sections = {"": []}
+    for line in hooks.listing(NAV, "said").split("\n"):
+        if line.startswith("## "):
+            sections[line[3:]] = []
+        elif line.startswith("- "):
+            sections[[*sections][-1]].append(re.search(r"\]\((.*)\)$", line)[1])
+    for each in NAV:
+        ((title, target),) = each.items()
+        if not isinstance(target, str):
+            assert sections[title] == [path for page in target for path in page.values()]
+    assert sections["Recipes"] == ["recipes.md"]
+    records = {f"decisions/{path.name}" for path in (ROOT / "docs/decisions").glob("[0-9]*.md")}
+    assert records < {path for paths in sections.values() for path in paths}
+    every = [path for paths in sections.values() for path in paths]
+    assert sorted(every) == sorted([*listed(NAV), *records])  # each of them once
+
+
+def test_readers_of_markdown_get_the_commands_of_every_recipe():
+    page = hooks.as_markdown((ROOT / "docs/recipes.md").read_text(), "recipes.md")
+    assert "<div" not in page and "<script" not in page and "## What a recipe holds" in page
+    for recipe in recipe_commands.exported():
+        (own,) = re.findall(rf"^### {re.escape(recipe['hub'])}\n(.*?)(?=^##)", page, re.DOTALL | re.MULTILINE)
+        for each in recipe["hardware"]:
+            shown = "\n".join(each["commands"])
+            assert each["name"] in own and f"```\n{shown}\n```\n" in own
+        rows = [] if recipe["measured"] is None else recipe["measured"]["rows"]
+        assert all(f"| {row['budget_ms']:g} | {row['paceline']:.3f} |" in own for row in rows)
+        assert ("Not measured." in own) == (not rows)
