@@ -296,6 +296,16 @@ def test_the_command_prints_sentences_and_one_document(capsys, tmp_path):
     assert "does not answer: Connection refused" in " ".join(capsys.readouterr().err.split())
 
 
+def test_two_runs_ask_about_no_picture_twice(capsys):
+    """The second run's would come from the server's caches."""
+    app = AnyServer(ms_per_token=0.1)
+    with served(app) as address:
+        for _ in range(2):
+            assert run(["quick", address, "--seconds", "0.2", "--sizes", "64", "--json"]) == 0
+    pictures = [part["image_url"]["url"] for body in app.asked for part in body["messages"][0]["content"][:-1]]
+    assert len(set(pictures)) == len(pictures) > 2
+
+
 def result_of(*levels):
     return QuickResult(server="s", model="m", budget_ms=300, streams=True, knobs=(), levels=list(levels), seed=0)
 

@@ -1,6 +1,8 @@
 """`paceline warm-up` against servers with budgets: their own desks count who was alone, over a synthetic engine."""
 
 import json
+import subprocess
+import sys
 from itertools import combinations
 
 import pytest
@@ -298,3 +300,15 @@ def test_two_commands_ask_nothing_alike():
             app.start()
     assert len({url for body in app.received for url in pictures(body)}) == len(app.received) == 2 * 14
     assert len({text(body)[:12] for body in app.received}) == 2 * 14
+
+
+@pytest.mark.parametrize(
+    ("imports", "without"),
+    [
+        ("paceline.cli.warm_up", "sklearn PIL torch transformers"),  # a probe starts every few seconds
+        ("paceline.warm_up.requests, paceline.warm_up.warming", "torch transformers vllm fastapi uvicorn"),
+    ],
+)
+def test_it_starts_light_and_needs_no_extra(imports, without):
+    check = f"import sys, {imports}; left = set({without!r}.split()) & set(sys.modules); assert not left, left"
+    subprocess.run([sys.executable, "-W", "error", "-c", check], check=True)

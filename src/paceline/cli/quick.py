@@ -1,5 +1,6 @@
 """`paceline quick`: a minute's judgement of any server, without a profile."""
 
+import secrets
 from typing import Annotated
 
 import typer
@@ -18,7 +19,10 @@ SizesOption = Annotated[
     list[str] | None,
     typer.Option("--sizes", help="Sides of the pictures in pixels, rising.", show_default="224 448 896 1344"),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of the pictures and of the order of asking.")]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(help="Seed of the pictures and of the order of asking.", show_default="another one each time"),
+]
 COLUMNS = ("asked", "image tokens", "requests", "kept of 100", "95 % interval", "P50 ms", "P95 ms", "errors")
 
 
@@ -34,7 +38,7 @@ def quick(
     sizes: SizesOption = None,
     model: ServedModelOption = None,
     api_key_file: KeyOption = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Judge any server with OpenAI's interface: which share of requests keeps a budget, at which picture sizes.
@@ -50,7 +54,7 @@ def quick(
             sides_px=DEFAULT_SIDES_PX if sides is None else sides,
             model=model,
             key=read_key(api_key_file),
-            seed=seed,
+            seed=secrets.randbits(32) if seed is None else seed,  # a server's caches know an earlier run's pictures
             on_progress=on_progress,
         ).run()
     sentences, open_questions = sentences_of(result), not_controlled(result)
