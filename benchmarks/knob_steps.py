@@ -1,10 +1,10 @@
-"""Time both ways to run the experts of a mixed step in vLLM: once with masked weights, or once for each number of experts.
+"""Time the ways to run the experts of a mixed step in vLLM: pairs of a row and an expert, masked weights, a run for each number.
 
     .venv-vllm/bin/python benchmarks/knob_steps.py [--rounds 15] [--rows 2 4 8 16 32 64 128 256 512]
 
 Writes benchmarks/results/knob_steps.json. One mixture-of-experts layer as vLLM loads it (random weights, hidden 512, 32
 experts of 512, 8 a token), half of the rows on 8 experts and half on 2, on one thread. Seconds are of processor time; the
-two ways and the layer as it is, 8 experts for every row, take turns. The worker masks up to `steering.MASKED_ROWS` rows.
+ways and the layer as it is, 8 experts for every row, take turns. The worker runs pairs; the other two are written here.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,13 @@ os.environ |= {
 import torch
 from tiny_moe import write_tiny_moe
 
-from paceline.vllm_plugin import steering
 from paceline.vllm_plugin.relied_on import EngineArgs, LLMEngine
 from paceline.vllm_plugin.relied_on_model import set_forward_context
 from paceline.vllm_plugin.request_knobs import NATIVE, RequestKnobs
-from paceline.vllm_plugin.step_knobs import StepKnobs
+from paceline.vllm_plugin.step_knobs import StepKnobs, weights_of_fewer
 
 RESULTS = Path(__file__).parent / "results" / "knob_steps.json"
 HIDDEN, EXPERTS, TOP_K, FEWER = 512, 32, 8, 2
-NEVER, ALWAYS = 0, 10**9
 
 
 def loaded_worker(folder: Path) -> Any:
@@ -57,37 +56,59 @@ def loaded_worker(folder: Path) -> Any:
     return engine.model_executor.driver_worker.worker
 
 
-def seconds(worker: Any, rows: int, step: StepKnobs | None, masked_rows: int) -> float:
+def masked(run: Any, x: Any, weights: Any, ids: Any, _: Any) -> Any:
+    """Run all rows on the largest number, weights beyond a row's own being 0."""
+    return run(x=x, topk_weights=weights, topk_ids=ids)
+
+
+def grouped(run: Any, x: Any, weights: Any, ids: Any, top_k_T: Any) -> Any:
+    """Run once for each number of experts, on the rows that want it."""
+    out = torch.empty_like(x)
+    for top_k in top_k_T.unique().tolist():
+        rows = (top_k_T == top_k).nonzero()[:, 0]
+        own = {"topk_weights": weights[rows, :top_k].contiguous(), "topk_ids": ids[rows, :top_k].contiguous()}
+        out[rows] = run(x=x[rows], **own)
+    return out
+
+
+OTHERS = {"masked": masked, "grouped": grouped}
+
+
+def seconds(worker: Any, rows: int, way: str, step: StepKnobs) -> float:
     """Return the processor seconds of one layer's experts for so many rows."""
     told, moe = worker.steering, worker.steering.moes[0]
     x_TH = torch.randn(rows, HIDDEN)
     weights_TK, ids_TK = torch.randn(rows, EXPERTS).softmax(-1).topk(TOP_K)
     ids_TK = ids_TK.to(torch.int32)
-    told._step, steering.MASKED_ROWS = step, masked_rows
+    told._step = step if way == "pairs" else None
+    run = partial(moe.routed_experts.forward_modular, shared_experts=None, shared_experts_input=None)
     try:
         with torch.no_grad(), set_forward_context(None, worker.vllm_config):
             start = time.process_time()
-            moe.routed_experts.forward_modular(
-                x=x_TH, topk_weights=weights_TK, topk_ids=ids_TK, shared_experts=None, shared_experts_input=None
-            )
+            if way in OTHERS:
+                top_k_T = step.top_k_of_rows(rows)
+                kept, order = weights_of_fewer(weights_TK, ids_TK, top_k_T, renormalize=moe.router.renormalize)
+                OTHERS[way](run, x_TH, kept, order, top_k_T)
+            else:
+                run(x=x_TH, topk_weights=weights_TK, topk_ids=ids_TK)
             return time.process_time() - start
     finally:
         told._step = None
 
 
 def measured(worker: Any, rows: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Return by way its milliseconds, and the ratio of masked to grouped within a round."""
+    """Return by way its milliseconds, and within a round the ratio of pairs to the faster of the other two ways."""
     half = [(NATIVE, rows - rows // 2), (RequestKnobs(FEWER, None), rows // 2)]
     mixed = StepKnobs.of(half, worker.steering.knobs)
-    ways = {"native": (None, NEVER), "masked": (mixed, ALWAYS), "grouped": (mixed, NEVER)}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in ("native", "pairs", *OTHERS)}
     for round_number in range(rounds + 2):
-        for name, (step, masked_rows) in ways.items():
-            each = min(seconds(worker, rows, step, masked_rows) for _ in range(3))
+        for name, values in taken.items():
+            each = min(seconds(worker, rows, name, mixed) for _ in range(3))
             if round_number >= 2:
-                taken[name].append(1e3 * each)
-    ratios = [masked / grouped for masked, grouped in zip(taken["masked"], taken["grouped"], strict=True)]
-    return {f"{name}_ms": spread(values) for name, values in taken.items()} | {"masked_over_grouped": spread(ratios)}
+                values.append(1e3 * each)
+    others = map(min, zip(*(taken[name] for name in OTHERS), strict=True))
+    ratios = [pairs / other for pairs, other in zip(taken["pairs"], others, strict=True)]
+    return {f"{name}_ms": spread(values) for name, values in taken.items()} | {"pairs_over_others": spread(ratios)}
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -102,22 +123,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64, 128, 256, 512])
     arguments = parser.parse_args()
     torch.manual_seed(3407)
-    taken_rows = steering.MASKED_ROWS
     with tempfile.TemporaryDirectory() as folder:
         worker = loaded_worker(Path(folder))
         figures = {str(rows): measured(worker, rows, arguments.rounds) for rows in arguments.rows}
     for rows, found in figures.items():
-        ratio = found["masked_over_grouped"]
+        ways = "  ".join(f"{name} {found[f'{name}_ms']['median']:7.2f}" for name in ("native", "pairs", *OTHERS))
+        ratio = found["pairs_over_others"]
         print(
-            f"{rows:>4} rows  native {found['native_ms']['median']:7.2f} ms  masked {found['masked_ms']['median']:7.2f}  grouped "
-            f"{found['grouped_ms']['median']:7.2f}  masked over grouped {ratio['median']:.2f} ({ratio['min']:.2f} to "
+            f"{rows:>4} rows, ms: {ways}  pairs over the faster of the others {ratio['median']:.2f} ({ratio['min']:.2f} to "
             f"{ratio['max']:.2f})"
         )
     document = {
         "command": "python benchmarks/knob_steps.py " + " ".join(sys.argv[1:]),
         "model": f"synthetic: random weights, hidden {HIDDEN}, {EXPERTS} experts of {HIDDEN}, {TOP_K} a token",
         "clock": "processor time of one thread",
-        "masked_rows": taken_rows,
         "rounds": arguments.rounds,
         "torch": torch.__version__,
         "python": platform.python_version(),

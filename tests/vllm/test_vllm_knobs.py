@@ -298,11 +298,10 @@ def test_masked_weights_are_those_of_fewer_experts(renormalize):
         assert (masked[row, k:] == 0).all()
 
 
-def test_more_experts_than_rows_are_masked_or_grouped_alike(moe, oracle, monkeypatch):
-    """Both ways to compute a mixed step are right: all masked, and all grouped."""
+def test_experts_of_a_mixed_step_are_alike_in_one_part_or_in_many(moe, oracle, monkeypatch):
     asked = list(zip(prompts(), KNOBS, strict=True))
-    for rows in (0, 10**6):
-        monkeypatch.setattr("paceline.vllm_plugin.steering.MASKED_ROWS", rows)
+    for most_pairs in (7, 10**6):
+        monkeypatch.setattr("paceline.vllm_plugin.expert_pairs.MOST_PAIRS", most_pairs)
         fresh(moe)
         assert max(off_by(oracle["moe"], asked, serve(moe, asked))) < TOLERANCE
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from paceline.vllm_plugin import expert_pairs
 from paceline.vllm_plugin import steering as module
 from paceline.vllm_plugin.relied_on_model import CommonAttentionMetadata
 from paceline.vllm_plugin.request_knobs import ACTIVE_BLOCKS, TOP_K
@@ -64,10 +65,10 @@ def routed(rows):
     return torch.ones(rows, HIDDEN), weights / weights.sum(-1, keepdim=True), ids
 
 
-@pytest.mark.parametrize("masked_rows", [0, 100])
+@pytest.mark.parametrize("most_pairs", [1, 5, 100])
 @pytest.mark.parametrize("padding", [0, 5])
-def test_rows_that_fill_a_graph_up_change_no_row_of_a_request(layers, monkeypatch, masked_rows, padding):
-    monkeypatch.setattr(module, "MASKED_ROWS", masked_rows)
+def test_rows_that_fill_a_graph_up_change_no_row_of_a_request(layers, monkeypatch, most_pairs, padding):
+    monkeypatch.setattr(expert_pairs, "MOST_PAIRS", most_pairs)
     begun(layers, {TOP_K: 1}, {TOP_K: 2}, {}, tokens=[2, 1, 3])
     x, weights, ids = routed(6 + padding)
     found = layers[0].moe.routed_experts.forward_modular(x, weights, ids)
@@ -77,12 +78,46 @@ def test_rows_that_fill_a_graph_up_change_no_row_of_a_request(layers, monkeypatc
         assert found[row].allclose((own * ids[row, :top_k]).sum().expand(HIDDEN), atol=1e-6)
 
 
-def test_shared_experts_run_once_in_a_step_whose_experts_run_in_groups(layers, monkeypatch):
-    monkeypatch.setattr(module, "MASKED_ROWS", 0)
+def test_shared_experts_run_once_in_a_step_whose_experts_run_in_parts(layers, monkeypatch):
+    monkeypatch.setattr(expert_pairs, "MOST_PAIRS", 8)
     experts = layers[0].moe.routed_experts
     begun(layers, {TOP_K: 1}, {TOP_K: 2}, {}, tokens=[2, 1, 3])
     experts.forward_modular(*routed(6), shared_experts="shared")
-    assert experts.calls == [(2, 1, "shared"), (1, 2, None), (3, 4, None)]
+    assert experts.calls == [(8, 1, "shared"), (8, 1, None)]
+
+
+def test_a_layers_experts_of_a_step_run_at_once_and_only_those_that_rows_want(layers):
+    experts = layers[0].moe.routed_experts
+    begun(layers, {TOP_K: 1}, {TOP_K: 2}, {}, tokens=[20, 10, 30])
+    experts.forward_modular(*routed(60), shared_experts="shared")
+    assert experts.calls == [(20 * 1 + 10 * 2 + 30 * NATIVE_K, 1, "shared")]
+
+
+@given(st.data())
+def test_pairs_come_to_what_rows_come_to_one_by_one(data):
+    wanted = data.draw(st.lists(st.integers(1, NATIVE_K), min_size=1, max_size=30))
+    most = data.draw(st.integers(1, 150))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+    random = torch.Generator().manual_seed(len(wanted))
+    x, numbers = torch.randn(len(wanted), HIDDEN, generator=random).to(dtype), torch.arange(len(wanted))
+    weights, ids = torch.rand(len(wanted), EXPERTS, generator=random).topk(NATIVE_K)
+    weights = weights.to(dtype)
+
+    def run(rows, own_weights, own_ids):
+        return rows * (own_weights * (own_ids + 1).to(dtype)).sum(-1, keepdim=True)
+
+    parts = expert_pairs.expert_pairs(torch.tensor(wanted), "cpu", most_pairs=most)
+    found = expert_pairs.run_pairs(run, x, weights, ids, parts)
+    assert found.dtype == dtype
+    for row, top_k in zip(numbers, wanted, strict=True):
+        each = [run(x[row : row + 1], weights[row, k].view(1, 1), ids[row, k].view(1, 1)) for k in range(top_k)]
+        assert (
+            found[row]
+            .double()
+            .allclose(torch.cat(each).double().sum(0), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+        )
+    assert [part.first for part in parts[1:]] == [part.last for part in parts[:-1]] and parts[-1].last == len(wanted)
+    assert all(len(part.rows_P) <= most or part.last - part.first == 1 for part in parts)
 
 
 @pytest.mark.parametrize("with_residual", [True, False])

@@ -44,7 +44,8 @@ def require_file_path(path: Path) -> None:
     try:
         if path.is_dir() or not path.name:
             raise OutputPathError(path, "it is a directory, and a file is to be written")
-        path.exists()  # an over-long name is an error here
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            path.stat()  # an over-long name is an error here, which `exists` tells no more from Python 3.14 on
         if not path.parent.is_dir():
             missing = f"there is no directory {path.parent}"
             raise OutputPathError(path, os.strerror(errno.ENOTDIR) if path.parent.exists() else missing)

@@ -1,8 +1,8 @@
 """The knobs inside a model that vLLM has loaded: hooks on its experts and decoder layers, which are found by structure.
 
 - A step of one configuration: routers choose that many experts, skipped layers hand on what they got. Nothing else runs.
-- A mixed step, experts: routers choose the largest number of the step. With many rows the experts run once for each number on the
-  rows that want it, so that the time is that of the experts asked for; with few, weights beyond a row's own number are 0.
+- A mixed step, experts: routers choose the largest number of the step, and the experts run on pairs of a row and one of its own,
+  so that the time is that of the experts asked for.
 - A mixed step, layers: a layer that some requests skip runs on the rows of the others alone, under attention metadata that the
   backend's own builder makes for those requests. A skipping row leaves no keys and values there, and never reads any, for a
   request skips the same layers all its life.
@@ -17,14 +17,12 @@ from typing import Any
 import torch
 
 from paceline.errors import EngineError
+from paceline.vllm_plugin.expert_pairs import run_pairs
 from paceline.vllm_plugin.model_structure import attention_names, expert_layers, one_top_k
 from paceline.vllm_plugin.relied_on_model import forward_context
 from paceline.vllm_plugin.request_knobs import KnobLimits, RequestKnobs, asked_knobs
 from paceline.vllm_plugin.request_subset import RequestSubset, SubsetMetadata
 from paceline.vllm_plugin.step_knobs import KnobModel, StepKnobs, weights_of_fewer
-
-# rows of a step up to which masked weights beat a run for each number of experts (benchmarks/knob_steps.py)
-MASKED_ROWS = 96
 
 
 class Steering:
@@ -109,21 +107,12 @@ class Steering:
             step = self._step
             if step is None or step.top_k_T is None:
                 return run(x, topk_weights, topk_ids, *args, **kwargs)
-            top_k_T = step.top_k_of_rows(len(x)).to(x.device)
+            top_k_T, parts = step.experts_of_rows(len(x), x.device)
             weights, ids = weights_of_fewer(topk_weights, topk_ids, top_k_T, renormalize=router.renormalize)
-            top_ks = top_k_T.unique().tolist()
-            if len(x) <= MASKED_ROWS or len(top_ks) == 1:
-                widest = top_ks[-1]
-                return run(x, weights[:, :widest].contiguous(), ids[:, :widest].contiguous(), *args, **kwargs)
-            out = None
-            for top_k in top_ks:
-                rows = (top_k_T == top_k).nonzero()[:, 0]
-                part = run(x[rows], weights[rows, :top_k].contiguous(), ids[rows, :top_k].contiguous(), *args, **kwargs)
-                out = part.new_empty((len(x), *part.shape[1:])) if out is None else out
-                out[rows] = part
-                if "shared_experts" in kwargs:  # a kernel may run them beside its own: once for all rows is enough
-                    kwargs["shared_experts"] = None
-            return out
+            if parts:
+                return run_pairs(run, x, weights, ids, parts, *args, **kwargs)
+            widest = int(top_k_T[0])  # of these rows, fewer than of others
+            return run(x, weights[:, :widest].contiguous(), ids[:, :widest].contiguous(), *args, **kwargs)
 
         experts.forward_modular = forward_modular
 

@@ -7,10 +7,12 @@ Rows of a step are the tokens of several requests, one request after the other. 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from paceline.models.knobs import skipped_blocks
+from paceline.vllm_plugin.expert_pairs import ExpertPairs, expert_pairs
 from paceline.vllm_plugin.request_knobs import KnobLimits, RequestKnobs
 from paceline.vllm_plugin.request_subset import RequestSubset
 
@@ -39,6 +41,9 @@ class StepKnobs:
     native: bool
     rows: torch.Tensor | None = None  # those that run the block being computed, where it is not all of them
     subsets: dict[tuple[bool, ...], RequestSubset] = field(default_factory=dict[tuple[bool, ...], RequestSubset])
+    _experts: dict[tuple[int, int], tuple[torch.Tensor, tuple[ExpertPairs, ...]]] = field(
+        default_factory=dict[tuple[int, int], tuple[torch.Tensor, tuple[ExpertPairs, ...]]]
+    )
 
     @staticmethod
     def of(rows: Sequence[tuple[RequestKnobs, int]], model: KnobModel) -> "StepKnobs":
@@ -58,6 +63,15 @@ class StepKnobs:
             partly={block: tuple(block not in each for each in skipped) for block in anywhere - everywhere},
             native=not anywhere and not mixed_k and largest == (native_k or 0),
         )
+
+    def experts_of_rows(self, count: int, device: Any) -> tuple[torch.Tensor, tuple[ExpertPairs, ...]]:
+        """Return the experts that each of `count` rows takes, on a device, and their pairs; none where all take as many."""
+        key = (count, id(self.rows))  # which live as long as the step
+        if key not in self._experts:
+            top_k_T = self.top_k_of_rows(count).cpu()
+            alike = bool((top_k_T == top_k_T[0]).all())
+            self._experts[key] = top_k_T.to(device), () if alike else expert_pairs(top_k_T, device)
+        return self._experts[key]
 
     def top_k_of_rows(self, count: int) -> torch.Tensor:
         """Return the experts that each of `count` rows takes, of those being computed.
