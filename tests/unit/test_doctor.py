@@ -45,11 +45,11 @@ def test_each_fault_is_one_sentence_with_its_remedy(found, words):
 
 def test_models_on_several_devices_ask_for_accelerate_alone():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["optional-dependencies"]["hf"] == ["accelerate>=1.10"]
-    (sentence,) = said(RequiredPackage(name="accelerate", extra="hf", required=">=1.10", installed=None))
+    assert project["optional-dependencies"]["hf"] == ["accelerate>=1.15"]
+    (sentence,) = said(RequiredPackage(name="accelerate", extra="hf", required=">=1.15", installed=None))
     assert sentence == (
         "not here: models spread over several devices, and quantised checkpoints, which need the package of their kind beside "
-        "it; it needs accelerate >=1.10 (here: none): pip install 'paceline[hf]'"
+        "it; it needs accelerate >=1.15 (here: none): pip install 'paceline[hf]'"
     )
 
 
