@@ -7,6 +7,12 @@ import typer
 
 from paceline.cli.main import COMMANDS, app_for
 
+WITHOUT_JSON = {  # and what keeps it from one document
+    "paceline serve": "runs until it is stopped",
+    "paceline vllm serve": "becomes vLLM's server",
+    "paceline completion": "prints what a shell reads",
+}
+
 
 def every_command() -> Iterator[tuple[str, Any]]:
     """Yield every command that does something, with its full name."""
@@ -25,9 +31,11 @@ def _below(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def page() -> str:
     """Return the page as Markdown."""
+    but = ", ".join(f"`{name}`, which {why}" for name, why in WITHOUT_JSON.items())
     parts = [
         "# Commands",
-        "Every command prints one JSON document with `--json`, and exits with 2 and a sentence when the input is at fault.",
+        "Every command exits with 2 and a sentence when the input is at fault, and prints one JSON document with `--json`, but "
+        f"for these: {but}. `paceline --version` prints the version.",
     ]
     for name, command in every_command():
         parts += [f"## `{name}`", command.help or ""]

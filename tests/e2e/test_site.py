@@ -127,3 +127,38 @@ def test_readers_of_markdown_get_the_commands_of_every_recipe():
         rows = [] if recipe["measured"] is None else recipe["measured"]["rows"]
         assert all(f"| {row['budget_ms']:g} | {row['paceline']:.3f} |" in own for row in rows)
         assert ("Not measured." in own) == (not rows)
+
+
+EVERY_COMMAND = dict(commands.every_command())
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+
+
+@pytest.mark.parametrize("name", EVERY_COMMAND)
+def test_a_command_prints_json_or_stands_among_those_that_do_not(name):
+    flags = {flag for each in EVERY_COMMAND[name].params for flag in each.opts}
+    assert ("--json" in flags) != (name in commands.WITHOUT_JSON)
+
+
+def test_both_pages_name_the_commands_without_json():
+    assert set(commands.WITHOUT_JSON) <= set(EVERY_COMMAND)
+    head = commands.page().split("## ", 1)[0]
+    (sentence,) = re.findall(r"[^.]*have no `--json`\.", GUIDE)
+    for name in commands.WITHOUT_JSON:
+        assert f"`{name}`" in head and f"`{name}`" in sentence
+
+
+def told_in_the_guide():
+    """Yield the words of every command in the guide's table: `paceline table build \\| show` are two."""
+    table = GUIDE.split("| command | does |", 1)[1].split("\n\n", 1)[0]
+    for row in table.splitlines()[2:]:
+        for code in re.findall(r"`([^`]+)`", re.split(r"(?<!\\)\|", row)[1]):
+            first, *others = code.removeprefix("paceline ").split(r" \| ")
+            words = re.match(r"(?:[a-z][a-z-]*\b ?)+", first)[0].split()
+            yield tuple(words)
+            yield from ((*words[:-1], each.split()[0]) for each in others)
+
+
+@pytest.mark.parametrize("name", EVERY_COMMAND)
+def test_the_guides_table_has_every_command(name):
+    words, told = tuple(name.split()[1:]), set(told_in_the_guide())
+    assert any(words[: len(each)] == each for each in told), f"{name} is not in the table of docs/guide.md"

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -238,3 +240,12 @@ def test_importing_paceline_loads_no_torch():
     subprocess.run([sys.executable, "-W", "error", "-c", check], check=True)
     table = "import sys; from paceline.cli.main import app_for; app_for(['table']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", table], check=True)
+
+
+def test_the_version_is_that_of_the_project(paceline):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert paceline("--version") == (0, f"paceline {project['version']}\n", "")
+
+
+def test_the_version_is_asked_of_the_whole_line_alone(paceline):
+    refused(paceline("models", "--version"), "No such option", "--version")

@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from paceline.cli.printing import note, warnings_as_notes
+from paceline import __version__
+from paceline.cli.printing import note, print_raw, warnings_as_notes
 from paceline.errors import PacelineError
 
 COMMANDS = {  # name: (module, first line of its help)
@@ -104,7 +105,7 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_no_options)  # keeps a single command a command, not the whole line
+    app.callback()(_line)  # keeps a single command a command, not the whole line
     asked = arguments[0] if arguments else ""
     if asked in COMMANDS:
         import_module(f"paceline.cli.{COMMANDS[asked][0]}").register(app)
@@ -115,7 +116,21 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
 
 
 def _no_options() -> None:
-    """Do nothing: the group itself takes no options."""
+    """Do nothing: a command that is only listed."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_raw(f"paceline {__version__}\n")
+        raise typer.Exit
+
+
+def _line(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Do nothing: what stands before a command is the version's option alone, which has answered."""
 
 
 def words_being_completed() -> list[str]:
