@@ -2,10 +2,13 @@
 
 import ast
 import re
+from importlib.metadata import requires
 from pathlib import Path
 
 import architecture
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "paceline"
@@ -29,7 +32,34 @@ def test_the_picture_and_the_table_of_rooms_are_current():
     told = "out of date: python website/architecture.py draws it anew"
     assert architecture.PICTURE.read_text() == drawn, f"docs/architecture.svg is {told}"
     page = PAGE.read_text()
-    assert page == architecture.page(page, architecture.room_rows(rows)), f"docs/architecture.md is {told}"
+    assert page == architecture.page(page, architecture.room_rows(rows), "rooms"), f"docs/architecture.md is {told}"
+
+
+def test_the_table_of_packages_is_that_of_the_imports():
+    page, rows = PAGE.read_text(), architecture.package_rows(architecture.packages())
+    told = "docs/architecture.md is out of date: python website/architecture.py draws it anew"
+    assert page == architecture.page(page, rows, "packages"), told
+
+
+def test_what_comes_with_another_package_is_asked_for_by_that():
+    for name, parent in architecture.COMES_WITH.items():
+        asked = {canonicalize_name(Requirement(line).name) for line in requires(parent)}
+        assert canonicalize_name(name) in asked, f"{parent} does not bring {name}"
+
+
+def test_every_room_has_one_kind_and_every_kind_its_rooms():
+    named = [room for rooms in architecture.ROOMS_OF.values() for room in rooms]
+    assert len(named) == len(set(named)) and set(architecture.ROOMS_OF) == set(architecture.KINDS)
+    assert set(named) == {room for row in architecture.layers() for room in row}, (
+        "a room of no kind, or a kind of no room"
+    )
+
+
+def test_the_online_rooms_and_what_both_halves_stand_on_import_no_offline_one():
+    graph = architecture.rooms()
+    for kind in ("online", "ground"):
+        for room in architecture.ROOMS_OF[kind]:
+            assert not graph.get(room, set()) & set(architecture.ROOMS_OF["offline"]), room
 
 
 def test_arrows_point_down_and_leave_nothing_out():
