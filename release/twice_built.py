@@ -2,12 +2,14 @@
 
     python release/twice_built.py [--out dist]
 
-Needs git and setuptools; no network. `SOURCE_DATE_EPOCH` is the time of the last commit unless it is set.
+Needs git and setuptools; no network. `SOURCE_DATE_EPOCH` is the time of the last commit unless it is set. The description that
+goes with the wheel is README.md without links into the checkout, which lead nowhere from a package's page.
 """
 
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +38,12 @@ def last_commit_seconds(root: Path = ROOT) -> int:
     return int(told.stdout)
 
 
+def described(readme: str) -> str:
+    """Return README.md as it reads outside of the checkout: links and pictures of files in it are their words, or left out."""
+    inside = r"\((?![a-z]+:|#)[^)\s]+\)"
+    return re.sub(rf"\[([^\]]*)\]{inside}", r"\1", re.sub(rf"!\[[^\]]*\]{inside}\n*", "", readme))
+
+
 def build_wheel(out: Path, *, epoch_seconds: int, root: Path = ROOT) -> Path:
     """Build the wheel of the tracked files as they stand in the checkout into `out`, and return its path.
 
@@ -48,6 +56,7 @@ def build_wheel(out: Path, *, epoch_seconds: int, root: Path = ROOT) -> Path:
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copied)
             copied.chmod(0o644)
+        (tree / "README.md").write_text(described((root / "README.md").read_text()))
         made = Path(folder) / "made"
         made.mkdir()
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch_seconds), "PYTHONHASHSEED": "0"}

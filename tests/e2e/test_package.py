@@ -1,6 +1,7 @@
 """The wheel as it is sent, what it says when an extra is missing, and the documents that go with it."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -39,6 +40,21 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert "paceline = paceline.cli.main:main" in points
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_description_that_is_sent_has_no_link_into_the_checkout(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
+    assert [each for each in re.findall(r"\]\(([^)]*)\)", metadata) if not each.startswith(("https:", "#"))] == []
+    assert (
+        "| Guide | all of it in one page" in metadata
+        and "Classifier: Programming Language :: Python :: 3.11" in metadata
+    )
+
+
+def test_links_elsewhere_stay_in_the_description():
+    text = "a [b](docs/c.md), [d](https://e.org/f), [g](#h)\n\n![i](docs/j.svg)\n\nk [l m](n/o.md#p)\n"
+    assert twice_built.described(text) == "a b, [d](https://e.org/f), [g](#h)\n\nk l m\n"
 
 
 STEP_TIME = {
