@@ -31,8 +31,8 @@ ASKED = (  # of the server
     '{\\"type\\": \\"image_url\\", \\"image_url\\": {\\"url\\": \\"data:image/png;base64,$(base64 -w0 picture.png)\\"}}, '
     '{\\"type\\": \\"text\\", \\"text\\": \\"' + QUESTION + '\\"}]}]}"'
 )
-WARMED: tuple[str, ...] = ()
-SERVES = "# The next command serves until it is stopped: give those after it in another terminal, once it answers."
+WARMED = "paceline warm-up http://localhost:8000"  # waits until the server answers; nothing is promised before
+SERVES = "# The next command serves until it is stopped: give those after it in another terminal."
 COMMIT = "COMMIT"  # of the checkpoint's code, which the reader has looked at
 TRUSTED = (
     "# In place of COMMIT: the full hash, 40 digits, of a commit whose code you have read and trust; it runs on your machine. "
@@ -84,7 +84,7 @@ def commands(recipe: Mapping[str, Any], hardware: Mapping[str, Any]) -> list[str
     if in_vllm:
         parallel = f" --tensor-parallel-size {hardware['devices']}" if several else ""
         serve = f"paceline vllm serve {model} --controller estimator --port 8000{parallel}"
-        return [*lines, SERVES, serve, *WARMED, ASKED % model]
+        return [*lines, SERVES, serve, WARMED, ASKED % model]
     ask = f'--image picture.png --prompt "{DIGITS_QUESTION if own else QUESTION}" --budget {BUDGET}'
     return [*lines, f"paceline run {model}{code} --controller estimator {ask}"]
 

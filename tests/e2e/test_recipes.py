@@ -69,6 +69,7 @@ def test_the_commands_of_a_recipe_lead_to_a_request_within_a_budget(recipe):
         assert bool(serving) == (recipe["serving"]["engine"] == "vllm")
         for place in serving:
             assert lines[place - 1] == recipe_commands.SERVES, "nothing says that this command goes on"
+            assert lines[place + 1] == recipe_commands.WARMED, "nothing is promised before bounds are calibrated"
         for place, line in enumerate(lines):
             if recipe_commands.COMMIT in line.split():
                 told = [said for said in lines[:place] if said.startswith(f"# In place of {recipe_commands.COMMIT}: ")]
