@@ -20,14 +20,13 @@ from statistics import mean
 from typing import Any
 
 import under_load
-from command_line import command_line
 from load_scenes import World
 from measured_engine import drawn, tuning_of
+from provenance import provenance
 
 from paceline.control.work_price import PriceSettings
 from paceline.schedule import LoadSettings
 from paceline.serving.pricing import PER_ARRIVAL, price_settings
-from paceline.tune.environment import machine, package_versions
 from paceline.tune.price import best_for_all
 from paceline.tune.student import t_half_width
 
@@ -124,13 +123,11 @@ def main() -> None:
     for name, loads in models.items():
         show(name, loads)
     document = {
-        "command": command_line("arrival_price.py"),
+        **provenance("arrival_price.py"),
         "simulated": True,
         "synthetic": arguments.trace is None,
         "default": PER_ARRIVAL,
         "models": models,
-        "machine": machine(),
-        "versions": package_versions(),
     }
     arguments.results.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -19,10 +19,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from paceline.checkout import own_commit
-from paceline.measure.provenance import device_name
+from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "busy_machine.json"
 BUSY = "while True: sum(range(10**6))"
@@ -84,9 +81,7 @@ def main() -> None:
     alone = demo_seconds(given.samples, given.requests, {})
     assert alone is not None
     document = {
-        "command": f"python benchmarks/busy_machine.py {' '.join(sys.argv[1:])}".strip(),
-        "commit": own_commit(),
-        "device": device_name(torch.device("cpu")),
+        **provenance("busy_machine.py"),
         "load_before": before,
         "busy_processes": given.load,
         "samples": given.samples,

@@ -12,7 +12,6 @@ preprocessing. Writes benchmarks/results/caller_clock.json.
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 import warnings
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import provenance
 from transformers.generation.streamers import BaseStreamer
 
 from paceline.datasets import DIGIT_SETS, digit_questions
@@ -93,7 +93,8 @@ def main() -> None:
         rows = _answered(model, Path(folder), asked.samples, asked.questions)
     budgets = {f"{budget_ms:.1f}": _figures(budget_ms, each) for budget_ms, each in rows.items()}
     document = {
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        **provenance("caller_clock.py"),
+        "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
         "budgets": budgets,
         "all": _spread([row for each in rows.values() for row in each]),

@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import command_line
 from load_scenes import KEY_VALUE_BLOCKS, LONGEST_TEXT, World
+from provenance import provenance
 
 from paceline.control.work_price import PriceSettings
 from paceline.schedule import EngineTime, LoadSettings, PlannerSettings, PolicyWeights
 from paceline.simulate import RequestColumns, SimulatedEngine
 from paceline.slo import Proportion
 from paceline.tune.capacity import CONTROLLERS, CapacityPlan, ServedWay, fewest, stretches_of
-from paceline.tune.environment import machine, package_versions
 
 RESULTS = Path(__file__).parent / "results" / "capacity.json"
 T0_SECONDS, BUDGET_T0, ALPHA = 0.28, 2.0, 0.05
@@ -156,12 +155,12 @@ def main() -> None:
     asked = parser.parse_args()
     world = World.load(asked.trace)
     document: Row = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    document |= {"simulated": True, "machine": machine(), "versions": package_versions()}
+    document["simulated"] = True
     if asked.part == "speed":
-        document["speed"] = {"command": command_line("capacity.py")} | speed(world, asked.requests)
+        document["speed"] = provenance("capacity.py") | speed(world, asked.requests)
     else:
         check(world, stretches=asked.stretches, workers=asked.workers, document=document)
-        document["check"] |= {"command": command_line("capacity.py"), "synthetic": asked.trace is None}
+        document["check"] |= {**provenance("capacity.py"), "synthetic": asked.trace is None}
     document["load_average"] = os.getloadavg()[0]
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
 

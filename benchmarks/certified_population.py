@@ -13,7 +13,6 @@ many of those answers are equal, and what a cell took each way in time of the pr
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import provenance
 
-from paceline.checkout import own_commit
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions
 from paceline.measure.batched import answer_batched
 from paceline.measure.clock import clock_for
@@ -175,9 +174,7 @@ def main() -> None:
         "questions_of_profiles": len(known) - len(names),
         "batch_size": told.batch_size,
         "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "commit": own_commit(),
+        **provenance("certified_population.py"),
         **compared(model, configs, told.batch_size),
     }
     np.savez_compressed(

@@ -14,7 +14,6 @@ means), successive halving, successive rejects, and the low-rank fill-in of "On 
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import command_line
 from numpy.random import Generator
 from numpy.typing import NDArray
+from provenance import provenance
 from scipy.stats import norm
 from sklearn.isotonic import isotonic_regression
 
@@ -43,7 +42,6 @@ from paceline.certify.procedure import (
 from paceline.certify.ratios import bound_kept, paired_latencies
 from paceline.certify.sequence import Rule, StoppingRule, front_sequence, judge_accuracy
 from paceline.certify.smoothing import grid_accuracies, smoothed_means
-from paceline.checkout import own_commit
 from paceline.records import KnobConfig
 from paceline.slo import Proportion
 
@@ -554,9 +552,7 @@ def main() -> None:
     known, note = measured()
     synthetic = modelled(known, MODELLED, np.random.default_rng(SEED))
     document: dict[str, Any] = {
-        "command": command_line("certified_profile.py"),
-        "commit": own_commit(),
-        "cores": os.cpu_count(),
+        **provenance("certified_profile.py"),
         "delta": DELTA,
         "population": note | {"questions": len(known.answers_NC), "modelled_questions": len(synthetic.answers_NC)},
         "front": _front(known),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import command_line
+from provenance import provenance
 from vllm_budgets import NAMES, body_of, pictures
 
 from paceline.control.loading import load_controller
@@ -29,7 +29,6 @@ from paceline.models.loading import load_request_plans
 from paceline.schedule import LinearStepTime, LoadController, LoadSettings, PlannerSettings, ServerLoad
 from paceline.serving.desk import CHAT_PATH, Desk
 from paceline.serving.middleware import BudgetMiddleware, Message, Receive, Scope, Send
-from paceline.tune.environment import machine, package_versions
 
 RESULTS = Path(__file__).parent / "results" / "decision_burst.json"
 ASKED_MS, RATE = 5.0, 200.0
@@ -168,12 +167,10 @@ def main() -> None:
                 flush=True,
             )
     document = {
-        "command": command_line("decision_burst.py"),
+        **provenance("decision_burst.py"),
         "requests_of_each": asked.requests,
         "bodies": rows,
         "load_average": os.getloadavg()[0],
-        "machine": machine(),
-        "versions": package_versions(),
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
 

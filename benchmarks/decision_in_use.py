@@ -9,13 +9,13 @@ decisions alone would find it. Writes benchmarks/results/decision_in_use.json.
 
 import argparse
 import json
-import platform
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from provenance import provenance
 
 from paceline.datasets.digits import DIGIT_SETS, digit_questions
 from paceline.errors import PacelineWarning
@@ -62,7 +62,7 @@ def main() -> None:
             path,
             "; ".join(f"{name} {low:.4g} | {median:.4g} | {high:.4g}" for name, (low, median, high) in figures.items()),
         )
-    document = {"machine": platform.machine(), "columns": ["p5", "median", "p95"], "controllers": found}
+    document = {**provenance("decision_in_use.py"), "columns": ["p5", "median", "p95"], "controllers": found}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {RESULTS}")
 

@@ -9,9 +9,7 @@ bound runs its network of 256 hidden units over the whole grid for every request
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from provenance import provenance
 
 from paceline.control import LookupTable, TableEntry, TableMetadata
 from paceline.control.estimated import BoundController
@@ -165,9 +164,7 @@ def main() -> None:
             f"estimator with bound, {count} configurations", decide, range_ms, calls, arguments.rounds
         )
     document = {
-        "command": "python benchmarks/decision_speed.py " + " ".join(sys.argv[1:]),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **provenance("decision_speed.py"),
         "rounds": arguments.rounds,
         "calls": arguments.calls,
         "configurations": tables,

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from command_line import command_line
+from provenance import provenance
 
 from paceline.datasets import DIGIT_SETS, digit_questions
 from paceline.measure.batched import answer_batched
@@ -46,7 +46,7 @@ def main() -> None:
         found[name] = {key: "".join(each) for key, each in right.items()}
         print(name, {key: round(each.count("1") / len(each), 3) for key, each in found[name].items()}, flush=True)
     document: dict[str, Any] = {
-        "command": command_line("digit_answers.py"),
+        **provenance("digit_answers.py"),
         "split": "test",
         "seed": arguments.seed,
         "questions": arguments.questions,

@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from provenance import provenance
 from scipy.stats import binomtest
 
 from paceline.datasets import DIGIT_SETS, VisualQuestion, digit_questions, score
 from paceline.measure.clock import clock_for
 from paceline.measure.one_pass import answer_measured
-from paceline.measure.provenance import device_name
 from paceline.models.grid import default_grid
 from paceline.models.loading import VisionLanguageModel, load_model
 from paceline.records import KnobConfig
@@ -153,8 +153,7 @@ def main() -> None:
         )
     print("* outside the 95 % interval of no change (exact sign test over the questions that changed)")
     document |= {
-        "command": "python benchmarks/embedded_model.py " + " ".join(sys.argv[1:]),
-        "device": device_name(model.device),
+        **provenance("embedded_model.py"),
         "questions_per_set": arguments.questions,
         "pairs": arguments.pairs,
     }

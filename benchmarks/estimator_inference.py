@@ -9,15 +9,14 @@ Without --estimator the network has the reference size and random weights: its s
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from provenance import provenance
 
 from paceline.estimate.description import DECODE_DEFINITIONS, EstimatorDescription
 from paceline.estimate.features import FEATURES, knob_features
@@ -103,10 +102,7 @@ def main() -> None:
         figures[name] = {"median_us": statistics.median(values), "p5_us": cuts[0], "p95_us": cuts[-1]}
         print(f"{name}: median {figures[name]['median_us']:.1f} us (p5 {cuts[0]:.1f}, p95 {cuts[-1]:.1f} over rounds)")
     document = {
-        "command": "python benchmarks/estimator_inference.py " + " ".join(sys.argv[1:]),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "processor_count": os.cpu_count(),
+        **provenance("estimator_inference.py"),
         "threads": os.environ.get("OPENBLAS_NUM_THREADS", "the library's own choice"),
         "rounds": arguments.rounds,
         "calls": arguments.calls,

@@ -11,7 +11,6 @@ compute without pause. Ways alternate within a round; a round's figures are its 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "estimator_product.json"
 ONE_THREAD_PRODUCT = 65_536 * 4
@@ -132,13 +132,10 @@ def main() -> None:
                 f"{median['max']:.1f}), p95 {slow['median']:8.1f} ({slow['min']:.1f} to {slow['max']:.1f})"
             )
     document = {
-        "command": "python benchmarks/estimator_product.py " + " ".join(sys.argv[1:]),
+        **provenance("estimator_product.py"),
         "data": "synthetic weights",
         "rounds": arguments.rounds,
         "calls": arguments.calls,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "processor_count": os.cpu_count(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "busy_processes": figures,
     }

@@ -10,18 +10,15 @@ profile of full size on two cores.
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from estimator_profiles import REFERENCE_SAMPLES, generated, true_ms
 from numpy.typing import NDArray
+from provenance import provenance
 
 from paceline.fit.estimator.evaluation import sample_mean
 from paceline.fit.estimator.rows import LatencyRows, decode_definition_of, latency_rows
@@ -110,12 +107,9 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=["fast", "reference"], choices=list(SETTINGS))
     arguments = parser.parse_args()
     document = {
-        "command": "python benchmarks/estimator_training.py " + " ".join(sys.argv[1:]),
+        **provenance("estimator_training.py"),
         "data": "synthetic: 27 configurations, noise of 4 % a row and 2 % a sample",
         "samples": arguments.samples,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor_count": os.cpu_count(),
         "kinds": {kind: compared(kind, arguments.samples, arguments.settings) for kind in arguments.kinds},
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -16,18 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import command_line
 from PIL import Image
+from provenance import provenance
 
 from paceline.measure.clock import HostClock
 from paceline.measure.greedy import greedy, own_settings_aside
 from paceline.measure.one_pass import answer_measured, measure_generate
-from paceline.measure.provenance import device_name
 from paceline.models.critical_section import held
 from paceline.models.loading import SETTINGS_FILE, VisionLanguageModel, load_model
 from paceline.records import KnobConfig
@@ -193,9 +191,7 @@ def main() -> None:
             rows[name] = measured(model, asked.pairs)
             print(name, rows[name], file=sys.stderr, flush=True)
     document = {
-        "command": command_line("families.py"),
-        "device": device_name(torch.device("cpu")),
-        "versions": {name: version(name) for name in ("paceline", "torch", "transformers")},
+        **provenance("families.py"),
         "clock": ThreadClock.name,
         "pairs": asked.pairs,
         "models": "synthetic: tiny, random weights (tests/families/tiny_models.py)",

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from provenance import provenance
 
 from paceline.control.learned.controller import LearnedController
 from paceline.datasets import DrawnPicture, VisualQuestion, score
@@ -77,7 +78,13 @@ def main() -> None:
     found = [_at_budget(drawn, learned, budget_ms) for budget_ms in np.linspace(low, high, 10).tolist()]
     means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
     _print(found, means)
-    document = {"scenes_a_set": asked.scenes, "variants": asked.variants, "budgets": found, "mean": means}
+    document = {
+        **provenance("feature_ceiling.py"),
+        "scenes_a_set": asked.scenes,
+        "variants": asked.variants,
+        "budgets": found,
+        "mean": means,
+    }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {RESULTS}")
 

@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from command_line import command_line
 from numpy.typing import NDArray
+from provenance import provenance
 
 from paceline.analyze import default_budgets, latency_of
-from paceline.checkout import own_commit
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.evaluate.choices import choices_of, outcomes_of
 from paceline.fit.candidates import estimator_candidates, table_candidates
@@ -157,7 +156,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=("chart", "terminal"), default=["chart", "terminal"])
     given = parser.parse_args()
     document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    told = {"command": command_line("first_screen.py"), "commit": own_commit()}
+    told = provenance("first_screen.py")
     if "chart" in given.parts:
         document = {**told, **judged(read_profile(given.profile), given.folds), "terminal": document.get("terminal")}
     if "terminal" in given.parts:

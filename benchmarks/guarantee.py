@@ -12,7 +12,6 @@ benchmarks/results/guarantee.json.
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
+from provenance import provenance
 
 from paceline.analyze import default_budgets, latency_of
 from paceline.control.estimated import BoundController
@@ -244,8 +244,8 @@ def main() -> None:
             models[name] = _measured(profile, name, count, arguments.alpha, arguments.latency)
             show(name, models[name], arguments.alpha)
     document = {
-        "command": "python benchmarks/guarantee.py " + " ".join(sys.argv[1:]),
-        "device": sorted({run.device for run in profile.provenance}),
+        **provenance("guarantee.py"),
+        "profiled_on": sorted({run.device for run in profile.provenance}),
         "requests": profile.samples.select("dataset", "sample_id").n_unique(),
         "latency_kind": arguments.latency,
         "alpha": arguments.alpha,

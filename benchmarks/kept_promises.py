@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from provenance import provenance
 
 from paceline.estimate.promises import PromiseAccounts
 from paceline.estimate.recent import ClassedScores, size_class
@@ -147,7 +148,7 @@ def main() -> None:
         }
         print(machine, json.dumps(found[machine], indent=1), flush=True)
     document = {
-        "command": f"python benchmarks/kept_promises.py --seeds {given.seeds} --requests {given.requests}",
+        **provenance("kept_promises.py"),
         "synthetic": True,
         "alpha": ALPHA,
         "window": WINDOW,

@@ -48,6 +48,7 @@ from knob_loads import (
     roots_of,
     serve,
 )
+from provenance import provenance
 from random_loads import leaks
 
 RESULTS = Path(__file__).parent / "results" / "knob_endurance.json"
@@ -77,7 +78,7 @@ class Endurance:
     def write(self, *, whole: bool) -> None:
         """Write what there is."""
         document = {
-            "command": "python benchmarks/knob_loads.py " + " ".join(sys.argv[1:]),
+            **provenance("knob_loads.py"),
             "whole": whole,
             "minutes": self.minutes,
             "capacity_requests_a_second": round(self.capacity, 2),

@@ -29,6 +29,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is import
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
+from provenance import provenance
 from random_loads import POLICIES, leaks
 from scheduler_swap import with_scheduler
 from tiny_moe import write_tiny_moe
@@ -324,7 +325,7 @@ def main() -> None:
         [steps] = engine.collective_rpc("paceline_steps")
         engine.engine_core.shutdown()
     document = {
-        "command": "python benchmarks/knob_loads.py " + " ".join(sys.argv[1:]),
+        **provenance("knob_loads.py"),
         "violations": found.violations,
         "totals": dict(sorted(found.totals.items())),
         "steps": steps,

@@ -10,9 +10,7 @@ ways and the layer as it is, 8 experts for every row, take turns. The worker run
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from functools import partial
@@ -27,6 +25,7 @@ os.environ |= {
 }
 
 import torch
+from provenance import provenance
 from tiny_moe import write_tiny_moe
 
 from paceline.vllm_plugin.relied_on import EngineArgs, LLMEngine
@@ -134,12 +133,10 @@ def main() -> None:
             f"{ratio['max']:.2f})"
         )
     document = {
-        "command": "python benchmarks/knob_steps.py " + " ".join(sys.argv[1:]),
+        **provenance("knob_steps.py"),
         "model": f"synthetic: random weights, hidden {HIDDEN}, {EXPERTS} experts of {HIDDEN}, {TOP_K} a token",
         "clock": "processor time of one thread",
         "rounds": arguments.rounds,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "rows": figures,
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from provenance import provenance
 
 from paceline.analyze import dataset_names, default_budgets
 from paceline.control.controller import Controller
@@ -82,7 +83,7 @@ def main() -> None:
     for which in ("seeds", "sets"):
         if found[which]:
             _print_over(which, found[which])
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(provenance("learned_controller.py") | found, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {RESULTS}")
 
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from command_line import command_line
+from provenance import provenance
 from simulated_loads import STEP_TIME
 
 from paceline.control.work_price import PriceSettings
@@ -29,7 +29,6 @@ from paceline.schedule import (
     PrefillWork,
     StepPace,
 )
-from paceline.tune.environment import machine, package_versions
 
 RESULTS = Path(__file__).parent / "results" / "look_ahead_speed.json"
 WAITING = (0, 8, 64, 512)
@@ -114,12 +113,10 @@ def main() -> None:
         times = ", ".join(f"{name} {row[name]['median_us']:.0f} µs" for name in ("predict", "decide", "keep_up"))
         print(f"{row['waiting']} waiting, {len(CANDIDATES)} candidates: {times}")
     document = {
-        "command": command_line("look_ahead_speed.py"),
+        **provenance("look_ahead_speed.py"),
         "synthetic": True,
         "candidates": len(CANDIDATES),
         "rounds": arguments.rounds,
-        "machine": machine(),
-        "versions": package_versions(),
         "rows": found,
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")

@@ -10,13 +10,13 @@ take turns within a round, so that a slow spell of the machine falls on all alik
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 from itertools import product
 from pathlib import Path
 from random import Random
+
+from provenance import provenance
 
 from paceline.schedule import (
     POLICIES,
@@ -121,9 +121,7 @@ def main() -> None:
             f"(medians of rounds {cells['lowest_round_us']:.1f} to {cells['highest_round_us']:.1f})"
         )
     document = {
-        "command": "python benchmarks/planner_speed.py " + " ".join(sys.argv[1:]),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **provenance("planner_speed.py"),
         "steps": arguments.steps,
         "rounds": arguments.rounds,
         "policies": figures,

@@ -10,7 +10,6 @@ memory is that of the process and the largest of its children together. Files ar
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from provenance import provenance
 
 from paceline.analyze import analyzed_columns
 from paceline.fit import build_lookup_table
@@ -260,12 +260,9 @@ def main() -> None:
         data = arguments.data or Path(folder)
         sizes = {str(total): measure_size(total, data, arguments.rounds) for total in arguments.sizes}
     document = {
-        "command": "python benchmarks/profile_scale.py " + " ".join(sys.argv[1:]),
+        **provenance("profile_scale.py", "polars"),
         "data": "synthetic: 9 datasets under 27 configurations",
         "rounds": arguments.rounds,
-        "python": platform.python_version(),
-        "polars": pl.__version__,
-        "processor_count": os.cpu_count(),
         "sizes": sizes,
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -11,8 +11,6 @@ tenth picture is decoded.
 
 import argparse
 import json
-import os
-import platform
 import random
 import resource
 import shutil
@@ -26,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-
-from paceline.checkout import own_commit
+from provenance import provenance
 
 PICTURES, ROW_GROUP = 512, 100
 WORDS = [
@@ -293,10 +290,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     paths = sorted(folder.glob("*.parquet")) or write_rows(folder, given.rows, given.files)
     found = {
-        "command": f"python benchmarks/public_datasets.py --rows {given.rows} --files {given.files} --paired {given.paired}",
+        **provenance("public_datasets.py"),
         "synthetic": True,
-        "commit": own_commit(),
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "bytes": sum(path.stat().st_size for path in paths),
         "scorers": scorers(),
         "sample_of_1000": alone("sampling", folder),

@@ -9,9 +9,6 @@ less than 1 ms.
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from itertools import cycle
@@ -19,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from provenance import provenance
 
 from paceline.models.features import picture_features, prompt_embedding
 from paceline.models.loading import VisionLanguageModel, load_model
@@ -80,10 +78,7 @@ def main() -> None:
         figures.setdefault(f"{width}x{height}", {})[name] = {"median_us": median, "p95_us": p95}
         print(f"{width}x{height:<5} {name:<20} median {median:6.0f} us   p95 {p95:6.0f} us")
     document = {
-        "command": "python benchmarks/request_features.py " + " ".join(sys.argv[1:]),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu_count": os.cpu_count(),
+        **provenance("request_features.py"),
         "rounds": arguments.rounds,
         "pictures": "synthetic",
         "parts": figures,

@@ -9,13 +9,12 @@ tables. No clock is read: the same seeds give the same figures anywhere. Writes 
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 
-from paceline.checkout import own_commit
 from paceline.schedule import LinearStepTime, PlannerSettings
 from paceline.simulate import ROUTERS, LinearCost, RequestColumns, SimulatedEngine, simulate_replicas
 from paceline.slo import mean_estimate
@@ -84,8 +83,7 @@ def main() -> None:
                 f"{share:.0%} {router:22} {estimate.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})", flush=True
             )
     document = {
-        "command": f"python benchmarks/routers.py {' '.join(sys.argv[1:])}".strip(),
-        "commit": own_commit(),
+        **provenance("routers.py"),
         "simulated": True,
         "synthetic": True,
         "engines": ENGINES,

@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read when vLLM is imported
 
+from provenance import provenance
 from random_loads import Engines, Load, random_load, random_settings, serve
 from tiny_llm import write_tiny_llm
 
@@ -64,7 +65,7 @@ def main() -> None:
                 load = random_load(number, with_images=kind == "images")
                 violations += check(load, engines, totals[kind])
     document: dict[str, Any] = {
-        "command": "python benchmarks/scheduler_invariants.py " + " ".join(sys.argv[1:]),
+        **provenance("scheduler_invariants.py"),
         "violations": violations,
         "totals": {kind: dict(sorted(counts.items())) for kind, counts in totals.items() if counts},
     }

@@ -22,6 +22,7 @@ from random import Random
 from typing import Any
 
 from paired import mean_with_interval, paired
+from provenance import provenance
 from tiny_llm import write_tiny_llm
 
 from paceline.fit.step_time import StepTimeFit, fit_step_time
@@ -30,7 +31,7 @@ from paceline.schedule.policies import PolicyWeights
 from paceline.schedule.step_time import with_chunk
 from paceline.slo import percentile
 from paceline.tune.aging import aging_weights
-from paceline.tune.environment import machine, package_versions
+from paceline.tune.environment import package_versions
 from paceline.tune.host import ReplayHost
 from paceline.tune.run_files import STEPS, read_requests, write_run
 from paceline.tune.summary import RunSummary, summarize
@@ -342,7 +343,7 @@ def main() -> None:
         open_host=opener(model, arguments),
     )
     document = {
-        "command": "python benchmarks/scheduling.py " + " ".join(sys.argv[1:]),
+        **provenance("scheduling.py"),
         "load": load.label,
         "ttft_budget_ms": arguments.ttft_budget_ms,
         "chunk_size": arguments.chunk_size,
@@ -350,8 +351,6 @@ def main() -> None:
         "requests": arguments.requests,
         "repetitions": arguments.repetitions,
         "length_scale": arguments.length_scale,
-        "versions": package_versions(),
-        "machine": machine(),
         **compare(bench, arguments.settings),
     }
     print_markdown(document)

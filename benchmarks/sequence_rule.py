@@ -22,7 +22,6 @@ half to calibrate and half to judge, whose chance is in the figures. Writes benc
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 from guarantee import LinearModel
 from numpy.typing import NDArray
+from provenance import provenance
 from scipy.stats import norm
 from scipy.stats import t as student
 
@@ -390,7 +390,7 @@ def main() -> None:
                 conditions.append({"scenario": name, "requests": kind, "calibrating": calibrating, **found})
                 show(f"{name}, {kind}, {calibrating} calibrate", found)
     document: dict[str, Any] = known | {
-        "command": "python benchmarks/sequence_rule.py " + " ".join(sys.argv[1:]),
+        **provenance("sequence_rule.py"),
         "alpha": ALPHA,
         "confidence": CONFIDENCE,
         "synthetic": conditions,

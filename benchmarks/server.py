@@ -23,7 +23,6 @@ import base64
 import io
 import json
 import os
-import platform
 import socket
 import threading
 import time
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.datasets import DIGIT_SETS, digit_questions
@@ -346,7 +346,7 @@ def main() -> None:
     for name in chosen.only:
         result = runs[name]()
         found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        found[name] = {"load_average": os.getloadavg(), "machine": platform.platform(), **result}
+        found[name] = {**provenance("server.py"), "load_average": os.getloadavg(), **result}
         print(json.dumps({name: found[name]}, indent=2))
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")
 

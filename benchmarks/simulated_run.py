@@ -30,9 +30,9 @@ from vllm_in_process import ENVIRONMENT, STAND_IN
 os.environ.update({**ENVIRONMENT, **os.environ})  # read when torch and vLLM are imported
 sys.path.insert(0, str(STAND_IN))
 
-from command_line import command_line
 from picture_requests import ARGUMENTS as PICTURE_ARGUMENTS
 from picture_requests import Pictures, PictureVllm, VirtualPictureVllm, write_digits
+from provenance import provenance
 from tiny_llm import write_tiny_llm
 from tiny_moe import write_tiny_moe
 
@@ -42,7 +42,6 @@ from paceline.schedule.step_log import read_step_log
 from paceline.simulate import LinearCost, ReplayedCost, RequestColumns, SimulatedEngine, StepCost, simulate
 from paceline.simulate.simulation import REFERENCE
 from paceline.slo import percentile
-from paceline.tune.environment import machine, package_versions
 from paceline.tune.run_files import STEPS, read_document, read_requests, write_run
 from paceline.tune.trace import read_trace
 from paceline.tune.workload import LoadScaling, SyntheticLoad, Workload, at_once, scaled
@@ -300,11 +299,9 @@ def main() -> None:
         show(name, found)
         document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
         document["models"][name] = {
-            "command": command_line("simulated_run.py"),
+            **provenance("simulated_run.py"),
             "clock": arguments.clock,
             **found,
-            "machine": machine(),
-            "versions": package_versions(),
         }
         RESULTS.write_text(json.dumps(document, indent=2) + "\n")
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-from command_line import command_line
+from provenance import provenance
 from simulator import CAP, CHUNK, LONGEST, TABLES, conversation
 
 from paceline.fit.step_time import StepTimeFit, fit_step_time
@@ -40,7 +40,6 @@ from paceline.simulate import (
     step_records,
 )
 from paceline.tune.aging import SHORT_REQUEST_FACTOR
-from paceline.tune.environment import machine, package_versions
 
 RESULTS = Path(__file__).parent / "results" / "simulated_scheduling.json"
 STOCK = "stock"
@@ -211,7 +210,7 @@ def main() -> None:
     stock = simulate(stretched(parts[0], 0.8 * served_at), engine_of(plain, blocks=BLOCKS, model=fit.model), cost)
     made = settings(stock, fit.model)
     document: dict[str, Any] = {
-        "command": command_line("simulated_scheduling.py"),
+        **provenance("simulated_scheduling.py"),
         "simulated": True,
         "synthetic": arguments.trace is None,
         "assumed": "linear step times fitted on Vidur's predictions for Llama 3 8B on an A100; not measured",
@@ -222,8 +221,6 @@ def main() -> None:
         "longest_tokens": LONGEST,
         "budget_ms": arguments.budget_ms,
         "settings": {each.name: each.planner and asdict(each.planner) for each in made},
-        "machine": machine(),
-        "versions": package_versions(),
         "loads": [],
     }
     for blocks in (BLOCKS, FEW_BLOCKS):

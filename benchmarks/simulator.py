@@ -15,7 +15,6 @@ same requests with the same chunk, cap and blocks, in steps a second.
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from command_line import command_line
+from provenance import provenance
 from simulated_loads import STEP_TIME, differences, random_case
 
 from paceline.schedule import PlannerSettings
@@ -326,12 +325,11 @@ def main() -> None:
     arguments = parser.parse_args()
     document: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     document.pop("command", None)
-    document["device"] = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
     if {"speeds", "vidur"} & set(arguments.parts):
         document["synthetic"] = arguments.trace is None
     for part in arguments.parts:
         document[part] = PARTS[part](arguments)
-        document["commands"] = document.get("commands", {}) | {part: command_line("simulator.py")}
+        document["provenance"] = document.get("provenance", {}) | {part: provenance("simulator.py")}
         RESULTS.write_text(json.dumps(document, indent=2) + "\n")
     if document["equality"]["differing"]:
         sys.exit(1)

@@ -23,7 +23,6 @@ import asyncio
 import gc
 import json
 import os
-import platform
 import re
 import resource
 import signal
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 from server import Client, body_of, report_of
 from simulated_day import HOURS, simulated
 from soak_chart import write_chart
@@ -211,11 +211,10 @@ class Soak:
         keep(
             {
                 "served": {
-                    "command": "python benchmarks/soak.py " + " ".join(sys.argv[1:]),
+                    **provenance("soak.py"),
                     "whole": whole,
                     "minutes": self.arguments.minutes,
                     "window_seconds": self.arguments.window,
-                    "machine": platform.platform(),
                     "load_average": os.getloadavg(),
                     "whole_model_ms": round(self.whole_ms, 2),
                     "exit_code": exit_code,
@@ -298,7 +297,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     found: list[str] = []
     if "simulated" in arguments.only:
-        part = {"command": "python benchmarks/soak.py " + " ".join(sys.argv[1:]), **simulated(arguments.hours)}
+        part = {**provenance("soak.py"), **simulated(arguments.hours)}
         keep({"simulated": part})
         found += part["complaints"]
         print(json.dumps(part | {"by_hour": len(part["by_hour"])}, indent=1))

@@ -9,18 +9,17 @@ interval), and cached against uncached logits over every block count of 8 to 16 
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 
 from paceline.datasets import DIGIT_SETS, digit_questions
 from paceline.measure.cache_check import cached_against_uncached
 from paceline.measure.clock import clock_for
 from paceline.measure.one_pass import answer_measured
 from paceline.measure.profiling import block_ranking
-from paceline.measure.provenance import device_name
 from paceline.measure.verify import overhead_ratios
 from paceline.models.grid import default_grid
 from paceline.models.knobs import skipped_blocks
@@ -110,9 +109,8 @@ def main() -> None:
     arguments = parser.parse_args()
     model = load_model(arguments.model)
     document = {
-        "command": "python benchmarks/stage_invariants.py " + " ".join(sys.argv[1:]),
+        **provenance("stage_invariants.py"),
         "model": model.name,
-        "device": device_name(model.device),
         **figures(model, arguments.pairs),
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -31,6 +31,7 @@ from statistics import fmean, median
 from typing import Any
 
 from paired import mean_with_interval, paired
+from provenance import provenance
 from timed_loads import (
     STEP_TIME,
     Shape,
@@ -318,7 +319,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     document: dict[str, Any] = {
-        "command": "python benchmarks/steady_state.py " + " ".join(sys.argv[1:]),
+        **provenance("steady_state.py"),
         "load": "synthetic",
         "step_tokens": STEP_TOKENS,
         "running": RUNNING,

@@ -24,7 +24,7 @@ from vllm_in_process import ENVIRONMENT
 os.environ.update({**ENVIRONMENT, **os.environ})  # read when torch and vLLM are imported
 
 import numpy as np
-from command_line import command_line
+from provenance import provenance
 from scipy.optimize import nnls
 from simulated_run import ARGUMENTS, SEED
 from tiny_llm import write_tiny_llm
@@ -33,7 +33,6 @@ from paceline.fit.step_probes import load_row
 from paceline.fit.step_time import KINDS, fit_step_time
 from paceline.schedule import StepRecord
 from paceline.simulate.load import Floats
-from paceline.tune.environment import machine, package_versions
 from paceline.tune.workload import SyntheticLoad, Workload, at_once
 from paceline.vllm_plugin.clocks import ProcessorClock
 from paceline.vllm_plugin.replay import OfflineVllm
@@ -146,7 +145,7 @@ def main() -> None:
         "processor time, median of the repeats": np.median(by_processor, axis=0),
     }
     document: dict[str, Any] = {
-        "command": command_line("step_time_noise.py"),
+        **provenance("step_time_noise.py"),
         "load": load.document(),
         "steps": len(steps),
         "steps_by_kind": {kind: sum(map(of, steps)) for kind, of in KINDS.items()},
@@ -160,8 +159,6 @@ def main() -> None:
             for clock, times in clocks.items()
         },
         "load_average": os.getloadavg(),
-        "machine": machine(),
-        "versions": package_versions(),
     }
     print({name: document[name] for name in ("steps", "steps_by_kind", "load_average")})
     for clock, figures in document["noise"].items():

@@ -8,12 +8,12 @@ two stores on one disk; the figures are those of the disk that DIRECTORY is on, 
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from provenance import provenance
 
 from paceline.profiles import ProfileStore
 from paceline.records import KnobGrid, ProfileSample, Provenance
@@ -100,11 +100,10 @@ def main() -> None:
         figures[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
         print(f"{name:<34} {figures[name]['median']:8.1f} ({min(values):.1f} to {max(values):.1f})")
     document = {
-        "command": "python benchmarks/store_writes.py " + " ".join(sys.argv[1:]),
+        **provenance("store_writes.py"),
         "data": "synthetic",
         "samples": arguments.samples,
         "rounds": arguments.rounds,
-        "python": platform.python_version(),
         "figures": figures,
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")

@@ -10,13 +10,13 @@ first and the last tenth of the requests are left out. Writes benchmarks/results
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from paired import mean_with_interval
+from provenance import provenance
 from timed_loads import STEP_TIME, Shape, TimedRun, serve_timed, text_load, tiny_config
 
 import paceline.schedule.planner
@@ -123,7 +123,7 @@ def main() -> None:
             print(f"\n{rate:g} requests a second\n", flush=True)
             print_markdown(tables[f"{rate:g}"])
     document = {
-        "command": "python benchmarks/target_curve.py " + " ".join(sys.argv[1:]),
+        **provenance("target_curve.py"),
         "load": "synthetic: Poisson arrivals, by requests a second",
         "step_tokens": SHAPE.step_tokens,
         "running": SHAPE.running,

@@ -13,13 +13,13 @@ every interval holds its threshold's true score. Writes benchmarks/results/thres
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from provenance import provenance
 
 from paceline.slo import Proportion
 from paceline.tune.select import SCORED, ScoreWeights, SweepRun, ThresholdChoice, choose_threshold
@@ -187,7 +187,8 @@ def main() -> None:
     for part in arguments.part or PARTS:
         run, trials = PARTS[part]
         document[part] = run(arguments.trials or trials)
-        document[f"{part}_command"] = "python benchmarks/threshold_noise.py " + " ".join(sys.argv[1:])
+        document.pop(f"{part}_command", None)  # of a file that an older version wrote
+        document[f"{part}_provenance"] = provenance("threshold_noise.py")
         RESULTS.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -24,17 +24,16 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-from command_line import command_line
 from load_chart import write_chart
 from load_limits import clairvoyant, hindsight, relaxation
 from load_scenes import BLOCKS, EXPERTS, IMAGE_TOKENS, Integers, Scene, World
+from provenance import provenance
 
 from paceline.control.work_price import PriceSettings
 from paceline.estimate.online_scores import budget_class
 from paceline.schedule import LoadDecision, LoadSettings
 from paceline.simulate import SimulatedRun
 from paceline.slo import Proportion
-from paceline.tune.environment import machine, package_versions
 
 HERE = Path(__file__).parent
 RESULTS, CHART = HERE / "results" / "under_load.json", HERE.parent / "docs" / "under_load.svg"
@@ -513,7 +512,7 @@ def described(arguments: argparse.Namespace, world: World, t0: float, rate: floa
     """Return what the results say of how they were made, beside earlier parts of them."""
     document: Row = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     return document | {
-        "command": command_line("under_load.py"),
+        **provenance("under_load.py"),
         "simulated": True,
         "synthetic": arguments.trace is None,
         "assumed": {
@@ -526,8 +525,6 @@ def described(arguments: argparse.Namespace, world: World, t0: float, rate: floa
         "rate_at_100_percent": rate,
         "price": asdict(PRICE),
         "requests": arguments.requests,
-        "machine": machine(),
-        "versions": package_versions(),
     }
 
 

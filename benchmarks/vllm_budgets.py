@@ -22,7 +22,6 @@ import http.client
 import io
 import json
 import os
-import platform
 import random
 import signal
 import socket
@@ -40,6 +39,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from provenance import provenance
 
 from paceline.control.estimated import DEFAULT_ALPHA
 from paceline.control.loading import load_controller
@@ -83,7 +83,7 @@ def main() -> None:
     for name in asked.only or parts:
         before = os.getloadavg()
         found = parts[name]()
-        found["machine"] = {"processor": platform.machine(), "cores": os.cpu_count()}
+        found |= provenance("vllm_budgets.py")
         found["load_average"] = {"before": round(before[0], 2), "after": round(os.getloadavg()[0], 2)}
         document[name] = found
         print(name, json.dumps(found, indent=1))

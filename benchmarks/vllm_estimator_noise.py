@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from provenance import provenance
 
 from paceline.fit.estimator.baselines import ridge
 from paceline.fit.estimator.rows import decode_definition_of, latency_rows
@@ -171,7 +172,7 @@ def main() -> None:
     samples = by_processor(read_profile(given.store).samples)
     again = None if given.again is None else by_processor(read_profile(given.again).samples)
     document = {
-        "command": "python benchmarks/vllm_estimator_noise.py STORE" + (" --again STORE" if given.again else ""),
+        **provenance("vllm_estimator_noise.py"),
         "model": "synthetic: wide_vlm, random weights, 16 blocks of 512, 32 experts of 192, 8 a token",
         "samples": samples.height,
         "samples_again": None if again is None else again.height,

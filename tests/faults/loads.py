@@ -19,6 +19,7 @@ import numpy as np
 import test_planner
 import test_policies
 from hypothesis import HealthCheck, given, seed, settings
+from provenance import origin
 from simulated_loads import random_case
 
 from paceline.simulate import simulate
@@ -118,6 +119,7 @@ def main() -> None:
         simulated += 1
     met = sum(counts.values())
     found = {
+        **origin("make loads"),
         "first": arguments.first,
         "planner": counts,
         "simulator": simulated,

@@ -10,7 +10,6 @@ import gc
 import importlib
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -138,6 +137,16 @@ def _found(copy: Path, seeds: int) -> dict[str, Any]:
     return {"seeds": None, "by": None, "said": ""}
 
 
+def _origin() -> dict[str, Any]:
+    """Return where the run comes from, asked of another process: one that holds paceline has no mutant of it."""
+    asked = "import json, provenance; print(json.dumps(provenance.origin('make mutants')))"
+    paths = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT / "src")])
+    told = subprocess.run(
+        [sys.executable, "-c", asked], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=True
+    )
+    return json.loads(told.stdout)
+
+
 def _joined(parts: list[Path], out: Path) -> int:
     """Write the tables of several processes as one, in the order of the mutants; 1 where one survives without a reason."""
     tables = [json.loads(path.read_text()) for path in parts]
@@ -151,7 +160,7 @@ def _joined(parts: list[Path], out: Path) -> int:
     survived = [row["name"] for row in rows if row["by"] is None]
     counts = {"mutants": len(rows), "found": len(rows) - len(survived), "survived": survived}
     print(counts)
-    out.write_text(json.dumps({"command": "make mutants", **tables[0], **counts, "rows": rows}, indent=1) + "\n")
+    out.write_text(json.dumps({**tables[0], **counts, "rows": rows}, indent=1) + "\n")
     return int(bool(set(survived) - set(SURVIVORS)))
 
 
@@ -198,6 +207,7 @@ def main() -> int:
         return _joined(arguments.join, arguments.out)
     part, parts = map(int, arguments.part.split("/"))
     chosen = [each for each in MUTANTS if arguments.only in each.name][part::parts]
+    origin = _origin()
     _preload()
     began, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="simtest-source-") as home:
@@ -207,7 +217,7 @@ def main() -> int:
         for mutant in chosen:
             rows.append(_row(mutant, trial(mutant, arguments.seeds, source, tests=arguments.tests)))
             if arguments.out is not None:  # what is known so far
-                table = {"seeds": arguments.seeds, "python": platform.python_version(), "rows": rows}
+                table = {**origin, "seeds": arguments.seeds, "rows": rows}
                 arguments.out.write_text(json.dumps(table, indent=1) + "\n")
     survived = [row["name"] for row in rows if row.get("by") is None]
     print(f"{len(rows) - len(survived)} of {len(rows)} found in {time.monotonic() - began:.0f} s; survived: {survived}")

@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import multiprocessing
-import platform
 import sys
 import time
 import warnings
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-for place in (HERE, HERE.parent):
+for place in (HERE, HERE.parent, HERE.parents[1] / "benchmarks"):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
@@ -102,10 +101,10 @@ def tell(results: Iterable[Result], seeds: range, out: Path | None) -> int:
                 f"{seconds / real:,.0f} simulated seconds a second, {requests:,} requests",
                 flush=True,
             )
+    from provenance import origin  # mutants.py loads this file without it, in a process for each mutant
+
     found = {
-        "command": f"python tests/simtest/simulate_server.py --seeds {seeds.start}:{seeds.stop}",
-        "device": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
+        **origin(f"python tests/simtest/simulate_server.py --seeds {seeds.start}:{seeds.stop}"),
         "seeds": total,
         "failed": failed,
         "requests": requests,
