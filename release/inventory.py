@@ -69,12 +69,12 @@ class Component:
 def licence_of(found: Distribution) -> str:
     """Return what a package declares: its SPDX expression, else its licence field or its classifiers."""
     metadata = found.metadata
-    if metadata["License-Expression"]:
-        return metadata["License-Expression"]
+    if expression := metadata.get_all("License-Expression"):
+        return expression[0]
     classified = [
         each.split(" :: ")[-1] for each in metadata.get_all("Classifier") or [] if each.startswith("License :: OSI")
     ]
-    written = (metadata["License"] or "").strip()
+    written = " ".join(metadata.get_all("License") or []).strip()
     short = written if written and "\n" not in written and len(written) < 60 else ""
     return short or " and ".join(classified) or _first_line(found) or UNKNOWN
 

