@@ -59,7 +59,7 @@ def warm_up(
     budgets: BudgetsOption = None,
     model: ServedModelOption = None,
     api_key_file: KeyOption = None,
-    wait_seconds: WaitOption = 600.0,
+    wait_seconds: WaitOption = 1800.0,
     seconds: SecondsOption = 1800.0,
     check: CheckFlag = False,
     watch: WatchFlag = False,

@@ -47,7 +47,7 @@ class WarmUp:
         requests: WarmUpRequests,
         *,
         model: str | None = None,
-        wait_seconds: float = 600.0,
+        wait_seconds: float = 1800.0,
         seconds: float = 1800.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
