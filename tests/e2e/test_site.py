@@ -162,3 +162,73 @@ def told_in_the_guide():
 def test_the_guides_table_has_every_command(name):
     words, told = tuple(name.split()[1:]), set(told_in_the_guide())
     assert any(words[: len(each)] == each for each in told), f"{name} is not in the table of docs/guide.md"
+
+
+TERMS = (  # of README, index and guide
+    *(
+        "knob",
+        "configuration",
+        "setting",
+        "grid",
+        "tier",
+        "image tokens",
+        "MoE",
+        "experts",
+        "block",
+        "family",
+        "recipe",
+    ),
+    *("embedded model", "latency budget", "latency kind", "TTFT", "TPOT", "prefill", "decode", "P50", "P95", "P99"),
+    *(
+        "profile",
+        "accuracy",
+        "front",
+        "sentinel",
+        "drift",
+        "interval",
+        "controller",
+        "lookup table",
+        "estimator",
+        "bound",
+    ),
+    *(
+        "promise",
+        "confidence",
+        "calibration",
+        "learned controller",
+        "refused",
+        "oracle",
+        "step-time model",
+        "policy",
+        "fcfs",
+    ),
+    *("spf", "srtf", "aging", "edf", "capacity", "class", "price", "goodput", "trace", "chunk_size"),
+)
+OF_OTHER_PAGES = (
+    *(
+        "tail",
+        "α",
+        "degraded",
+        "certificate",
+        "adherence",
+        "held-out part",
+        "request vector",
+        "core-exp layout",
+        "synthetic",
+    ),
+)
+
+
+def test_the_words_of_the_first_pages_are_in_the_glossary():
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    known = {re.sub(r"`| \(.*?\)", "", term) for row in rows for term in row.split(", ")}
+    assert [term for term in (*TERMS, *OF_OTHER_PAGES) if term not in known] == []
+    read = " ".join((ROOT / page).read_text() for page in ("README.md", "docs/index.md", "docs/guide.md"))
+    unused = [term for term in TERMS if re.search(rf"\b{re.escape(term)}", read, re.IGNORECASE) is None]
+    assert unused == [], "no longer said there"
+
+
+def test_no_term_stands_in_the_glossary_twice():
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    terms = [term for row in rows if row != "term" for term in row.split(", ")]
+    assert len(terms) == len({*terms}) > 60
