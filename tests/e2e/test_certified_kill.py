@@ -18,19 +18,23 @@ COMMAND = (
 PARTS, PLAN, ANSWERS, SAMPLES = "certify-parts.json", "certify-plan.json", "answers-rank0.jsonl", "journal-rank0.jsonl"
 # as the parts are put in place; in the choosing part; as the plan is; while certifying answers are given, and requests timed
 MOMENTS = [(PARTS, 1), (SAMPLES, 9), (PLAN, 1), (ANSWERS, 13), (ANSWERS, 14), (SAMPLES, 5)]
+NOTHING_FASTER = "certificate is 'without a configuration'"
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    script = [sys.executable, str(Path(__file__).with_name("killed_at.py")), json.dumps(MOMENTS)]
-    done = subprocess.run(
-        [*script, str(folder / "whole"), str(folder / "profile"), *COMMAND.split()],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for _ in range(3):
+        folder = tmp_path_factory.mktemp("killed")
+        script = [sys.executable, str(Path(__file__).with_name("killed_at.py")), json.dumps(MOMENTS)]
+        done = subprocess.run(
+            [*script, str(folder / "whole"), str(folder / "profile"), *COMMAND.split()],
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        if NOTHING_FASTER not in done.stderr:  # beside other work ten blocks may seem to take as long as sixteen
+            break
     told = json.loads(done.stdout)
     assert told["codes"] == [-9] * len(MOMENTS) + [0, 0], done.stderr[-3000:]
     return folder, told["files"]
