@@ -59,14 +59,19 @@ def run_pairs(
 
     A kernel may run experts that all rows share beside its own: it is told of them in the first run alone.
     """
-    found: list[torch.Tensor] = []
+    out_TH = None
     for part in parts:
         rows_P = part.rows_P + part.first
         weights_P1, ids_P1 = weights_TK[rows_P, part.places_P][:, None], ids_TK[rows_P, part.places_P][:, None]
-        found.append(part.summed(run(x_TH[rows_P], weights_P1, ids_P1, *args, **kwargs)))
+        found_TH = part.summed(run(x_TH[rows_P], weights_P1, ids_P1, *args, **kwargs))
+        if len(parts) == 1:
+            return found_TH
+        out_TH = found_TH.new_empty((len(x_TH), *found_TH.shape[1:])) if out_TH is None else out_TH
+        out_TH[part.first : part.last] = found_TH  # a kernel may give its next answer in the same memory
         if "shared_experts" in kwargs:
             kwargs["shared_experts"] = None
-    return found[0] if len(found) == 1 else torch.cat(found)
+    assert out_TH is not None
+    return out_TH
 
 
 def _pairs_of(top_k_T: torch.Tensor, first: int, last: int, device: Any) -> ExpertPairs:
